@@ -1,0 +1,39 @@
+# What there is to do here; `make` alone lists it.
+
+CARGO ?= cargo
+PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps testext test lint demo bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build target/release/pgpoke
+	$(CARGO) build --release
+
+deps: ## install what the tests and the demo need (Debian; root or sudo)
+	./scripts/install-deps.sh
+
+testext: ## build the extension that gets backends stuck
+	$(MAKE) --silent -C testext PG_CONFIG=$(PG_CONFIG)
+
+# With the release profile, since some tests measure how long a backend stands still.
+test: deps testext ## run all tests, on throwaway servers
+	$(CARGO) test --release --tests
+	$(CARGO) test --release --doc
+
+lint: ## check formatting, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --document-private-items
+
+demo: build deps testext ## see a stuck backend inspected and interrupted
+	./scripts/demo.sh
+
+bench: deps ## measure how long a backend stands still
+	$(CARGO) bench
+
+clean: ## remove everything that was built
+	$(CARGO) clean
+	$(MAKE) --silent -C testext PG_CONFIG=$(PG_CONFIG) clean

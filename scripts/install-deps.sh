@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demo need on Debian 12, and makes the user that their servers run as.
+# Says and does nothing when nothing is missing. Needs root, or sudo.
+set -euo pipefail
+
+pg=15
+server=postgresql-$pg
+headers=postgresql-server-dev-$pg
+tools=(build-essential strace gdb elfutils procps util-linux)
+server_user=pgpoke-test
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "install-deps: root or sudo is needed for: $*" >&2
+        exit 1
+    fi
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >/dev/null
+}
+
+# The version of an installed package; nothing if it is not there, or not wholly.
+installed() {
+    { dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' "$1" 2>/dev/null || true; } | sed -n 's/^installed //p'
+}
+
+# Is that very version to be had?
+available() {
+    apt-cache madison "$1" | awk -v want="$2" '$3 == want { found = 1 } END { exit !found }'
+}
+
+candidate() {
+    apt-cache policy "$1" | sed -n 's/^  Candidate: //p'
+}
+
+# No cluster may appear, and none may start, because someone ran the tests. A drop-in file is the mildest way
+# to say so: the administrator's own settings stay as they are, and it is gone again right after.
+dropin=/etc/postgresql-common/createcluster.d/zz-no-cluster-for-tests.conf
+without_new_cluster() {
+    trap 'as_root rm -f "$dropin"' EXIT
+    as_root mkdir -p "${dropin%/*}"
+    echo "create_main_cluster = false" | as_root tee "$dropin" >/dev/null
+    "$@"
+    as_root rm -f "$dropin"
+    trap - EXIT
+}
+
+missing=()
+for package in "${tools[@]}"; do
+    [ -n "$(installed "$package")" ] || missing+=("$package")
+done
+have=$(installed "$server")
+postgres_missing=false
+if [ -z "$have" ] || [ "$(installed "$headers")" != "$have" ]; then
+    postgres_missing=true
+fi
+
+if $postgres_missing || [ ${#missing[@]} -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "install-deps: no apt-get here; install by hand: $server $headers ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "install-deps: installing what is missing ..." >&2
+    apt update
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    apt install --no-install-recommends "${missing[@]}"
+fi
+
+if $postgres_missing; then
+    # Server and headers of one version: PostgreSQL's structures may change within a major version, at their ends.
+    # A server that is installed already stays as it is, if headers for it can be had.
+    version=$have
+    if [ -z "$version" ] || ! available "$headers" "$version"; then
+        version=$(candidate "$server")
+    fi
+    packages=("$server=$version" "$headers=$version")
+    if [ -z "$have" ]; then
+        # Owns the directory of the drop-in file, so it comes first.
+        apt install --no-install-recommends postgresql-common
+        without_new_cluster apt install --no-install-recommends "${packages[@]}"
+    else
+        apt install --no-install-recommends "${packages[@]}"
+    fi
+fi
+
+# PostgreSQL refuses to run as root, so tests that run as root need an account for servers, one that means nothing else.
+if ! id "$server_user" >/dev/null 2>&1; then
+    as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$server_user"
+fi

@@ -1,0 +1,99 @@
+//! What to do next: a few sentences, the most useful first.
+
+use super::{Assessment, Interrupt, Verdict};
+use crate::snapshot::Snapshot;
+
+/// Advice for the operator.
+pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
+    let pid = snapshot.pid;
+    let mut advice: Vec<String> = by_cause(snapshot, a.cause.code).into_iter().collect();
+    match (a.verdict, a.interrupt) {
+        (Verdict::Safe, Interrupt::Terminate) => {
+            advice.push(format!(
+                "pgpoke interrupt {pid} ends this session, and nothing else"
+            ));
+        }
+        (Verdict::Safe, Interrupt::Cancel) => {
+            advice.push(format!(
+                "pgpoke interrupt {pid} cancels this statement; the session goes on"
+            ));
+        }
+        (Verdict::Safe, _) => {
+            advice.push(format!(
+                "pgpoke interrupt {pid} makes it accept the barrier; nothing ends"
+            ));
+        }
+        (Verdict::Risky, _) => {
+            let codes: Vec<&str> = a.objections().map(|c| c.code).collect();
+            let allow: Vec<String> = codes.iter().map(|c| format!("--allow {c}")).collect();
+            advice.push(format!(
+                "if you accept that risk: pgpoke interrupt {} {pid}",
+                allow.join(" ")
+            ));
+        }
+        (Verdict::Unsafe, _) if a.objections().any(|c| MOVES_ON.contains(&c.code)) => {
+            advice.push(format!(
+                "the objection is to where it is at this moment: pgpoke interrupt {pid} waits for a better one"
+            ));
+        }
+        (Verdict::Unsafe, _) | (Verdict::Pointless, _) => {}
+    }
+    let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
+    if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
+        for (name, verdict) in [
+            ("cancel", a.verdict_if.cancel),
+            ("terminate", a.verdict_if.terminate),
+        ] {
+            advice.push(format!(
+                "a {name} would be {verdict}: pgpoke interrupt --{name} {pid}"
+            ));
+        }
+    }
+    advice
+}
+
+/// Checks that object to where the backend is at this moment, and may not a moment later.
+pub const MOVES_ON: [&str; 9] = [
+    "allocator",
+    "dynamic-linker",
+    "stdio-lock",
+    "spinlock",
+    "error-in-progress",
+    "signal-handler",
+    "server-code",
+    "unwind",
+    "foreign-runtime",
+];
+
+fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
+    let pid = snapshot.pid;
+    Some(match code {
+        "being-traced" => format!("end the other tracer first: ps -o pid,user,args -p {}", snapshot.process.tracer),
+        "group-stopped" => format!("let it go on, if you may: kill -CONT {pid}"),
+        "uninterruptible-syscall" => {
+            "nothing but the kernel or the storage can help: look at dmesg and at the file system it waits for".into()
+        }
+        "exiting" => "find what it waits for on its way out; a further interrupt does nothing".into(),
+        "postmaster-gone" => format!(
+            "no postmaster is left that could restart anything: kill {pid}, and if that does nothing kill -9 {pid}, harms no one else"
+        ),
+        "spinlock-wait" => "find the process that holds the spinlock; do not interrupt anyone here".into(),
+        "lwlock-wait" => "find the process that holds the lock: it is the one to look into".into(),
+        "critical-section" => {
+            "it must leave the critical section by itself; if it never will, only a restart of the server helps: plan one".into()
+        }
+        "interrupts-held-off" => {
+            "find why it holds interrupts off (the stack shows who); what is pending is acted on when it lets go".into()
+        }
+        "signals-blocked" | "handlers-replaced" => format!(
+            "pgpoke interrupt --terminate {pid} (or --cancel) sets the flags that the signal should have set"
+        ),
+        "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
+        "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
+        "cpu-loop" | "latch-loop" | "blocked-syscall" => {
+            "report the stack to the extension's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
+        }
+        "foreign-runtime" => "look for a way of that runtime's own to stop the code (a timeout, a memory limit)".into(),
+        _ => return None,
+    })
+}

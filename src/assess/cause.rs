@@ -1,0 +1,438 @@
+//! Why a backend is stuck: the most specific cause that the evidence carries.
+
+use super::checks::describe_handler;
+use super::{Cause, Interrupt, Request, rules};
+use crate::postgres::wait_class;
+use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
+
+/// What was found: a sentence, and what it rests on.
+type Found = Option<(String, Vec<String>)>;
+
+/// One cause: its name, and the function that recognises it.
+#[derive(Debug)]
+pub struct Row {
+    /// Its stable name.
+    pub code: &'static str,
+    /// Recognises it.
+    pub recognise: fn(&Snapshot) -> Found,
+}
+
+const fn row(code: &'static str, recognise: fn(&Snapshot) -> Found) -> Row {
+    Row { code, recognise }
+}
+
+/// All causes, the most specific first. The first that is recognised wins.
+pub const TABLE: &[Row] = &[
+    row("being-traced", being_traced),
+    row("group-stopped", group_stopped),
+    row("uninterruptible-syscall", uninterruptible),
+    row("exiting", exiting),
+    row("postmaster-gone", postmaster_gone),
+    row("spinlock-wait", spinlock_wait),
+    row("lwlock-wait", lwlock_wait),
+    row("critical-section", critical_section),
+    row("interrupts-held-off", held_off),
+    row("signals-blocked", signals_blocked),
+    row("handlers-replaced", handlers_replaced),
+    row("client-write", client_write),
+    row("heavyweight-lock-wait", lock_wait),
+    row("idle", idle),
+    row("responsive", responsive),
+    row("foreign-runtime", foreign_runtime),
+    row("latch-loop", latch_loop),
+    row("blocked-syscall", blocked_syscall),
+    row("barrier-ignored", barrier_ignored),
+    row("cpu-loop", cpu_loop),
+];
+
+/// Finds the cause.
+pub fn find(snapshot: &Snapshot) -> Cause {
+    for row in TABLE {
+        if let Some((summary, evidence)) = (row.recognise)(snapshot) {
+            return Cause {
+                code: row.code,
+                summary,
+                evidence,
+            };
+        }
+    }
+    Cause {
+        code: "unknown",
+        summary: "what it does could not be told".into(),
+        evidence: Vec::new(),
+    }
+}
+
+fn frames(s: &Snapshot) -> &[Frame] {
+    s.stack.as_ref().map_or(&[], |s| &s.frames)
+}
+
+fn asked(s: &Snapshot) -> Interrupt {
+    Interrupt::of(s, Request::Pending)
+}
+
+/// What is pending, in words.
+fn pending_evidence(s: &Snapshot) -> String {
+    let v = &s.variables;
+    let set: Vec<&str> = [
+        ("ProcDiePending", v.proc_die_pending),
+        ("QueryCancelPending", v.query_cancel_pending),
+        ("ProcSignalBarrierPending", v.proc_signal_barrier_pending),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set == Some(true))
+    .map(|(name, _)| name)
+    .collect();
+    if set.is_empty() {
+        "no interrupt is pending".into()
+    } else {
+        format!("{} set, and not acted on", set.join(" and "))
+    }
+}
+
+fn frame_evidence(frame: &Frame) -> String {
+    let mut text = format!("on the stack: {}", frame.describe());
+    if let (Some(file), Some(line)) = (&frame.file, frame.line) {
+        let file = file.rsplit('/').next().unwrap_or(file);
+        text.push_str(&format!(", {file}:{line}"));
+    }
+    text
+}
+
+fn being_traced(s: &Snapshot) -> Found {
+    (s.process.tracer != 0).then(|| {
+        (
+            format!(
+                "process {} traces it and may keep it stopped",
+                s.process.tracer
+            ),
+            vec![format!("TracerPid is {}", s.process.tracer)],
+        )
+    })
+}
+
+fn group_stopped(s: &Snapshot) -> Found {
+    let stopped = s.process.state == Some('T') || s.stack.as_ref().is_some_and(|s| s.group_stop);
+    stopped.then(|| {
+        (
+            "somebody stopped it with SIGSTOP; until SIGCONT it reacts to nothing".into(),
+            vec!["process state T".into()],
+        )
+    })
+}
+
+fn uninterruptible(s: &Snapshot) -> Found {
+    (s.process.state == Some('D') && s.process.would_not_stop).then(|| {
+        let call = s.process.syscall.as_ref().map(|c| format!(" ({})", c.name));
+        let mut evidence = vec!["process state D, and it did not stop when asked to".into()];
+        evidence.extend(
+            s.process
+                .wait_channel
+                .as_ref()
+                .map(|w| format!("it waits in the kernel's {w}")),
+        );
+        (
+            format!(
+                "it is in a system call{} that the kernel does not let anyone interrupt",
+                call.unwrap_or_default()
+            ),
+            evidence,
+        )
+    })
+}
+
+fn exiting(s: &Snapshot) -> Found {
+    let flag = s.variables.proc_exit_in_progress == Some(true);
+    let frame = rules::EXITING.find(frames(s));
+    (flag || frame.is_some()).then(|| {
+        let at = rules::where_it_happens(frames(s));
+        let mut evidence = vec![format!("proc_exit_inprogress is {}", u8::from(flag))];
+        evidence.extend(at.map(frame_evidence));
+        (
+            "it is ending already, and hangs on the way out".into(),
+            evidence,
+        )
+    })
+}
+
+fn postmaster_gone(s: &Snapshot) -> Found {
+    use crate::postgres::BackendType;
+    let child = s.backend.backend_type != BackendType::Standalone;
+    (s.backend.postmaster_pid.is_none() && child).then(|| {
+        (
+            "its postmaster is gone and left it behind; it keeps the server from being started again".into(),
+            vec!["its parent is no postmaster".into()],
+        )
+    })
+}
+
+fn spinlock_wait(s: &Snapshot) -> Found {
+    rules::SPINLOCK_WAIT.find(frames(s)).map(|frame| {
+        (
+            "it waits for a spinlock; after a minute or two of that the server panics by itself"
+                .into(),
+            vec![frame_evidence(frame)],
+        )
+    })
+}
+
+fn lwlock_wait(s: &Snapshot) -> Found {
+    let frame = rules::LWLOCK_WAIT.find(frames(s));
+    let class = s.variables.wait_event_info.map(|w| w >> 24);
+    // Held-off and waiting for a moment is normal; only what the frames and the flag agree on is called a wait.
+    let waits = frame.is_some() && s.variables.lw_waiting != Some(false);
+    (waits && asked(s) != Interrupt::Nothing).then(|| {
+        let mut evidence: Vec<String> = frame.map(frame_evidence).into_iter().collect();
+        if class == Some(wait_class::LWLOCK) {
+            let tranche = s.variables.wait_event_info.unwrap_or(0) & 0xffff;
+            evidence.push(format!("its wait event is LWLock, tranche {tranche}"));
+        }
+        evidence.push(pending_evidence(s));
+        (
+            "it waits for an LWLock, during which interrupts are held off".into(),
+            evidence,
+        )
+    })
+}
+
+fn critical_section(s: &Snapshot) -> Found {
+    let count = s.variables.crit_section_count?;
+    (count > 0 && asked(s) != Interrupt::Nothing).then(|| {
+        let at = rules::where_it_happens(frames(s));
+        let mut evidence = vec![format!("CritSectionCount is {count}"), pending_evidence(s)];
+        evidence.extend(at.map(frame_evidence));
+        (
+            format!(
+                "{} does not leave its critical section",
+                at.map_or("it".into(), Frame::describe)
+            ),
+            evidence,
+        )
+    })
+}
+
+fn held_off(s: &Snapshot) -> Found {
+    let count = s.variables.interrupt_holdoff_count?;
+    (count > 0 && asked(s) != Interrupt::Nothing).then(|| {
+        let at = rules::where_it_happens(frames(s));
+        let mut evidence = vec![
+            format!("InterruptHoldoffCount is {count}"),
+            pending_evidence(s),
+        ];
+        evidence.extend(at.map(frame_evidence));
+        (
+            format!(
+                "{} holds interrupts off and does not come back",
+                at.map_or("it".into(), Frame::describe)
+            ),
+            evidence,
+        )
+    })
+}
+
+const ENDING_SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
+
+fn signals_blocked(s: &Snapshot) -> Found {
+    let set = ENDING_SIGNALS
+        .into_iter()
+        .filter(|n| Signals::has(s.signals.blocked, *n) == Some(true))
+        .fold(0, |set, n| set | 1 << (n - 1));
+    (set != 0).then(|| {
+        let mut evidence = vec![format!("{} blocked", signal_names(set).join(" and "))];
+        let waiting = s.signals.pending.unwrap_or(0) & set;
+        if waiting != 0 {
+            evidence.push(format!(
+                "{} sent, and not delivered",
+                signal_names(waiting).join(" and ")
+            ));
+        }
+        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        (
+            "it blocks the signals that cancel and terminate it".into(),
+            evidence,
+        )
+    })
+}
+
+fn handlers_replaced(s: &Snapshot) -> Found {
+    let strange: Vec<String> = match &s.signals.handlers {
+        Some(handlers) => handlers
+            .iter()
+            .filter(|h| ENDING_SIGNALS.contains(&h.signal) && !h.expected)
+            .map(describe_handler)
+            .collect(),
+        // Without asking, only a missing handler shows.
+        None => ENDING_SIGNALS
+            .into_iter()
+            .filter(|n| {
+                s.backend.backend_type == crate::postgres::BackendType::Client
+                    && Signals::has(s.signals.caught, *n) == Some(false)
+            })
+            .map(|n| format!("{} has no handler", signal_names(1 << (n - 1)).concat()))
+            .collect(),
+    };
+    (!strange.is_empty()).then(|| {
+        let mut evidence = strange;
+        evidence.push(pending_evidence(s));
+        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        (
+            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
+            evidence,
+        )
+    })
+}
+
+fn client_write(s: &Snapshot) -> Found {
+    let frame = rules::CLIENT_WRITE.find(frames(s))?;
+    let stack = s.stack.as_ref()?;
+    (stack.in_syscall && asked(s) != Interrupt::Nothing).then(|| {
+        let mut evidence = vec![frame_evidence(frame)];
+        evidence.extend(syscall_evidence(s));
+        (
+            format!(
+                "it waits for its client{} to take what it sent",
+                s.backend
+                    .client
+                    .as_ref()
+                    .map_or(String::new(), |c| format!(" {c}"))
+            ),
+            evidence,
+        )
+    })
+}
+
+fn lock_wait(s: &Snapshot) -> Found {
+    let frame = rules::LOCK_WAIT.find(frames(s))?;
+    (s.variables.waits_for_lock == Some(true)).then(|| {
+        (
+            "it waits for a lock that another session holds (see pg_blocking_pids())".into(),
+            vec![frame_evidence(frame), pending_evidence(s)],
+        )
+    })
+}
+
+fn idle(s: &Snapshot) -> Found {
+    let activity = s.backend.activity.filter(|a| a.is_idle())?;
+    let waits = s.stack.as_ref().is_none_or(|s| s.in_syscall);
+    (waits && asked(s) == Interrupt::Nothing).then(|| {
+        (
+            "it waits for its client's next command".into(),
+            vec![format!("state: {activity}")],
+        )
+    })
+}
+
+fn responsive(s: &Snapshot) -> Found {
+    let v = &s.variables;
+    let known = v.proc_die_pending.is_some() && v.query_cancel_pending.is_some();
+    (known && asked(s) == Interrupt::Nothing).then(|| {
+        let mut evidence = vec![pending_evidence(s)];
+        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        (
+            "nothing shows that it ignores anyone: no cancel or terminate waits for it".into(),
+            evidence,
+        )
+    })
+}
+
+fn foreign_runtime(s: &Snapshot) -> Found {
+    let (frame, runtime) = frames(s)
+        .iter()
+        .find_map(|f| Some((f, rules::runtime_of(f)?)))?;
+    let mut evidence = vec![frame_evidence(frame), pending_evidence(s)];
+    evidence.extend(syscall_evidence(s));
+    Some((
+        format!(
+            "{} runs code of {runtime}, which does not look at PostgreSQL's interrupts",
+            frame.describe()
+        ),
+        evidence,
+    ))
+}
+
+fn latch_loop(s: &Snapshot) -> Found {
+    let wait = rules::LATCH_WAIT.find(frames(s))?;
+    in_syscall(s)?;
+    let at = rules::where_it_happens(frames(s))?;
+    Some((
+        format!(
+            "{} waits for its latch again and again and never checks for interrupts",
+            at.describe()
+        ),
+        vec![
+            frame_evidence(wait),
+            frame_evidence(at),
+            pending_evidence(s),
+        ],
+    ))
+}
+
+fn blocked_syscall(s: &Snapshot) -> Found {
+    in_syscall(s)?;
+    let at = rules::where_it_happens(frames(s))?;
+    let call = s.process.syscall.as_ref()?;
+    let mut evidence: Vec<String> = syscall_evidence(s).into_iter().collect();
+    evidence.extend([frame_evidence(at), pending_evidence(s)]);
+    Some((
+        format!(
+            "{} is blocked in {}(), and goes back there when a signal wakes it",
+            at.describe(),
+            call.name
+        ),
+        evidence,
+    ))
+}
+
+fn barrier_ignored(s: &Snapshot) -> Found {
+    (asked(s) == Interrupt::Barrier).then(|| {
+        let at = rules::where_it_happens(frames(s));
+        let mut evidence = vec![pending_evidence(s)];
+        evidence.extend(at.map(frame_evidence));
+        (
+            "it does not accept a ProcSignalBarrier, and others (DROP DATABASE, for one) wait for that".into(),
+            evidence,
+        )
+    })
+}
+
+fn cpu_loop(s: &Snapshot) -> Found {
+    let stack = s.stack.as_ref().filter(|s| !s.in_syscall)?;
+    let at = rules::where_it_happens(&stack.frames)?;
+    let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
+    evidence.extend(
+        s.process
+            .cpu_percent
+            .map(|p| format!("it used {p:.0} % of a processor while we looked")),
+    );
+    if !s.samples.is_empty() {
+        let name = at.describe();
+        let hits = s.samples.iter().filter(|look| look.contains(&name)).count() + 1;
+        evidence.push(format!(
+            "in {hits} of {} looks {name} was on the stack",
+            s.samples.len() + 1
+        ));
+    }
+    Some((
+        format!(
+            "{} computes and does not check for interrupts",
+            at.describe()
+        ),
+        evidence,
+    ))
+}
+
+fn in_syscall(s: &Snapshot) -> Option<&Stack> {
+    s.stack.as_ref().filter(|s| s.in_syscall)
+}
+
+fn syscall_evidence(s: &Snapshot) -> Option<String> {
+    let call = s.process.syscall.as_ref()?;
+    Some(match (&call.descriptor, &call.target) {
+        (Some(fd), Some(target)) => format!(
+            "in the system call {} on descriptor {fd}, {target}",
+            call.name
+        ),
+        (Some(fd), None) => format!("in the system call {} on descriptor {fd}", call.name),
+        _ => format!("in the system call {}", call.name),
+    })
+}

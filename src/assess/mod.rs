@@ -1,0 +1,213 @@
+//! From a snapshot to a judgement: is it safe to step in, why is it stuck, what to do next.
+//!
+//! Pure functions of plain data. Each check is one function and one row in [`checks::TABLE`], each cause one
+//! function and one row in [`cause::TABLE`].
+
+pub mod advice;
+pub mod cause;
+pub mod checks;
+pub mod rules;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::Snapshot;
+
+/// What the operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Request {
+    /// Whatever is pending already.
+    #[default]
+    Pending,
+    /// A cancel, as by pg_cancel_backend().
+    Cancel,
+    /// A terminate, as by pg_terminate_backend().
+    Terminate,
+}
+
+/// What `ProcessInterrupts()` would act on first: terminate over cancel over barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interrupt {
+    /// FATAL: the session ends.
+    Terminate,
+    /// ERROR: the statement ends.
+    Cancel,
+    /// A barrier is accepted; nothing ends.
+    Barrier,
+    /// There is nothing to act on.
+    Nothing,
+}
+
+impl Interrupt {
+    /// What would be acted on in this backend, were `request` made.
+    pub fn of(snapshot: &Snapshot, request: Request) -> Self {
+        let v = &snapshot.variables;
+        if request == Request::Terminate || v.proc_die_pending == Some(true) {
+            Interrupt::Terminate
+        } else if request == Request::Cancel || v.query_cancel_pending == Some(true) {
+            Interrupt::Cancel
+        } else if v.proc_signal_barrier_pending == Some(true) {
+            Interrupt::Barrier
+        } else {
+            Interrupt::Nothing
+        }
+    }
+}
+
+impl fmt::Display for Interrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interrupt::Terminate => "terminate",
+            Interrupt::Cancel => "cancel",
+            Interrupt::Barrier => "barrier",
+            Interrupt::Nothing => "nothing",
+        })
+    }
+}
+
+/// Whether to step in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every check passed at this instruction.
+    Safe,
+    /// A check warns.
+    Risky,
+    /// A check fails, or could not be decided.
+    Unsafe,
+    /// An interrupt would do nothing now.
+    Pointless,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Safe => "safe",
+            Verdict::Risky => "risky",
+            Verdict::Unsafe => "unsafe",
+            Verdict::Pointless => "pointless",
+        })
+    }
+}
+
+/// The verdicts for what could be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictIf {
+    /// Had a cancel been asked for.
+    pub cancel: Verdict,
+    /// Had a terminate been asked for.
+    pub terminate: Verdict,
+}
+
+/// The result of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// No objection.
+    Pass,
+    /// A risk that can be accepted by name.
+    Warn,
+    /// An objection that cannot be overridden.
+    Fail,
+    /// Could not be decided.
+    Unknown,
+}
+
+/// One check, done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its stable name.
+    pub code: &'static str,
+    /// How it came out.
+    pub status: Status,
+    /// Why, naming the frame, the variable or the rule.
+    pub detail: String,
+    /// What it does to the verdict, and how weighty that is.
+    #[serde(skip)]
+    pub objection: Option<checks::Objection>,
+}
+
+/// Why the backend is stuck.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// Its stable name.
+    pub code: &'static str,
+    /// One sentence.
+    pub summary: String,
+    /// What it rests on.
+    pub evidence: Vec<String>,
+}
+
+/// The judgement of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assessment {
+    /// What an interrupt would act on.
+    pub interrupt: Interrupt,
+    /// The verdict for that.
+    pub verdict: Verdict,
+    /// The verdicts for what could be asked.
+    pub verdict_if: VerdictIf,
+    /// Why it is stuck.
+    pub cause: Cause,
+    /// All checks, for what was asked.
+    pub checks: Vec<Check>,
+    /// What to do next.
+    pub advice: Vec<String>,
+}
+
+impl Assessment {
+    /// The checks that decide the verdict.
+    pub fn objections(&self) -> impl Iterator<Item = &Check> {
+        let weight = self.weight();
+        self.checks
+            .iter()
+            .filter(move |c| c.objection.is_some() && c.objection.map(|o| o.weight) == weight)
+    }
+
+    fn weight(&self) -> Option<checks::Weight> {
+        self.checks
+            .iter()
+            .filter_map(|c| c.objection)
+            .map(|o| o.weight)
+            .min()
+    }
+}
+
+/// Judges a snapshot for `request`. Warnings named in `allowed` do not count.
+pub fn assess(snapshot: &Snapshot, request: Request, allowed: &[String]) -> Assessment {
+    let interrupt = Interrupt::of(snapshot, request);
+    let checks = checks::all(snapshot, interrupt, allowed);
+    let verdict = verdict_of(&checks);
+    let verdict_if = VerdictIf {
+        cancel: verdict_of(&checks::all(snapshot, Interrupt::Cancel, allowed)),
+        terminate: verdict_of(&checks::all(snapshot, Interrupt::Terminate, allowed)),
+    };
+    let cause = cause::find(snapshot);
+    let mut assessment = Assessment {
+        interrupt,
+        verdict,
+        verdict_if,
+        cause,
+        checks,
+        advice: Vec::new(),
+    };
+    assessment.advice = advice::give(snapshot, &assessment);
+    assessment
+}
+
+/// Only the verdict and the checks that lead to it: what is decided while a backend stands still.
+pub fn verdict(snapshot: &Snapshot, request: Request, allowed: &[String]) -> (Verdict, Vec<Check>) {
+    let checks = checks::all(snapshot, Interrupt::of(snapshot, request), allowed);
+    (verdict_of(&checks), checks)
+}
+
+/// The weightiest objection decides.
+fn verdict_of(checks: &[Check]) -> Verdict {
+    checks
+        .iter()
+        .filter_map(|c| c.objection)
+        .min_by_key(|o| o.weight)
+        .map_or(Verdict::Safe, |o| o.verdict)
+}

@@ -1,0 +1,111 @@
+//! `pgpoke inspect`
+
+use std::time::{Duration, Instant};
+
+use super::open::Failure;
+use super::{Exit, InspectArgs, say};
+use crate::assess::{Request, Verdict, assess};
+use crate::intervene::STOP_LIMIT;
+use crate::postgres::{Backend, BackendType, prove};
+use crate::process::Process;
+use crate::render::{json, text};
+use crate::snapshot::{Plan, Snapshot};
+use crate::tracee::{TraceError, Tracee};
+
+/// The pause between two samples: long against a stop, short against a person's patience.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(10);
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
+    let pid = args.target.pid();
+    match inspect(args, pid) {
+        Ok((snapshot, exit)) => {
+            let assessment = assess(&snapshot, Request::Pending, &[]);
+            say(&if args.json {
+                json::inspection(&snapshot, &assessment)
+            } else {
+                text::inspection(&snapshot, &assessment, args.stack)
+            });
+            Ok(exit.unwrap_or_else(|| exit_of(assessment.verdict)))
+        }
+        Err(failure) => Ok(failure.tell(pid, args.json, None)),
+    }
+}
+
+fn exit_of(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Safe => Exit::Done,
+        Verdict::Risky => Exit::Risky,
+        Verdict::Unsafe => Exit::Unsafe,
+        Verdict::Pointless => Exit::Pointless,
+    }
+}
+
+fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
+    let process = Process::open(pid)?;
+    let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
+    let plan = Plan::new(&backend);
+    let mut snapshot = take(&plan, args.passive)?;
+    // Processor time is exact right after a stop, so it is measured from the first to the last.
+    let since = (Instant::now(), process.cpu_time());
+    for _ in 1..args.samples {
+        std::thread::sleep(BETWEEN_SAMPLES);
+        let again = take(&plan, true)?;
+        snapshot.add_sample(&again);
+    }
+    if let (2.., Some(before), Some(after)) = (args.samples, since.1, process.cpu_time()) {
+        let share = after.saturating_sub(before).as_secs_f64() / since.0.elapsed().as_secs_f64();
+        snapshot.process.cpu_percent = Some((share * 100.0).min(100.0).round());
+    }
+    // It ran on, but not in time: that is an answer of its own, unless the kernel's state explains it.
+    let exit = (snapshot.process.would_not_stop && snapshot.process.state != Some('D'))
+        .then_some(Exit::TimedOut);
+    Ok((snapshot, exit))
+}
+
+/// Takes one snapshot, stopping the backend only where that can work and may be done.
+pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
+    let backend: &Backend = plan.backend;
+    let process = backend.process;
+    let facts = plan.facts();
+    // A postmaster is never stopped, and what another tracer holds or what has ended cannot be.
+    if backend.backend_type == BackendType::Postmaster
+        || facts.tracer != 0
+        || matches!(facts.state, Some('Z' | 'X') | None)
+    {
+        return Ok(plan.without_stopping());
+    }
+    let mut tracee = Tracee::seize(process).map_err(|e| Failure::trace(e, process))?;
+    let mut stopped = match tracee.stop(STOP_LIMIT) {
+        Ok(stopped) => stopped,
+        Err(TraceError::WouldNotStop { .. }) => {
+            let mut snapshot = plan.without_stopping();
+            snapshot.process.state = process.state();
+            snapshot.process.wait_channel = process.wait_channel();
+            snapshot.process.would_not_stop = true;
+            return Ok(snapshot);
+        }
+        Err(e) => return Err(Failure::trace(e, process)),
+    };
+    let capture = plan
+        .capture(&stopped)
+        .map_err(|e| Failure::trace(e, process))?;
+    let handlers = if passive {
+        None
+    } else {
+        plan.ask_for_handlers(&capture, &mut stopped)
+    };
+    let stopped_for = stopped.stopped_for();
+    stopped.keep();
+    drop(tracee);
+
+    let mut snapshot = plan.interpret(&capture, true, stopped_for);
+    snapshot.signals.handlers = match handlers {
+        Some(Ok(addresses)) => Some(plan.name_handlers(&addresses)),
+        _ => None,
+    };
+    if let Some(call) = &mut snapshot.process.syscall {
+        call.find_target(process);
+    }
+    Ok(snapshot)
+}

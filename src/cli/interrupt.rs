@@ -1,0 +1,272 @@
+//! `pgpoke interrupt`
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use super::open::Failure;
+use super::{Exit, InterruptArgs, inspect, say, say_error};
+use crate::assess::checks::{TABLE, Weight};
+use crate::assess::{Assessment, Request, Verdict, assess};
+use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
+use crate::postgres::prove;
+use crate::process::Process;
+use crate::render::{json, text};
+use crate::snapshot::{Plan, Snapshot};
+
+/// Runs the command.
+pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
+    let pid = args.target.pid();
+    if let Some(unknown) = args
+        .allow
+        .iter()
+        .find(|a| TABLE.iter().all(|row| row.code != **a))
+    {
+        say_error(
+            &format!("there is no check named \"{unknown}\""),
+            None,
+            Some("pgpoke inspect --json lists them"),
+        );
+        return Ok(Exit::Usage);
+    }
+    let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !args.yes && !args.dry_run && !can_ask {
+        let failure = Failure {
+            exit: Exit::Usage,
+            message: "there is no terminal to ask on, and --yes was not given".into(),
+            detail: Some("nothing was done".into()),
+            hint: Some(format!(
+                "pgpoke inspect {pid} shows what would be done; --yes does it without asking"
+            )),
+        };
+        return Ok(failure.tell(pid, args.json, Some("refused")));
+    }
+    Ok(match interrupt(args, pid) {
+        Ok(done) => {
+            tell(args, &done);
+            done.exit
+        }
+        Err(failure) => failure.tell(pid, args.json, Some("refused")),
+    })
+}
+
+/// What was seen and done.
+struct Done {
+    snapshot: Snapshot,
+    assessment: Assessment,
+    report: Report,
+    exit: Exit,
+}
+
+impl Done {
+    fn new(snapshot: Snapshot, assessment: Assessment, report: Report) -> Self {
+        let exit = match report.outcome {
+            Outcome::Cancelled
+            | Outcome::Terminated
+            | Outcome::BarrierAccepted
+            | Outcome::ObeyedSignal
+            | Outcome::DryRun => Exit::Done,
+            Outcome::Returned | Outcome::Pointless => Exit::Pointless,
+            Outcome::Refused if report.verdict == Some(Verdict::Risky) => Exit::Risky,
+            Outcome::Refused => Exit::Unsafe,
+            Outcome::TimedOut => Exit::TimedOut,
+            Outcome::Crashed => Exit::Crashed,
+        };
+        Done {
+            snapshot,
+            assessment,
+            report,
+            exit,
+        }
+    }
+}
+
+fn tell(args: &InterruptArgs, done: &Done) {
+    if args.json {
+        say(&json::intervention(
+            &done.snapshot,
+            &done.assessment,
+            &done.report,
+        ));
+    } else {
+        say(&text::intervention(
+            &done.snapshot,
+            &done.assessment,
+            &done.report,
+        ));
+    }
+}
+
+fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
+    let request = match (args.cancel, args.terminate) {
+        (true, _) => Request::Cancel,
+        (_, true) => Request::Terminate,
+        _ => Request::Pending,
+    };
+    let options = Options {
+        request,
+        grace: args.grace,
+        wait: args.wait,
+        timeout: args.timeout,
+        allow: args.allow.clone(),
+    };
+    let process = Process::open(pid)?;
+    let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
+    let plan = Plan::new(&backend);
+
+    // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?
+    let mut first = plan.without_stopping();
+    let statement = first.backend.statement_start;
+    let mut judged = assess(&first, request, &options.allow);
+    if settled(&judged).is_some() {
+        // The answer stands, but a look at the stack tells more with it.
+        first = inspect::take(&plan, true)?;
+        judged = assess(&first, request, &options.allow);
+        if let Some(report) = settled(&judged) {
+            return Ok(Done::new(first, judged, report));
+        }
+    }
+    if request != Request::Pending && !args.dry_run {
+        announce(
+            args,
+            &format!(
+                "sending the signal of pg_{}_backend() to process {pid}, and waiting {} for it to obey",
+                if request == Request::Cancel {
+                    "cancel"
+                } else {
+                    "terminate"
+                },
+                seconds(args.grace)
+            ),
+        );
+        let obeyed =
+            signal_and_wait(&plan, request, statement, options.grace).map_err(|e| Failure {
+                exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
+                    Exit::Denied
+                } else {
+                    Exit::Error
+                },
+                message: format!("cannot send a signal to process {pid}: {e}"),
+                detail: None,
+                hint: None,
+            })?;
+        let detail = match obeyed {
+            Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
+            Obeyed::StatementOver => {
+                Some("it obeyed the signal, and its statement is over; nothing was touched")
+            }
+            Obeyed::No => None,
+        };
+        if let Some(detail) = detail {
+            let mut report = Report::new(Outcome::ObeyedSignal, detail);
+            report.server_restarted = Some(false);
+            return Ok(Done::new(first, judged, report));
+        }
+        announce(args, "it did not obey; looking into it");
+    }
+    look_and_act(args, &options, &plan, statement)
+}
+
+/// Looks closely, explains, asks, and steps in.
+fn look_and_act(
+    args: &InterruptArgs,
+    options: &Options,
+    plan: &Plan,
+    statement: Option<i64>,
+) -> Result<Done, Failure> {
+    let process = plan.backend.process;
+    let snapshot = inspect::take(plan, false)?;
+    let assessment = assess(&snapshot, options.request, &options.allow);
+    if snapshot.process.would_not_stop {
+        let mut report = Report::new(
+            Outcome::TimedOut,
+            "it did not stop when asked to; nothing was done",
+        );
+        if snapshot.process.state == Some('D') {
+            report.outcome = Outcome::Pointless;
+        }
+        return Ok(Done::new(snapshot, assessment, report));
+    }
+    if let Some(report) = settled(&assessment) {
+        return Ok(Done::new(snapshot, assessment, report));
+    }
+    if args.dry_run {
+        let report = dry(&assessment);
+        return Ok(Done::new(snapshot, assessment, report));
+    }
+    if !args.yes && !confirmed(&text::question(&snapshot, &assessment)) {
+        let report = Report::new(Outcome::Refused, "not confirmed; nothing was done");
+        let mut done = Done::new(snapshot, assessment, report);
+        done.exit = Exit::Usage;
+        return Ok(done);
+    }
+    let report = step_in(plan, options, statement).map_err(|e| Failure::trace(e, process))?;
+    Ok(Done::new(snapshot, assessment, report))
+}
+
+/// What needs no further look: it is nothing to interrupt, or there is no occasion.
+fn settled(judged: &Assessment) -> Option<Report> {
+    let weight = judged
+        .objections()
+        .filter_map(|c| c.objection)
+        .map(|o| o.weight)
+        .min();
+    let outcome = match (weight, judged.verdict) {
+        (Some(Weight::Identity), _) => Outcome::Refused,
+        (Some(Weight::Occasion), Verdict::Pointless) => Outcome::Pointless,
+        _ => return None,
+    };
+    let mut report = Report::new(outcome, reasons(judged));
+    report.verdict = Some(judged.verdict);
+    report.objections = judged.objections().cloned().collect();
+    Some(report)
+}
+
+/// What would be done.
+fn dry(judged: &Assessment) -> Report {
+    let mut report = Report::new(
+        Outcome::DryRun,
+        format!(
+            "a {} would be processed now; nothing was done",
+            judged.interrupt
+        ),
+    );
+    if judged.verdict != Verdict::Safe {
+        report.outcome = if judged.verdict == Verdict::Pointless {
+            Outcome::Pointless
+        } else {
+            Outcome::Refused
+        };
+        report.detail = reasons(judged);
+        report.objections = judged.objections().cloned().collect();
+    }
+    report.verdict = Some(judged.verdict);
+    report
+}
+
+fn reasons(judged: &Assessment) -> String {
+    let reasons: Vec<String> = judged
+        .objections()
+        .map(|c| format!("{}: {}", c.code, c.detail))
+        .collect();
+    reasons.join("; ")
+}
+
+fn seconds(d: Duration) -> String {
+    format!("{} s", d.as_secs_f64())
+}
+
+/// Says what is going on, where somebody reads along.
+fn announce(args: &InterruptArgs, what: &str) {
+    if !args.json {
+        let _ = writeln!(std::io::stderr(), "pgpoke: {what}");
+    }
+}
+
+/// Asks on the terminal. Only a clear yes is one.
+fn confirmed(question: &str) -> bool {
+    let mut err = std::io::stderr().lock();
+    let mut answer = String::new();
+    write!(err, "{question}").and_then(|()| err.flush()).is_ok()
+        && std::io::stdin().lock().read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}

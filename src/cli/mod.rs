@@ -1,0 +1,224 @@
+//! The command line: one file a subcommand, and the exit codes.
+
+mod duration;
+mod inspect;
+mod interrupt;
+mod open;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// What scripts may rely on; see `docs/exit-codes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// inspect: safe. interrupt: it took effect.
+    Done = 0,
+    /// An error of pgpoke's own.
+    Error = 1,
+    /// Usage, or confirmation missing.
+    Usage = 2,
+    /// Risky.
+    Risky = 3,
+    /// Unsafe.
+    Unsafe = 4,
+    /// An interrupt would do, or did, nothing.
+    Pointless = 5,
+    /// No permission to attach.
+    Denied = 6,
+    /// Not a PostgreSQL backend, gone, or replaced.
+    NotABackend = 7,
+    /// It would not stop in time, or no outcome in time.
+    TimedOut = 8,
+    /// The backend crashed.
+    Crashed = 9,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why is a PostgreSQL backend stuck, and is it safe to step in?
+///
+/// For the moment when a backend ignores pg_cancel_backend() and pg_terminate_backend(), and all that seems left is
+/// kill -9, which throws out every session and sends the whole server through crash recovery.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    disable_version_flag = true,
+    disable_help_flag = true,
+    max_term_width = 100
+)]
+struct Cli {
+    /// Show help
+    #[arg(short = '?', long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say why a backend is stuck and whether it is safe to interrupt it
+    Inspect(InspectArgs),
+    /// Make a backend process its pending interrupt, from outside
+    Interrupt(InterruptArgs),
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which process.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// PID of the backend, as pg_stat_activity shows it
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// The same, as an option
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid_option: Option<i32>,
+}
+
+impl Target {
+    fn pid(&self) -> i32 {
+        // The group requires one of them.
+        self.pid.or(self.pid_option).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Args)]
+struct InspectArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Run nothing in the backend; its signal handlers then stay unknown
+    #[arg(long)]
+    passive: bool,
+    /// Look this many times, to tell a loop from progress
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    samples: u32,
+    /// Show the whole stack
+    #[arg(long)]
+    stack: bool,
+}
+
+#[derive(Debug, Args)]
+struct InterruptArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Cancel its statement: send the signal first, and step in if it is ignored
+    #[arg(long, conflicts_with = "terminate")]
+    cancel: bool,
+    /// Terminate its session: send the signal first, and step in if it is ignored
+    #[arg(long)]
+    terminate: bool,
+    /// How long it gets to obey the signal by itself
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    grace: Duration,
+    /// How long to look for a safe instruction
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    wait: Duration,
+    /// How long to watch the call
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    timeout: Duration,
+    /// Accept this warning (may be given several times); a failed check cannot be accepted
+    #[arg(long, value_name = "CHECK")]
+    allow: Vec<String>,
+    /// Do everything but send the signal and step in
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    yes: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the command line, runs the command, and returns its exit code.
+pub fn main() -> ExitCode {
+    crate::tracee::sys::default_sigpipe();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Interrupt(args) => interrupt::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "pgpoke", &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map(|()| Exit::Done)
+            .map_err(Into::into),
+    };
+    let exit = result.unwrap_or_else(|e| {
+        say_error(&format!("{e:#}"), None, None);
+        Exit::Error
+    });
+    exit.into()
+}
+
+/// Says an error as PostgreSQL's own tools do.
+fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
+    let mut err = std::io::stderr().lock();
+    // With nobody listening, there is nothing more to do.
+    let _ = writeln!(err, "pgpoke: error: {message}");
+    if let Some(detail) = detail {
+        let _ = writeln!(err, "pgpoke: detail: {detail}");
+    }
+    if let Some(hint) = hint {
+        let _ = writeln!(err, "pgpoke: hint: {hint}");
+    }
+}
+
+/// Prints what a command has to say on stdout. A closed stdout is no error of the command's.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pid_in_either_place_and_exactly_one() {
+        let pid = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Inspect(a) => a.target.pid(),
+            _ => unreachable!(),
+        };
+        assert_eq!(pid(&["pgpoke", "inspect", "7"]), 7);
+        assert_eq!(pid(&["pgpoke", "inspect", "-p", "7"]), 7);
+        assert_eq!(pid(&["pgpoke", "inspect", "--pid=7"]), 7);
+        for wrong in [
+            &["pgpoke", "inspect"][..],
+            &["pgpoke", "inspect", "0"],
+            &["pgpoke", "inspect", "-1"],
+            &["pgpoke", "inspect", "1", "-p", "2"],
+            &["pgpoke", "interrupt", "--cancel", "--terminate", "1"],
+            &["pgpoke", "interrupt", "--wait", "5", "1"],
+        ] {
+            let error = Cli::try_parse_from(wrong).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

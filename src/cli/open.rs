@@ -1,0 +1,122 @@
+//! From a PID to a backend, or to the reason why not, with its exit code.
+
+use super::{Exit, say, say_error};
+use crate::postgres::NotABackend;
+use crate::process::permission::Permission;
+use crate::process::{OpenError, Process};
+use crate::render::json;
+use crate::tracee::TraceError;
+
+/// Why a command ends before it could judge anything.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What is the matter.
+    pub message: String,
+    /// The rule or the evidence.
+    pub detail: Option<String>,
+    /// What to type next.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// Says so, in both languages if JSON was asked for.
+    pub fn tell(&self, pid: i32, as_json: bool, outcome: Option<&str>) -> Exit {
+        say_error(&self.message, self.detail.as_deref(), self.hint.as_deref());
+        if as_json {
+            say(&json::failure(
+                pid,
+                outcome,
+                &self.message,
+                self.detail.as_deref(),
+                self.hint.as_deref(),
+            ));
+        }
+        self.exit
+    }
+
+    /// The kernel does not let us in: says which rule, and the one thing to type next.
+    pub fn denied(process: &Process) -> Self {
+        let permission = Permission::examine(process);
+        Failure {
+            exit: Exit::Denied,
+            message: format!("no permission to look into process {}", process.pid()),
+            detail: Some(permission.to_string()),
+            hint: Some(permission.next_step()),
+        }
+    }
+
+    /// Tracing failed.
+    pub fn trace(error: TraceError, process: &Process) -> Self {
+        let (exit, hint) = match &error {
+            TraceError::Denied(_) => return Failure::denied(process),
+            TraceError::Gone(_) => (Exit::NotABackend, None),
+            TraceError::WouldNotStop { .. } => (
+                Exit::TimedOut,
+                Some("nothing was changed in it; look at its state: ps -o pid,state,wchan:32,args -p PID".replace("PID", &process.pid().to_string())),
+            ),
+            TraceError::AskedToEnd(_) => (
+                Exit::TimedOut,
+                Some("the backend was let go; a call that had begun goes on in it".into()),
+            ),
+            TraceError::Kernel(_) => (Exit::Error, None),
+        };
+        Failure {
+            exit,
+            message: error.to_string(),
+            detail: None,
+            hint,
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(e: OpenError) -> Self {
+        let exit = match e {
+            OpenError::NoSuchProcess(_) | OpenError::IsThread(..) => Exit::NotABackend,
+            OpenError::Other(..) => Exit::Error,
+        };
+        let hint = match &e {
+            OpenError::NoSuchProcess(_) => Some(
+                "take the PID from pg_stat_activity on this machine; a container has PIDs of its own, and from outside it another number counts"
+                    .to_owned(),
+            ),
+            OpenError::IsThread(_, process) => Some(format!("pgpoke inspect {process}")),
+            OpenError::Other(..) => None,
+        };
+        Failure {
+            exit,
+            message: e.to_string(),
+            detail: None,
+            hint,
+        }
+    }
+}
+
+impl Failure {
+    /// The process is not a backend, or cannot be looked into.
+    pub fn not_a_backend(e: NotABackend, process: &Process) -> Self {
+        let (detail, hint) = match &e {
+            NotABackend::Denied(_) => return Failure::denied(process),
+            NotABackend::Ended(_) if process.state() == Some('Z') => (
+                Some("it is a zombie: its parent has not noticed yet".to_owned()),
+                Some("nothing is left to interrupt; if it stays, look at its parent".to_owned()),
+            ),
+            NotABackend::Ended(_) => (None, None),
+            NotABackend::Other { .. } => (
+                None,
+                Some(
+                    "pgpoke touches PostgreSQL's backends only; pg_stat_activity shows their PIDs"
+                        .to_owned(),
+                ),
+            ),
+        };
+        Failure {
+            exit: Exit::NotABackend,
+            message: e.to_string(),
+            detail,
+            hint,
+        }
+    }
+}

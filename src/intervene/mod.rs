@@ -1,0 +1,486 @@
+//! Stepping in: find an instruction where it is safe, judge there, call `ProcessInterrupts()` in a borrowed signal
+//! frame, watch what happens, and confirm it from outside.
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+pub use server::ServerWatch;
+
+use crate::assess::{self, Check, Interrupt, Request, Verdict, advice, checks::Weight};
+use crate::memory::{Avma, Memory};
+use crate::postgres::Globals;
+use crate::process::Process;
+use crate::snapshot::{Plan, Snapshot};
+use crate::tracee::{CallEnd, Declined, Frame, Stopped, TraceError, Tracee};
+use crate::unwind::StackEnd;
+
+/// How long a backend may take to stop when asked to.
+pub const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// What an alternate signal stack must have left for the call: an error report takes some tens of KiB.
+const LEAST_ROOM: u64 = 48 << 10;
+
+/// Pauses between two looks: irregular, so as not to fall in step with a loop, and at least so many times the
+/// stop that went before, so that the backend makes headway.
+const PAUSES: std::ops::Range<u64> = 100..1_000;
+const PAUSE_PER_STOP: u32 = 2;
+
+/// What the operator allows.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is asked for.
+    pub request: Request,
+    /// How long the backend gets to obey the signal by itself.
+    pub grace: Duration,
+    /// How long to look for a safe instruction.
+    pub wait: Duration,
+    /// How long to watch the call.
+    pub timeout: Duration,
+    /// Warnings that are accepted.
+    pub allow: Vec<String>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The statement was cancelled by an ERROR.
+    Cancelled,
+    /// The session ended by a FATAL error.
+    Terminated,
+    /// A ProcSignalBarrier was accepted.
+    BarrierAccepted,
+    /// The backend did as the signal said; nothing was touched.
+    ObeyedSignal,
+    /// The call came back without effect, or the error was caught by something.
+    Returned,
+    /// Not called: unsafe, or risky and not allowed.
+    Refused,
+    /// Not called: it would have done nothing.
+    Pointless,
+    /// Called, and no outcome in time.
+    TimedOut,
+    /// The backend crashed.
+    Crashed,
+    /// Everything but the call was done.
+    DryRun,
+}
+
+/// What became of an intervention.
+#[derive(Debug)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// One sentence.
+    pub detail: String,
+    /// The exit status of the backend, if it exited.
+    pub exit_status: Option<i32>,
+    /// How often the backend was looked at.
+    pub attempts: u32,
+    /// Whether the postmaster went through crash recovery; none where it was not looked at or could not be told.
+    pub server_restarted: Option<bool>,
+    /// From the stop to the outcome.
+    pub call_time: Option<Duration>,
+    /// How long the backend stood still in all.
+    pub stopped: Duration,
+    /// The checks that stood in the way at the last look.
+    pub objections: Vec<Check>,
+    /// The verdict at the last look.
+    pub verdict: Option<Verdict>,
+}
+
+impl Report {
+    /// A report of something that happened before any look.
+    pub fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
+        Report {
+            outcome,
+            detail: detail.into(),
+            exit_status: None,
+            attempts: 0,
+            server_restarted: None,
+            call_time: None,
+            stopped: Duration::ZERO,
+            objections: Vec::new(),
+            verdict: None,
+        }
+    }
+}
+
+/// What the signal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obeyed {
+    /// The process has ended.
+    Ended,
+    /// The statement is over.
+    StatementOver,
+    /// Nothing, in the time it had.
+    No,
+}
+
+/// Sends the signal that pg_cancel_backend() or pg_terminate_backend() would send, and waits for the backend to obey.
+pub fn signal_and_wait(
+    plan: &Plan,
+    request: Request,
+    statement: Option<i64>,
+    grace: Duration,
+) -> std::io::Result<Obeyed> {
+    let process = plan.backend.process;
+    let signal = match request {
+        Request::Pending => return Ok(Obeyed::No),
+        Request::Cancel => libc::SIGINT,
+        Request::Terminate => libc::SIGTERM,
+    };
+    process.send_signal(signal)?;
+    let deadline = Instant::now() + grace;
+    const LOOK: Duration = Duration::from_millis(5);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if process.wait_for_end(left.min(LOOK)) {
+            return Ok(Obeyed::Ended);
+        }
+        if request == Request::Cancel && plan.statement_is_over(statement) == Some(true) {
+            return Ok(Obeyed::StatementOver);
+        }
+        if left.is_zero() {
+            return Ok(Obeyed::No);
+        }
+    }
+}
+
+/// How one look ended.
+enum Look {
+    /// The call was made, and ended so.
+    Called(CallEnd, Interrupt),
+    /// Not safe here.
+    Objected(Verdict, Vec<Check>, Option<Avma>),
+    /// Safe, but something came in between.
+    Missed,
+    /// The statement that was to be cancelled is over.
+    StatementOver,
+}
+
+/// Looks for a safe instruction for at most `options.wait`, calls `ProcessInterrupts()` there, and watches it.
+///
+/// `statement` is the start of the statement that a cancel is meant for: a later one is left alone.
+pub fn step_in(
+    plan: &Plan,
+    options: &Options,
+    statement: Option<i64>,
+) -> Result<Report, TraceError> {
+    let process = plan.backend.process;
+    let before = ServerWatch::new(plan.backend.postmaster);
+    let mut tracee = Tracee::seize(process)?;
+    let deadline = Instant::now() + options.wait;
+    let mut pause = Pause::new();
+    let mut report = Report::new(Outcome::Refused, String::new());
+    let (end, interrupt, started) = loop {
+        report.attempts += 1;
+        let started = Instant::now();
+        let still_before = tracee.stopped_for();
+        let look = look(plan, &mut tracee, options, statement)?;
+        report.stopped = tracee.stopped_for();
+        match look {
+            Look::Called(end, interrupt) => break (end, interrupt, started),
+            Look::StatementOver => {
+                report.outcome = Outcome::ObeyedSignal;
+                report.detail = "the statement ended by itself".into();
+                return Ok(report);
+            }
+            Look::Missed => {}
+            Look::Objected(verdict, objections, unknown_code) => {
+                let give_up = Instant::now() >= deadline || !may_change(verdict, &objections);
+                report.verdict = Some(verdict);
+                report.objections = objections;
+                if give_up {
+                    return Ok(refused(report, verdict, options.wait));
+                }
+                if let Some(at) = unknown_code {
+                    plan.learn(at);
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            return Ok(refused(report, Verdict::Unsafe, options.wait));
+        }
+        tracee.let_run(pause.next(report.stopped - still_before))?;
+    };
+    report.call_time = Some(started.elapsed());
+    report.objections.clear();
+    report.verdict = Some(Verdict::Safe);
+    drop(tracee);
+    confirm(&mut report, plan, end, interrupt, statement, options);
+    report.server_restarted = before.restarted(match report.outcome {
+        Outcome::Crashed => Duration::from_secs(5),
+        // Its postmaster has to notice first.
+        Outcome::Terminated => Duration::from_millis(50),
+        _ => Duration::ZERO,
+    });
+    Ok(report)
+}
+
+/// One stop: capture, judge, and if it is safe, call.
+fn look(
+    plan: &Plan,
+    tracee: &mut Tracee,
+    options: &Options,
+    statement: Option<i64>,
+) -> Result<Look, TraceError> {
+    let backend = plan.backend;
+    let memory = &backend.memory;
+    let mut stopped = tracee.stop(STOP_LIMIT)?;
+    let capture = plan.capture(&stopped)?;
+    let snapshot = plan.interpret(&capture, false, stopped.stopped_for());
+    if options.request == Request::Cancel && statement_changed(&snapshot, statement) {
+        return Ok(Look::StatementOver);
+    }
+    let (verdict, checks) = assess::verdict(&snapshot, options.request, &options.allow);
+    if verdict != Verdict::Safe {
+        let unknown_code = snapshot
+            .stack
+            .as_ref()
+            .filter(|s| matches!(s.end, StackEnd::ImageNotLoaded | StackEnd::NoUnwindInfo))
+            .and_then(|s| s.frames.last().map(|f| f.ip.offset(-1)));
+        let objections = checks.into_iter().filter(|c| c.objection.is_some());
+        return Ok(Look::Objected(verdict, objections.collect(), unknown_code));
+    }
+    let interrupt = Interrupt::of(&snapshot, options.request);
+    let Some(function) = backend.globals.get("ProcessInterrupts") else {
+        return Ok(Look::Missed);
+    };
+    let registers = capture.registers;
+    let errno = plan
+        .errno(&registers)
+        .and_then(|at| Some((at, memory.read_u32(at).ok()?)));
+    let frame = match stopped.borrow_frame(Some(&registers), memory, LEAST_ROOM) {
+        Ok(frame) => frame,
+        Err(Declined::Trace(e)) => return Err(e),
+        Err(_) => return Ok(Look::Missed),
+    };
+    if set_flags(&frame, &backend.globals, memory, &snapshot, options.request).is_err() {
+        return Ok(Look::Missed);
+    }
+    let end = frame.call(function, [0; 5])?.watch(options.timeout)?;
+    if let (CallEnd::Returned, Some((at, value))) = (end, errno) {
+        put_back_errno(&stopped, memory, at, value);
+    }
+    stopped.keep();
+    Ok(Look::Called(end, interrupt))
+}
+
+/// A true signal handler saves errno; a function that returns may have changed it. A failure leaves it changed,
+/// which the interrupted code may or may not notice: there is nothing better to do.
+fn put_back_errno(stopped: &Stopped, memory: &dyn Memory, at: Avma, value: u32) {
+    if memory.read_u32(at) != Ok(value) {
+        let _ = stopped.put_back_errno(memory, at, value);
+    }
+}
+
+fn statement_changed(snapshot: &Snapshot, statement: Option<i64>) -> bool {
+    let now = snapshot.backend.statement_start;
+    let idle = snapshot.backend.activity.is_some_and(|a| a.is_idle());
+    statement.is_some() && now.is_some() && (now != statement || idle)
+}
+
+/// Sets the flags that PostgreSQL's own handlers set (StatementCancelHandler() and die(), src/backend/tcop/postgres.c),
+/// where the operator asked for it and the signal has not done so: its handler was replaced, or it is blocked.
+///
+/// The general flag comes last, as there: whoever dies in between leaves nothing half pending.
+fn set_flags(
+    frame: &Frame,
+    globals: &Globals,
+    memory: &dyn Memory,
+    snapshot: &Snapshot,
+    request: Request,
+) -> Result<(), Declined> {
+    /// `DISCONNECT_KILLED` (src/include/pgstat.h, 14 and later)
+    const DISCONNECT_KILLED: u32 = 4;
+    let v = &snapshot.variables;
+    let missing: &[(&str, u32)] = match request {
+        Request::Cancel if v.query_cancel_pending == Some(false) => &[("QueryCancelPending", 1)],
+        Request::Terminate if v.proc_die_pending == Some(false) => &[
+            ("ProcDiePending", 1),
+            ("pgStatSessionEndCause", DISCONNECT_KILLED),
+        ],
+        _ => return Ok(()),
+    };
+    for (name, value) in missing.iter().chain(&[("InterruptPending", 1)]) {
+        if let Some(at) = globals.get(name) {
+            frame.set_variable(memory, at, *value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether another look may come out otherwise.
+fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
+    let weight = objections
+        .iter()
+        .filter_map(|c| c.objection)
+        .map(|o| o.weight)
+        .min();
+    match weight {
+        Some(Weight::Identity | Weight::Occasion) | None => false,
+        Some(Weight::CriticalSection | Weight::HeldOff) => true,
+        Some(Weight::Danger | Weight::Risk) => {
+            verdict == Verdict::Unsafe
+                || objections
+                    .iter()
+                    .all(|c| advice::MOVES_ON.contains(&c.code))
+        }
+    }
+}
+
+fn refused(mut report: Report, verdict: Verdict, wait: Duration) -> Report {
+    let weight = report
+        .objections
+        .iter()
+        .filter_map(|c| c.objection)
+        .map(|o| o.weight)
+        .min();
+    report
+        .objections
+        .retain(|c| c.objection.map(|o| o.weight) == weight);
+    let reasons: Vec<String> = report
+        .objections
+        .iter()
+        .map(|c| format!("{}: {}", c.code, c.detail))
+        .collect();
+    report.outcome = if verdict == Verdict::Pointless {
+        Outcome::Pointless
+    } else {
+        Outcome::Refused
+    };
+    report.detail = reasons.join("; ");
+    if report.attempts > 1 {
+        report.detail = format!(
+            "in {} looks over {:.1} s it was never at a place where it is safe; at the last: {}",
+            report.attempts,
+            wait.as_secs_f64(),
+            report.detail
+        );
+    }
+    report
+}
+
+/// Sees from outside what became of the call.
+fn confirm(
+    report: &mut Report,
+    plan: &Plan,
+    end: CallEnd,
+    interrupt: Interrupt,
+    statement: Option<i64>,
+    options: &Options,
+) {
+    let process = plan.backend.process;
+    (report.outcome, report.detail) = match end {
+        CallEnd::Exiting(status) => {
+            process.wait_for_end(options.timeout);
+            report.exit_status = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+            exit_outcome(status)
+        }
+        CallEnd::Jumped if interrupt == Interrupt::Terminate => {
+            match process.wait_for_end(options.timeout) {
+                true => (Outcome::Terminated, "the session ended".into()),
+                false => (
+                    Outcome::TimedOut,
+                    "an error was raised, and the session is still there".into(),
+                ),
+            }
+        }
+        CallEnd::Jumped => statement_gone(process, plan, statement, options.timeout),
+        CallEnd::Returned => {
+            let now = plan.without_stopping().variables;
+            let accepted =
+                interrupt == Interrupt::Barrier && now.proc_signal_barrier_pending == Some(false);
+            if accepted {
+                (
+                    Outcome::BarrierAccepted,
+                    "it accepted the barrier and goes on".into(),
+                )
+            } else {
+                (Outcome::Returned, "ProcessInterrupts() returned without effect, and the backend goes on as before".into())
+            }
+        }
+        CallEnd::StillRunning => (
+            Outcome::TimedOut,
+            format!(
+                "ProcessInterrupts() was called and has not come to an end in {} s; it goes on in the backend",
+                options.timeout.as_secs_f64()
+            ),
+        ),
+    };
+}
+
+fn exit_outcome(status: i32) -> (Outcome, String) {
+    if libc::WIFEXITED(status) {
+        match libc::WEXITSTATUS(status) {
+            code @ (0 | 1) => (
+                Outcome::Terminated,
+                format!(
+                    "the session ended with exit status {code}, as after pg_terminate_backend()"
+                ),
+            ),
+            code => (
+                Outcome::Crashed,
+                format!(
+                    "the backend exited with status {code}, which its postmaster takes for a crash"
+                ),
+            ),
+        }
+    } else {
+        let signal = libc::WTERMSIG(status);
+        let name = crate::snapshot::signal_names(1 << (signal - 1).clamp(0, 63)).concat();
+        (
+            Outcome::Crashed,
+            format!("the backend was killed by {name}: it crashed"),
+        )
+    }
+}
+
+fn statement_gone(
+    process: &Process,
+    plan: &Plan,
+    statement: Option<i64>,
+    limit: Duration,
+) -> (Outcome, String) {
+    let deadline = Instant::now() + limit;
+    loop {
+        if plan.statement_is_over(statement) == Some(true) {
+            return (
+                Outcome::Cancelled,
+                "the statement was cancelled; the session goes on".into(),
+            );
+        }
+        if process.wait_for_end(Duration::from_millis(1)) {
+            return (
+                Outcome::Cancelled,
+                "the statement was cancelled, and the session has ended since".into(),
+            );
+        }
+        if Instant::now() >= deadline {
+            return (
+                Outcome::TimedOut,
+                "an ERROR was raised, but the statement is still there: something caught the error, or undoing takes long".into(),
+            );
+        }
+    }
+}
+
+/// Irregular pauses.
+struct Pause(u64);
+
+impl Pause {
+    fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Pause(now.map_or(1, |n| n.subsec_nanos().into()) | 1)
+    }
+
+    fn next(&mut self, after: Duration) -> Duration {
+        // xorshift64: any sequence that follows no rhythm will do.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let span = PAUSES.end - PAUSES.start;
+        Duration::from_micros(PAUSES.start + self.0 % span).max(after * PAUSE_PER_STOP)
+    }
+}

@@ -1,0 +1,279 @@
+//! Proof that a process is a backend of a running postmaster: by what is in its executable, its memory and its
+//! parent, never by a name.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::globals::Globals;
+use super::title::Title;
+use super::versions::{BackendType, Layout, Version};
+use crate::image::{AddressSpace, Module};
+use crate::memory::{Memory, ProcessMemory};
+use crate::process::Process;
+
+/// A process that was proved to be one of a PostgreSQL server's.
+#[derive(Debug)]
+pub struct Backend<'p> {
+    /// The process.
+    pub process: &'p Process,
+    /// Its PID as it knows it itself (`MyProcPid`).
+    pub inner_pid: i32,
+    /// Its memory.
+    pub memory: ProcessMemory,
+    /// What it has mapped.
+    pub space: AddressSpace<'p>,
+    /// The server's executable.
+    pub executable: Rc<Module>,
+    /// Its variables.
+    pub globals: Globals,
+    /// The server's version, where the executable tells.
+    pub version: Option<Version>,
+    /// What it is for.
+    pub backend_type: BackendType,
+    /// Its postmaster.
+    pub postmaster: Postmaster,
+    /// The server's data directory.
+    pub data_directory: Option<PathBuf>,
+    /// Its title in ps.
+    pub title: Title,
+}
+
+/// The state of a backend's postmaster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Postmaster {
+    /// Running, with this PID in our PID namespace.
+    Running(i32),
+    /// It ended and left this process behind.
+    Gone,
+}
+
+/// Why a process is not taken for a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum NotABackend {
+    /// We may not look.
+    #[error("process {0} cannot be looked into")]
+    Denied(i32),
+    /// It ended.
+    #[error("process {0} has ended")]
+    Ended(i32),
+    /// It is something else.
+    #[error("process {pid} ({name}) is not a PostgreSQL backend: {why}")]
+    Other {
+        /// The PID.
+        pid: i32,
+        /// What it calls itself.
+        name: String,
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// Proves that `process` belongs to a PostgreSQL server, and finds everything that is needed to look into it.
+/// Stops nothing.
+pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
+    let pid = process.pid();
+    let other = |why: String| NotABackend::Other {
+        pid,
+        name: process
+            .stat()
+            .map_or_else(|_| "gone".into(), |s| printable(&s.comm)),
+        why,
+    };
+    let executable_file = process.executable().map_err(|e| match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
+        _ if process.has_ended() => NotABackend::Ended(pid),
+        _ => other("it has no executable: a thread of the kernel's own".into()),
+    })?;
+    let memory = ProcessMemory::open(pid);
+    let space = AddressSpace::read(process).map_err(|e| match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
+        _ => NotABackend::Ended(pid),
+    })?;
+    // An empty list is what the kernel shows of a process that is just ending.
+    let executable = match space.executable(&memory) {
+        Some(module) => module,
+        None if process.has_ended() => return Err(NotABackend::Ended(pid)),
+        None => return Err(other("its executable is not a 64-bit ELF file".into())),
+    };
+    let globals = Globals::of(&executable);
+    let missing = globals.missing_telltales();
+    if !missing.is_empty() {
+        return Err(other(format!(
+            "its executable {} has no {}",
+            executable.path.display(),
+            missing.join(", no ")
+        )));
+    }
+
+    let number = |name: &str| -> Result<i32, NotABackend> {
+        let at = globals
+            .get(name)
+            .ok_or_else(|| other(format!("no {name}")))?;
+        // The symbols are there, so only a lack of rights, or its end, can keep the memory from us.
+        let denied = |_| match process.has_ended() {
+            true => NotABackend::Ended(pid),
+            false => NotABackend::Denied(pid),
+        };
+        memory.read_u32(at).map(|v| v as i32).map_err(denied)
+    };
+    let inner_pid = process.inner_pid().map_err(|_| NotABackend::Ended(pid))?;
+    let my_pid = number("MyProcPid")?;
+    if my_pid != inner_pid {
+        return Err(other(format!(
+            "the server's code in it believes to be process {my_pid}, and it is {inner_pid}: a helper that a backend forked, or not a server at all"
+        )));
+    }
+    let under_postmaster = globals
+        .get("IsUnderPostmaster")
+        .and_then(|at| memory.read_u8(at).ok())
+        == Some(1);
+    let postmaster_pid = number("PostmasterPid")?;
+    let version = executable
+        .image
+        .find_constant(Version::PREFIX, 200)
+        .ok()
+        .flatten()
+        .and_then(|text| Version::parse(&text));
+    let layout = version.as_ref().and_then(Version::layout);
+
+    let (backend_type, postmaster) = if !under_postmaster && postmaster_pid == my_pid {
+        (BackendType::Postmaster, Postmaster::Running(pid))
+    } else if !under_postmaster {
+        (BackendType::Standalone, Postmaster::Gone)
+    } else {
+        let parent = running_postmaster(process, &executable_file, &globals, postmaster_pid)
+            .map_err(&other)?;
+        (backend_type(&globals, &memory, layout), parent)
+    };
+
+    let cluster_name = globals
+        .get("cluster_name")
+        .and_then(|at| memory.read_u64(at).ok())
+        .filter(|pointer| *pointer != 0)
+        .and_then(|pointer| memory.read_c_string(crate::memory::Avma(pointer), 256).ok())
+        .unwrap_or_default();
+    let title = process
+        .command_line()
+        .ok()
+        .and_then(|line| Title::parse(&line, &String::from_utf8_lossy(&cluster_name)))
+        .unwrap_or_default();
+    let backend_type = if backend_type == BackendType::Unknown {
+        type_by_title(&title.text)
+    } else {
+        backend_type
+    };
+    Ok(Backend {
+        process,
+        inner_pid,
+        memory,
+        space,
+        executable,
+        version,
+        backend_type,
+        postmaster,
+        // Every process of a server has it as its working directory (ChangeToDataDir, miscinit.c).
+        data_directory: process.working_directory().ok(),
+        title,
+        globals,
+    })
+}
+
+/// Checks that the parent is the postmaster that the backend names: the same executable, and in its memory the same
+/// variables at the same places (it forked, it did not exec) saying that it is a postmaster.
+fn running_postmaster(
+    process: &Process,
+    executable: &std::fs::File,
+    globals: &Globals,
+    postmaster_pid: i32,
+) -> Result<Postmaster, String> {
+    let parent_pid = process
+        .stat()
+        .map_err(|e| format!("its parent cannot be told: {e}"))?
+        .ppid;
+    let Ok(parent) = Process::open(parent_pid) else {
+        return Ok(Postmaster::Gone);
+    };
+    let same_executable = || -> io::Result<bool> {
+        let (ours, theirs) = (executable.metadata()?, parent.executable()?.metadata()?);
+        Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+    };
+    // When a postmaster dies, its children are given to init or to a subreaper: another program.
+    if parent.inner_pid().ok() != Some(postmaster_pid) || !same_executable().unwrap_or(false) {
+        return Ok(Postmaster::Gone);
+    }
+    let memory = ProcessMemory::open(parent_pid);
+    let read = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
+    let under = globals
+        .get("IsUnderPostmaster")
+        .and_then(|at| memory.read_u8(at).ok());
+    if read("MyProcPid") == Some(postmaster_pid as u32) && under == Some(0) {
+        Ok(Postmaster::Running(parent_pid))
+    } else {
+        Err(format!(
+            "its parent, process {parent_pid}, is not the postmaster that it names"
+        ))
+    }
+}
+
+/// What the process is for, by `MyBackendType`; by 12's flags where there is no such variable.
+fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layout>) -> BackendType {
+    let Some(layout) = layout else {
+        return BackendType::Unknown;
+    };
+    let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
+    let flag = |name: &str| {
+        globals
+            .get(name)
+            .and_then(|at| memory.read_u8(at).ok())
+            .map(|b| b != 0)
+    };
+    if let Some(number) = int("MyBackendType") {
+        return layout
+            .backend_types
+            .get(number as usize)
+            .copied()
+            .unwrap_or(BackendType::Unknown);
+    }
+    match (
+        int("MyAuxProcType"),
+        flag("IsBackgroundWorker"),
+        flag("am_walsender"),
+    ) {
+        // NotAnAuxProcess is -1 (12: src/include/miscadmin.h).
+        (Some(u32::MAX), Some(false), Some(true)) => BackendType::WalSender,
+        (Some(u32::MAX), Some(true), Some(false)) => BackendType::BackgroundWorker,
+        _ => BackendType::Unknown,
+    }
+}
+
+/// What the title says a process is for, where the variables do not tell. A client backend's title names no kind, so
+/// an unknown process never becomes one.
+fn type_by_title(title: &str) -> BackendType {
+    const NAMES: [(&str, BackendType); 12] = [
+        ("autovacuum launcher", BackendType::AutovacuumLauncher),
+        ("autovacuum worker", BackendType::AutovacuumWorker),
+        ("checkpointer", BackendType::Checkpointer),
+        ("background writer", BackendType::BackgroundWriter),
+        ("walwriter", BackendType::WalWriter),
+        ("walreceiver", BackendType::WalReceiver),
+        ("walsummarizer", BackendType::WalSummarizer),
+        ("startup", BackendType::Startup),
+        ("archiver", BackendType::Archiver),
+        ("stats collector", BackendType::StatsCollector),
+        ("logger", BackendType::Logger),
+        ("io worker", BackendType::IoWorker),
+    ];
+    NAMES
+        .into_iter()
+        .find(|(name, _)| title.starts_with(name))
+        .map_or(BackendType::Unknown, |(_, kind)| kind)
+}
+
+/// A name from another process, made fit for a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

@@ -1,0 +1,448 @@
+//! What differs from one major version of PostgreSQL to the next: one row each. Offsets hold for 64-bit builds.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a server process is for, named as `pg_stat_activity.backend_type` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum BackendType {
+    /// Serves a client.
+    #[serde(rename = "client backend")]
+    Client,
+    /// Autovacuum worker.
+    #[serde(rename = "autovacuum worker")]
+    AutovacuumWorker,
+    /// Parallel workers, logical replication workers, and those of extensions.
+    #[serde(rename = "background worker")]
+    BackgroundWorker,
+    /// Sends WAL to a standby or a subscriber.
+    #[serde(rename = "walsender")]
+    WalSender,
+    /// Keeps replication slots in step on a standby.
+    #[serde(rename = "slotsync worker")]
+    SlotSync,
+    /// Autovacuum launcher.
+    #[serde(rename = "autovacuum launcher")]
+    AutovacuumLauncher,
+    /// Archiver.
+    #[serde(rename = "archiver")]
+    Archiver,
+    /// Background writer.
+    #[serde(rename = "background writer")]
+    BackgroundWriter,
+    /// Checkpointer.
+    #[serde(rename = "checkpointer")]
+    Checkpointer,
+    /// Asynchronous I/O worker.
+    #[serde(rename = "io worker")]
+    IoWorker,
+    /// Log collector.
+    #[serde(rename = "logger")]
+    Logger,
+    /// Startup process: recovery.
+    #[serde(rename = "startup")]
+    Startup,
+    /// Statistics collector.
+    #[serde(rename = "stats collector")]
+    StatsCollector,
+    /// WAL receiver.
+    #[serde(rename = "walreceiver")]
+    WalReceiver,
+    /// WAL summarizer.
+    #[serde(rename = "walsummarizer")]
+    WalSummarizer,
+    /// WAL writer.
+    #[serde(rename = "walwriter")]
+    WalWriter,
+    /// Refuses a connection that the server has no room for.
+    #[serde(rename = "dead-end client backend")]
+    DeadEnd,
+    /// A server without a postmaster (`postgres --single`).
+    #[serde(rename = "standalone backend")]
+    Standalone,
+    /// The postmaster.
+    #[serde(rename = "postmaster")]
+    Postmaster,
+    /// Something that this version of pgpoke does not know.
+    #[serde(rename = "unknown")]
+    Unknown,
+}
+
+impl BackendType {
+    /// Whether the postmaster takes an exit status of 1 from it as an ordinary end.
+    ///
+    /// For the others it is a crash, and all sessions would be thrown out (reaper() and its kin in
+    /// src/backend/postmaster/postmaster.c), or their loss is felt by the whole server.
+    pub fn may_be_interrupted(self) -> bool {
+        use BackendType::*;
+        matches!(
+            self,
+            Client | AutovacuumWorker | BackgroundWorker | WalSender | SlotSync
+        )
+    }
+}
+
+impl fmt::Display for BackendType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What a backend says that it does, as `pg_stat_activity.state` words it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activity {
+    /// Not (yet) known.
+    #[serde(rename = "undefined")]
+    Undefined,
+    /// Starting up (18 and later).
+    #[serde(rename = "starting")]
+    Starting,
+    /// Waits for a command.
+    #[serde(rename = "idle")]
+    Idle,
+    /// Runs a command.
+    #[serde(rename = "active")]
+    Active,
+    /// Waits for a command within a transaction.
+    #[serde(rename = "idle in transaction")]
+    IdleInTransaction,
+    /// Runs a fast-path function.
+    #[serde(rename = "fastpath function call")]
+    FastPath,
+    /// Waits for a command within a transaction that failed.
+    #[serde(rename = "idle in transaction (aborted)")]
+    IdleInAbortedTransaction,
+    /// `track_activities` is off.
+    #[serde(rename = "disabled")]
+    Disabled,
+}
+
+impl Activity {
+    /// Whether no statement runs.
+    pub fn is_idle(self) -> bool {
+        use Activity::*;
+        matches!(self, Idle | IdleInTransaction | IdleInAbortedTransaction)
+    }
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// One major version.
+#[derive(Debug)]
+pub struct Layout {
+    /// The major version.
+    pub major: u32,
+    /// `BackendType` by its number (src/include/miscadmin.h; 12: pgstat.h).
+    pub backend_types: &'static [BackendType],
+    /// `BackendState` by its number (src/include/utils/backend_status.h; 12 and 13: pgstat.h).
+    pub activities: &'static [Activity],
+    /// Offsets in `PGPROC` (src/include/storage/proc.h).
+    pub pgproc: PgProc,
+}
+
+/// Offsets in `PGPROC`, in bytes.
+#[derive(Debug)]
+pub struct PgProc {
+    /// `pid`, an int: what makes the others believable.
+    pub pid: u64,
+    /// `lwWaiting`: waiting for an LWLock; one byte.
+    pub lw_waiting: u64,
+    /// `lwWaitMode`, one byte.
+    pub lw_wait_mode: u64,
+    /// `waitLock`: the heavyweight lock waited for, a pointer.
+    pub wait_lock: u64,
+    /// `wait_event_info`, four bytes. Needed for 12 and 13 only; later versions export a pointer to it.
+    pub wait_event_info: u64,
+}
+
+use Activity as A;
+use BackendType as B;
+
+const TYPES_13: &[B] = &[
+    B::Unknown,
+    B::AutovacuumLauncher,
+    B::AutovacuumWorker,
+    B::Client,
+    B::BackgroundWorker,
+    B::BackgroundWriter,
+    B::Checkpointer,
+    B::Startup,
+    B::WalReceiver,
+    B::WalSender,
+    B::WalWriter,
+    B::Archiver,
+    B::StatsCollector,
+    B::Logger,
+];
+
+const ACTIVITIES_12: &[A] = &[
+    A::Undefined,
+    A::Idle,
+    A::Active,
+    A::IdleInTransaction,
+    A::FastPath,
+    A::IdleInAbortedTransaction,
+    A::Disabled,
+];
+
+/// The versions that pgpoke knows, from `src/include` of 12.2, 13.16, 14.24, 15.18, 16.15, 17.11 and 18.6.
+pub const LAYOUTS: &[Layout] = &[
+    Layout {
+        major: 12,
+        // 12 has the numbers but no MyBackendType; see `identity`.
+        backend_types: &[],
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 52,
+            lw_waiting: 78,
+            lw_wait_mode: 79,
+            wait_lock: 96,
+            wait_event_info: 676,
+        },
+    },
+    Layout {
+        major: 13,
+        backend_types: TYPES_13,
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 52,
+            lw_waiting: 78,
+            lw_wait_mode: 79,
+            wait_lock: 96,
+            wait_event_info: 684,
+        },
+    },
+    Layout {
+        major: 14,
+        backend_types: TYPES_13,
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 64,
+            lw_waiting: 94,
+            lw_wait_mode: 95,
+            wait_lock: 112,
+            wait_event_info: 712,
+        },
+    },
+    Layout {
+        major: 15,
+        backend_types: &[
+            B::Unknown,
+            B::AutovacuumLauncher,
+            B::AutovacuumWorker,
+            B::Client,
+            B::BackgroundWorker,
+            B::BackgroundWriter,
+            B::Checkpointer,
+            B::Startup,
+            B::WalReceiver,
+            B::WalSender,
+            B::WalWriter,
+            B::Archiver,
+            B::Logger,
+        ],
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 64,
+            lw_waiting: 94,
+            lw_wait_mode: 95,
+            wait_lock: 112,
+            wait_event_info: 712,
+        },
+    },
+    Layout {
+        major: 16,
+        backend_types: &[
+            B::Unknown,
+            B::Archiver,
+            B::AutovacuumLauncher,
+            B::AutovacuumWorker,
+            B::Client,
+            B::BackgroundWorker,
+            B::BackgroundWriter,
+            B::Checkpointer,
+            B::Logger,
+            B::Standalone,
+            B::Startup,
+            B::WalReceiver,
+            B::WalSender,
+            B::WalWriter,
+        ],
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 64,
+            lw_waiting: 94,
+            lw_wait_mode: 95,
+            wait_lock: 112,
+            wait_event_info: 712,
+        },
+    },
+    Layout {
+        major: 17,
+        backend_types: &[
+            B::Unknown,
+            B::Client,
+            B::AutovacuumLauncher,
+            B::AutovacuumWorker,
+            B::BackgroundWorker,
+            B::WalSender,
+            B::SlotSync,
+            B::Standalone,
+            B::Archiver,
+            B::BackgroundWriter,
+            B::Checkpointer,
+            B::Startup,
+            B::WalReceiver,
+            B::WalSummarizer,
+            B::WalWriter,
+            B::Logger,
+        ],
+        activities: ACTIVITIES_12,
+        pgproc: PgProc {
+            pid: 60,
+            lw_waiting: 90,
+            lw_wait_mode: 91,
+            wait_lock: 112,
+            wait_event_info: 712,
+        },
+    },
+    Layout {
+        major: 18,
+        backend_types: &[
+            B::Unknown,
+            B::Client,
+            B::DeadEnd,
+            B::AutovacuumLauncher,
+            B::AutovacuumWorker,
+            B::BackgroundWorker,
+            B::WalSender,
+            B::SlotSync,
+            B::Standalone,
+            B::Archiver,
+            B::BackgroundWriter,
+            B::Checkpointer,
+            B::IoWorker,
+            B::Startup,
+            B::WalReceiver,
+            B::WalSummarizer,
+            B::WalWriter,
+            B::Logger,
+        ],
+        activities: &[
+            A::Undefined,
+            A::Starting,
+            A::Idle,
+            A::Active,
+            A::IdleInTransaction,
+            A::FastPath,
+            A::IdleInAbortedTransaction,
+            A::Disabled,
+        ],
+        pgproc: PgProc {
+            pid: 60,
+            lw_waiting: 90,
+            lw_wait_mode: 91,
+            wait_lock: 112,
+            wait_event_info: 712,
+        },
+    },
+];
+
+/// Offsets in `PgBackendStatus`, the same from 12 to 19 (src/include/utils/backend_status.h; 12 and 13: pgstat.h).
+pub mod backend_status {
+    /// `st_changecount`, an int; odd while the entry is being written.
+    pub const CHANGE_COUNT: u64 = 0;
+    /// `st_procpid`, an int: what makes the others believable.
+    pub const PID: u64 = 4;
+    /// `st_activity_start_timestamp`, microseconds since 2000-01-01: tells one statement from the next.
+    pub const ACTIVITY_START: u64 = 32;
+    /// `st_state`, an int.
+    pub const STATE: u64 = 232;
+    /// `st_appname`, a pointer.
+    pub const APPLICATION_NAME: u64 = 240;
+    /// `st_activity_raw`, a pointer.
+    pub const ACTIVITY: u64 = 248;
+    /// As much of the entry as is read.
+    pub const SIZE: u64 = 256;
+}
+
+/// A server's version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// As the server prints it, for example `15.18 (Debian 15.18-0+deb12u1)`.
+    pub text: String,
+    /// The major version.
+    pub major: u32,
+}
+
+impl Version {
+    /// What the executable's `--version` text starts with (src/include/pg_config.h, PG_BACKEND_VERSIONSTR).
+    pub const PREFIX: &'static [u8] = b"postgres (PostgreSQL) ";
+
+    /// Reads the `--version` text, as found in the executable's constants.
+    pub fn parse(constant: &[u8]) -> Option<Self> {
+        let text = constant.strip_prefix(Self::PREFIX)?;
+        let end = text.iter().position(|b| *b == b'\n' || *b == 0)?;
+        let text = std::str::from_utf8(&text[..end]).ok()?;
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        Some(Version {
+            text: text.to_owned(),
+            major: text[..digits].parse().ok()?,
+        })
+    }
+
+    /// This version's row, if there is one.
+    pub fn layout(&self) -> Option<&'static Layout> {
+        LAYOUTS.iter().find(|l| l.major == self.major)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_as_servers_print_them() {
+        let parse = |t: &str| Version::parse(format!("postgres (PostgreSQL) {t}\n\0").as_bytes());
+        let debian = parse("15.18 (Debian 15.18-0+deb12u1)").unwrap();
+        assert_eq!(debian.major, 15);
+        assert_eq!(debian.text, "15.18 (Debian 15.18-0+deb12u1)");
+        assert_eq!(parse("19rc1").unwrap().major, 19);
+        assert_eq!(parse("20devel").unwrap().layout().map(|l| l.major), None);
+        assert_eq!(parse("devel"), None);
+        assert_eq!(Version::parse(b"postgres (PostgreSQL) 15"), None);
+        assert_eq!(Version::parse(b"psql (PostgreSQL) 15.1\n"), None);
+    }
+
+    #[test]
+    fn rows_are_sorted_and_name_the_kinds_that_matter() {
+        assert!(LAYOUTS.is_sorted_by_key(|l| l.major));
+        for layout in LAYOUTS.iter().filter(|l| l.major > 12) {
+            let number = |kind| layout.backend_types.iter().position(|t| *t == kind);
+            assert_eq!(number(B::Unknown), Some(0), "{}", layout.major);
+            for kind in [B::Client, B::Checkpointer, B::WalSender, B::Startup] {
+                assert!(number(kind).is_some(), "{} {kind}", layout.major);
+            }
+        }
+    }
+
+    #[test]
+    fn only_processes_whose_exit_status_1_is_no_crash_may_be_interrupted() {
+        assert!(B::Client.may_be_interrupted());
+        for kind in [
+            B::Postmaster,
+            B::Checkpointer,
+            B::Startup,
+            B::WalWriter,
+            B::Unknown,
+            B::Archiver,
+        ] {
+            assert!(!kind.may_be_interrupted(), "{kind}");
+        }
+    }
+}

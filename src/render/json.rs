@@ -1,0 +1,218 @@
+//! JSON, schema version 1: `docs/pgpoke.schema.json`. Fields are added, never renamed; unknown is null.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::assess::{Assessment, rules};
+use crate::intervene::{Outcome, Report};
+use crate::postgres::wait_class;
+use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
+
+/// The version of the schema.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The result of `pgpoke inspect`.
+pub fn inspection(snapshot: &Snapshot, assessment: &Assessment) -> String {
+    print(&Value::Object(common(snapshot, assessment)))
+}
+
+/// The result of `pgpoke interrupt`.
+pub fn intervention(snapshot: &Snapshot, assessment: &Assessment, report: &Report) -> String {
+    let mut object = common(snapshot, assessment);
+    if let Some(verdict) = report.verdict {
+        object.insert("verdict".into(), to_value(&verdict));
+    }
+    let millis = |d: std::time::Duration| d.as_secs_f64() * 1e3;
+    object.insert("outcome".into(), outcome(report.outcome).into());
+    object.insert("outcome_detail".into(), report.detail.clone().into());
+    object.insert("exit_status".into(), to_value(&report.exit_status));
+    object.insert("attempts".into(), report.attempts.into());
+    object.insert(
+        "server_restarted".into(),
+        to_value(&report.server_restarted),
+    );
+    object.insert("call_ms".into(), to_value(&report.call_time.map(millis)));
+    object.insert(
+        "stopped_ms".into(),
+        (snapshot.stopped_ms + millis(report.stopped)).into(),
+    );
+    print(&Value::Object(object))
+}
+
+/// What is said in JSON when nothing could be judged.
+pub fn failure(
+    pid: i32,
+    outcome: Option<&str>,
+    message: &str,
+    detail: Option<&str>,
+    hint: Option<&str>,
+) -> String {
+    let mut object = Map::new();
+    object.insert("schema_version".into(), SCHEMA_VERSION.into());
+    object.insert("pid".into(), pid.into());
+    object.insert("verdict".into(), Value::Null);
+    object.insert(
+        "error".into(),
+        json!({ "message": message, "detail": detail, "hint": hint }),
+    );
+    if let Some(outcome) = outcome {
+        object.insert("outcome".into(), outcome.into());
+    }
+    print(&Value::Object(object))
+}
+
+/// The outcome's stable name.
+pub fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Cancelled => "cancelled",
+        Outcome::Terminated => "terminated",
+        Outcome::BarrierAccepted => "barrier-accepted",
+        Outcome::ObeyedSignal => "obeyed-signal",
+        Outcome::Returned => "returned",
+        Outcome::Refused => "refused",
+        Outcome::Pointless => "pointless",
+        Outcome::TimedOut => "timed-out",
+        Outcome::Crashed => "crashed",
+        Outcome::DryRun => "dry-run",
+    }
+}
+
+fn print(value: &Value) -> String {
+    // A Value always serialises.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+fn to_value<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
+    let b = &s.backend;
+    let v = &s.variables;
+    let p = &s.process;
+    let object = json!({
+        "schema_version": SCHEMA_VERSION,
+        "pid": s.pid,
+        "verdict": a.verdict,
+        "verdict_if": a.verdict_if,
+        "interrupt": a.interrupt,
+        "cause": a.cause,
+        "checks": a.checks,
+        "advice": a.advice,
+        "backend": {
+            "type": b.backend_type,
+            "server_version": b.server_version,
+            "data_directory": b.data_directory,
+            "database": b.database,
+            "user": b.user,
+            "client": b.client,
+            "application_name": b.application_name,
+            "state": b.activity,
+            "query": b.query,
+            "container": b.container,
+            "pid_in_container": b.pid_in_container,
+            "postmaster_pid": b.postmaster_pid,
+        },
+        "interrupts": {
+            "interrupt_pending": v.interrupt_pending,
+            "query_cancel_pending": v.query_cancel_pending,
+            "proc_die_pending": v.proc_die_pending,
+            "proc_signal_barrier_pending": v.proc_signal_barrier_pending,
+            "interrupt_holdoff_count": v.interrupt_holdoff_count,
+            "query_cancel_holdoff_count": v.query_cancel_holdoff_count,
+            "crit_section_count": v.crit_section_count,
+        },
+        "locks": locks(s),
+        "signals": signals(&s.signals),
+        "process": {
+            "state": p.state,
+            "wait_channel": p.wait_channel,
+            "syscall": p.syscall.as_ref().map(|c| &c.name),
+            "threads": p.threads,
+            "cpu_percent": p.cpu_percent,
+            "tracer": (p.tracer != 0).then_some(p.tracer),
+        },
+        "stopped_ms": s.stopped_ms,
+        "stack": stack(s),
+        "stack_complete": s.stack.as_ref().is_some_and(|s| s.complete),
+    });
+    match object {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn locks(s: &Snapshot) -> Value {
+    let frames = s.stack.as_ref().map(|s| &s.frames[..]);
+    let waits = frames.is_some_and(|f| rules::LWLOCK_WAIT.find(f).is_some());
+    let class = s.variables.wait_event_info.map(|w| w >> 24);
+    let tranche = s
+        .variables
+        .wait_event_info
+        .filter(|_| class == Some(wait_class::LWLOCK));
+    json!({
+        // Holding one holds interrupts off; how many are held then is not known.
+        "lwlocks_held": (s.variables.interrupt_holdoff_count == Some(0)).then_some(0),
+        "waiting_for": waits.then(|| json!({
+            "tranche": tranche.map(|t| (t & 0xffff).to_string()),
+            "mode": s.variables.lw_wait_mode.map(|m| match m {
+                0 => "exclusive",
+                1 => "shared",
+                _ => "until-free",
+            }),
+            "holders": Value::Null,
+        })),
+        "spinlock": frames.map(|f| match rules::SPINLOCK_WAIT.find(f) {
+            Some(_) => "waiting",
+            None => "none",
+        }),
+    })
+}
+
+fn signals(signals: &Signals) -> Value {
+    let handler = |signal: i32| -> Option<&Handler> {
+        signals
+            .handlers
+            .as_ref()?
+            .iter()
+            .find(|h| h.signal == signal)
+    };
+    let describe = |signal| {
+        let h = handler(signal);
+        json!({
+            "handler": h.map(|h| h.address),
+            "module": h.and_then(|h| h.module.as_ref()),
+            "function": h.and_then(|h| h.function.as_ref()),
+            "expected": h.map(|h| h.expected),
+        })
+    };
+    json!({
+        "SIGINT": describe(libc::SIGINT),
+        "SIGTERM": describe(libc::SIGTERM),
+        "SIGUSR1": describe(libc::SIGUSR1),
+        "blocked": signals.blocked.map(signal_names),
+        "pending": signals.pending.map(signal_names),
+    })
+}
+
+fn stack(s: &Snapshot) -> Vec<Value> {
+    let frames = s.stack.iter().flat_map(|s| &s.frames);
+    frames
+        .enumerate()
+        .map(|(index, f)| {
+            json!({
+                "index": index,
+                "ip": f.ip,
+                "module": f.module,
+                "offset": f.offset,
+                "function": f.function,
+                "inlined": f.inlined,
+                "file": f.file,
+                "line": f.line,
+                "symbol_source": f.symbol_source,
+                "found_by": f.found_by,
+                "signal_frame": f.signal_frame,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,4 @@
+//! An assessment and an outcome as text or as JSON. Never sees a process.
+
+pub mod json;
+pub mod text;

@@ -1,0 +1,435 @@
+//! Text for a person: the verdict first, one sentence why, then the evidence, then what to type next.
+
+use std::fmt::Write;
+
+use super::json;
+use crate::assess::{Assessment, Interrupt, Status, Verdict};
+use crate::intervene::{Outcome, Report};
+use crate::snapshot::{Frame, Snapshot, signal_names};
+
+/// How many frames are shown unless all are asked for.
+const SHORT_STACK: usize = 12;
+/// How much of a statement is shown.
+const SHORT_QUERY: usize = 200;
+
+/// The result of `pgpoke inspect`.
+pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
+    let mut out = String::new();
+    verdict(&mut out, a);
+    cause(&mut out, a);
+    who(&mut out, s);
+    interrupts(&mut out, s);
+    process(&mut out, s);
+    signals(&mut out, s);
+    stack(&mut out, s, whole_stack);
+    checks(&mut out, a);
+    next(&mut out, a);
+    if s.stopped_ms > 0.0 {
+        line(
+            &mut out,
+            "stood still",
+            &format!("for {:.2} ms", s.stopped_ms),
+        );
+    }
+    out
+}
+
+/// The result of `pgpoke interrupt`.
+pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        "outcome",
+        &format!("{}: {}", json::outcome(r.outcome), printable(&r.detail)),
+    );
+    match r.outcome {
+        Outcome::Refused | Outcome::Pointless | Outcome::DryRun => {
+            cause(&mut out, a);
+            who(&mut out, s);
+            interrupts(&mut out, s);
+            stack(&mut out, s, false);
+            next(&mut out, a);
+        }
+        _ => who(&mut out, s),
+    }
+    match r.server_restarted {
+        Some(true) => line(
+            &mut out,
+            "server",
+            "ENDED ALL SESSIONS AND IS GOING THROUGH CRASH RECOVERY",
+        ),
+        Some(false) => line(&mut out, "server", "runs on; nothing was restarted"),
+        None => {}
+    }
+    if r.attempts > 0 {
+        let looks = if r.attempts == 1 { "look" } else { "looks" };
+        let call = r.call_time.map_or_else(String::new, |t| {
+            format!(
+                "; from the last stop to the outcome {:.2} ms",
+                t.as_secs_f64() * 1e3
+            )
+        });
+        let still = s.stopped_ms + r.stopped.as_secs_f64() * 1e3;
+        line(
+            &mut out,
+            "stood still",
+            &format!("for {still:.2} ms in all, for {} {looks}{call}", r.attempts),
+        );
+    }
+    out
+}
+
+/// The question before stepping in: who is hit, what will happen, and what cannot be known.
+pub fn question(s: &Snapshot, a: &Assessment) -> String {
+    let mut out = String::new();
+    verdict(&mut out, a);
+    cause(&mut out, a);
+    who(&mut out, s);
+    stack(&mut out, s, false);
+    line(&mut out, "will happen", &effect(s, a.interrupt));
+    if a.verdict != Verdict::Safe {
+        line(
+            &mut out,
+            "",
+            "only if a moment is found at which every check passes",
+        );
+    }
+    line(
+        &mut out,
+        "not known",
+        "what the interrupted code leaves behind: memory, files or connections that are its own",
+    );
+    let _ = write!(out, "Go on? [y/N] ");
+    out
+}
+
+fn effect(s: &Snapshot, interrupt: Interrupt) -> String {
+    let session = match (&s.backend.user, &s.backend.database) {
+        (Some(user), Some(database)) => format!(
+            "the session of {} in {}",
+            printable(user),
+            printable(database)
+        ),
+        _ => format!("the {}", s.backend.backend_type),
+    };
+    match interrupt {
+        Interrupt::Terminate => format!(
+            "{session} ends with \"terminating connection due to administrator command\"; its transaction is rolled back"
+        ),
+        Interrupt::Cancel => format!(
+            "the statement of {session} fails with \"canceling statement due to user request\"; the session goes on"
+        ),
+        Interrupt::Barrier => "it accepts a ProcSignalBarrier; nothing ends".into(),
+        Interrupt::Nothing => "nothing".into(),
+    }
+}
+
+/// One labelled line; without a label it goes on where the one before began.
+fn line(out: &mut String, label: &str, text: &str) {
+    let _ = writeln!(out, "{label:<12} {text}");
+}
+
+fn verdict(out: &mut String, a: &Assessment) {
+    let what = match a.interrupt {
+        Interrupt::Nothing => "nothing is pending".to_owned(),
+        what => format!("a {what} is pending"),
+    };
+    let why = match a.verdict {
+        Verdict::Safe => format!("{what}, and every check passed at this instruction"),
+        _ => {
+            let mut reasons: Vec<String> = a
+                .objections()
+                .map(|c| format!("{}: {}", c.code, printable(&c.detail)))
+                .collect();
+            if a.interrupt != Interrupt::Nothing {
+                reasons.insert(0, what);
+            }
+            reasons.join("; ")
+        }
+    };
+    line(
+        out,
+        "verdict",
+        &format!("{} – {why}", a.verdict.to_string().to_uppercase()),
+    );
+    if a.verdict_if.cancel != a.verdict || a.verdict_if.terminate != a.verdict {
+        line(
+            out,
+            "",
+            &format!(
+                "a cancel would be {}, a terminate {}",
+                a.verdict_if.cancel, a.verdict_if.terminate
+            ),
+        );
+    }
+}
+
+fn cause(out: &mut String, a: &Assessment) {
+    line(
+        out,
+        "cause",
+        &format!("{}: {}", a.cause.code, printable(&a.cause.summary)),
+    );
+    for evidence in &a.cause.evidence {
+        line(out, "", &format!("- {}", printable(evidence)));
+    }
+}
+
+fn who(out: &mut String, s: &Snapshot) {
+    let b = &s.backend;
+    let mut text = format!("{}, PID {}", b.backend_type, s.pid);
+    if let Some(inner) = b.pid_in_container {
+        let _ = write!(text, " ({inner} inside its container)");
+    }
+    if let Some(version) = &b.server_version {
+        let _ = write!(text, ", PostgreSQL {}", printable(version));
+    }
+    line(out, "backend", &text);
+    let mut server = Vec::new();
+    server.extend(b.postmaster_pid.map(|p| format!("postmaster {p}")));
+    server.extend(
+        b.data_directory
+            .as_ref()
+            .map(|d| format!("data directory {}", printable(&d.to_string_lossy()))),
+    );
+    if !server.is_empty() {
+        line(out, "", &server.join(", "));
+    }
+    let mut session = Vec::new();
+    for (name, value) in [
+        ("user", &b.user),
+        ("database", &b.database),
+        ("client", &b.client),
+        ("application", &b.application_name),
+    ] {
+        session.extend(value.as_ref().map(|v| format!("{name} {}", printable(v))));
+    }
+    if session.is_empty() && !b.title.is_empty() {
+        session.push(printable(&b.title));
+    }
+    if !session.is_empty() {
+        line(out, "", &session.join(", "));
+    }
+    if let Some(query) = &b.query {
+        let state = b.activity.map_or_else(String::new, |a| format!("{a}: "));
+        line(
+            out,
+            "",
+            &format!("{state}{}", shorten(&printable(query), SHORT_QUERY)),
+        );
+    }
+}
+
+fn interrupts(out: &mut String, s: &Snapshot) {
+    let v = &s.variables;
+    let pending = |name: &str, flag: Option<bool>| {
+        let set = match flag {
+            Some(true) => "pending",
+            Some(false) => "not pending",
+            None => "unknown",
+        };
+        format!("{name} {set}")
+    };
+    let count = |n: Option<u32>| n.map_or("unknown".into(), |n| n.to_string());
+    line(
+        out,
+        "interrupts",
+        &format!(
+            "{}, {}, {}",
+            pending("cancel", v.query_cancel_pending),
+            pending("terminate", v.proc_die_pending),
+            pending("barrier", v.proc_signal_barrier_pending)
+        ),
+    );
+    line(
+        out,
+        "",
+        &format!(
+            "InterruptHoldoffCount {}, QueryCancelHoldoffCount {}, CritSectionCount {}",
+            count(v.interrupt_holdoff_count),
+            count(v.query_cancel_holdoff_count),
+            count(v.crit_section_count)
+        ),
+    );
+}
+
+fn process(out: &mut String, s: &Snapshot) {
+    let p = &s.process;
+    let mut parts = Vec::new();
+    parts.extend(p.state.map(|c| format!("state {c}")));
+    parts.extend(p.cpu_percent.map(|c| format!("{c:.0} % CPU")));
+    parts.extend(p.threads.map(|n| {
+        if n == 1 {
+            "1 thread".into()
+        } else {
+            format!("{n} threads")
+        }
+    }));
+    if let Some(call) = &p.syscall {
+        let mut text = format!("in {}()", call.name);
+        if let Some(fd) = call.descriptor {
+            let _ = write!(text, " on descriptor {fd}");
+        }
+        if let Some(target) = &call.target {
+            let _ = write!(text, " ({})", printable(target));
+        }
+        parts.push(text);
+    }
+    parts.extend(
+        p.wait_channel
+            .as_ref()
+            .map(|w| format!("kernel wait channel {w}")),
+    );
+    line(out, "process", &parts.join(", "));
+}
+
+fn signals(out: &mut String, s: &Snapshot) {
+    let mut parts: Vec<String> = Vec::new();
+    match &s.signals.handlers {
+        None => parts.push("handlers unknown".into()),
+        Some(handlers) if handlers.iter().all(|h| h.expected) => {
+            parts.push("PostgreSQL's own handlers".into())
+        }
+        Some(_) => parts.push("handlers replaced (see below)".into()),
+    }
+    // SIGURG is always blocked from 14 on: it is read through a signalfd (src/backend/storage/ipc/latch.c).
+    let blocked = s.signals.blocked.unwrap_or(0) & !(1 << (libc::SIGURG - 1));
+    if blocked != 0 {
+        parts.push(format!("blocked: {}", signal_names(blocked).join(", ")));
+    }
+    let waiting = s.signals.pending.unwrap_or(0) & !(1 << (libc::SIGURG - 1));
+    if waiting != 0 {
+        parts.push(format!(
+            "waiting to be delivered: {}",
+            signal_names(waiting).join(", ")
+        ));
+    }
+    line(out, "signals", &parts.join("; "));
+}
+
+fn stack(out: &mut String, s: &Snapshot, whole: bool) {
+    let Some(stack) = &s.stack else {
+        line(out, "stack", "not looked at");
+        return;
+    };
+    let frames = &stack.frames;
+    let complete = if stack.complete {
+        "complete"
+    } else {
+        "INCOMPLETE"
+    };
+    line(
+        out,
+        "stack",
+        &format!("{} frames, {complete}", frames.len()),
+    );
+    let shown = if whole || frames.len() <= SHORT_STACK + 2 {
+        frames.len()
+    } else {
+        SHORT_STACK
+    };
+    for (index, frame) in frames.iter().enumerate().take(shown) {
+        frame_line(out, index, frame);
+    }
+    if shown < frames.len() {
+        let _ = writeln!(
+            out,
+            "  … {} more (--stack shows them)",
+            frames.len() - shown
+        );
+    }
+}
+
+fn frame_line(out: &mut String, index: usize, f: &Frame) {
+    let name = match (&f.function, f.function_start) {
+        (Some(name), _) => printable(
+            &rustc_demangle::try_demangle(name).map_or_else(|_| name.clone(), |d| format!("{d:#}")),
+        ),
+        (None, Some(start)) => format!("?? (function at {start})"),
+        (None, None) => "??".into(),
+    };
+    let place = match (&f.file, f.line) {
+        (Some(file), Some(line)) => {
+            let file = file.rsplit('/').next().unwrap_or(file);
+            format!(" at {}:{line}", printable(file))
+        }
+        _ => String::new(),
+    };
+    let mark = match (f.inlined, f.signal_frame) {
+        (true, _) => " (inlined)",
+        (_, true) => " <signal handler called>",
+        _ => "",
+    };
+    let guess = if f.found_by == crate::unwind::FoundBy::FramePointer {
+        " (a guess)"
+    } else {
+        ""
+    };
+    let offset = f.offset.map_or_else(String::new, |o| format!("+{o}"));
+    let _ = writeln!(
+        out,
+        "  #{index:<3} {} {name}{mark}{place}  {}{offset}{guess}",
+        f.ip,
+        printable(f.module_name())
+    );
+}
+
+fn checks(out: &mut String, a: &Assessment) {
+    let passed = a.checks.iter().filter(|c| c.status == Status::Pass).count();
+    line(
+        out,
+        "checks",
+        &format!("{passed} of {} pass", a.checks.len()),
+    );
+    for check in &a.checks {
+        let mark = match check.status {
+            Status::Pass => continue,
+            Status::Warn => "warn",
+            Status::Fail => "FAIL",
+            Status::Unknown => "unknown",
+        };
+        line(
+            out,
+            "",
+            &format!("{mark}: {}: {}", check.code, printable(&check.detail)),
+        );
+    }
+}
+
+fn next(out: &mut String, a: &Assessment) {
+    let mut label = "next";
+    for advice in &a.advice {
+        line(out, label, &printable(advice));
+        label = "";
+    }
+}
+
+/// Text of another process's, made fit for a terminal: control characters would be obeyed by it.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' | '\r' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_process_wrote_cannot_drive_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb c");
+        assert_eq!(shorten("äöü", 2), "äö…");
+        assert_eq!(shorten("äöü", 3), "äöü");
+    }
+}

@@ -1,0 +1,261 @@
+//! Everything that was learned of a backend, as plain data: what [`crate::assess`] judges and what fixtures hold.
+//!
+//! A field that could not be learned is `None`: never a default that looks like an answer.
+
+mod take;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::{ModuleKind, SymbolSource};
+use crate::memory::Avma;
+use crate::postgres::{Activity, BackendType};
+use crate::process::syscalls::BlockedCall;
+use crate::unwind::{FoundBy, StackEnd};
+pub use take::{Capture, HANDLED_SIGNALS, Plan, look};
+
+/// One backend at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its PID in our PID namespace.
+    pub pid: i32,
+    /// Who it is.
+    pub backend: BackendFacts,
+    /// What the kernel says of the process.
+    pub process: ProcessFacts,
+    /// The server's variables in it.
+    pub variables: Variables,
+    /// Its signals.
+    pub signals: Signals,
+    /// Its stack; none if it was not stopped.
+    pub stack: Option<Stack>,
+    /// How long it stood still for us, in milliseconds.
+    pub stopped_ms: f64,
+    /// What further looks found on the stack: each function, described, innermost first.
+    #[serde(default)]
+    pub samples: Vec<Vec<String>>,
+}
+
+impl Snapshot {
+    /// Takes over where the backend was at a further look.
+    pub fn add_sample(&mut self, other: &Snapshot) {
+        self.stopped_ms += other.stopped_ms;
+        let frames = other.stack.iter().flat_map(|s| &s.frames);
+        self.samples.push(frames.map(Frame::describe).collect());
+    }
+}
+
+/// Who a backend is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendFacts {
+    /// What it is for.
+    pub backend_type: BackendType,
+    /// The server's version, as it prints it.
+    pub server_version: Option<String>,
+    /// Whether this major version has a row in our tables.
+    pub version_known: bool,
+    /// Why its interrupt model is not the classic one, if it is not.
+    pub model_objection: Option<String>,
+    /// The server's data directory.
+    pub data_directory: Option<PathBuf>,
+    /// Database, where the title in ps tells.
+    pub database: Option<String>,
+    /// User, likewise.
+    pub user: Option<String>,
+    /// Client address and port, or `[local]`.
+    pub client: Option<String>,
+    /// `application_name`.
+    pub application_name: Option<String>,
+    /// What it says that it does.
+    pub activity: Option<Activity>,
+    /// When its present statement (or state) began, in microseconds since 2000-01-01: tells one from the next.
+    pub statement_start: Option<i64>,
+    /// The text of its statement.
+    pub query: Option<String>,
+    /// Its title in ps.
+    pub title: String,
+    /// The container it lives in, where the control group tells.
+    pub container: Option<String>,
+    /// Its PID in the innermost PID namespace, where that is not ours.
+    pub pid_in_container: Option<i32>,
+    /// Its postmaster's PID; none if that is gone.
+    pub postmaster_pid: Option<i32>,
+}
+
+/// What the kernel says of the process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// Its state before we touched it, one letter as in ps.
+    pub state: Option<char>,
+    /// Who traces it (apart from us); 0 for no one.
+    pub tracer: i32,
+    /// How many threads it has.
+    pub threads: Option<u64>,
+    /// The kernel function it sleeps in.
+    pub wait_channel: Option<String>,
+    /// The system call it is in.
+    pub syscall: Option<BlockedCall>,
+    /// The share of one processor that it used from the first to the last of several samples, in percent.
+    pub cpu_percent: Option<f64>,
+    /// Whether we tried to stop it and it would not, in time.
+    pub would_not_stop: bool,
+}
+
+/// The server's variables that decide what an interrupt does (src/backend/utils/init/globals.c and others).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variables {
+    /// `InterruptPending`
+    pub interrupt_pending: Option<bool>,
+    /// `QueryCancelPending`
+    pub query_cancel_pending: Option<bool>,
+    /// `ProcDiePending`
+    pub proc_die_pending: Option<bool>,
+    /// `ProcSignalBarrierPending` (13 and later)
+    pub proc_signal_barrier_pending: Option<bool>,
+    /// `InterruptHoldoffCount`
+    pub interrupt_holdoff_count: Option<u32>,
+    /// `QueryCancelHoldoffCount`
+    pub query_cancel_holdoff_count: Option<u32>,
+    /// `CritSectionCount`
+    pub crit_section_count: Option<u32>,
+    /// `proc_exit_inprogress`
+    pub proc_exit_in_progress: Option<bool>,
+    /// `ClientAuthInProgress`
+    pub client_auth_in_progress: Option<bool>,
+    /// `PG_exception_stack`: where an ERROR would jump to; 0 if nowhere.
+    pub exception_stack: Option<Avma>,
+    /// `CurrentMemoryContext == ErrorContext`: in the middle of reporting an error.
+    pub in_error_context: Option<bool>,
+    /// `wait_event_info`: what it says that it waits for.
+    pub wait_event_info: Option<u32>,
+    /// `PGPROC.lwWaiting`: waits for an LWLock.
+    pub lw_waiting: Option<bool>,
+    /// `PGPROC.lwWaitMode`
+    pub lw_wait_mode: Option<u8>,
+    /// `PGPROC.waitLock`: waits for a heavyweight lock.
+    pub waits_for_lock: Option<bool>,
+}
+
+/// The signals of a backend. Sets have bit `n - 1` for signal `n`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signals {
+    /// Blocked.
+    pub blocked: Option<u64>,
+    /// Sent, not yet delivered.
+    pub pending: Option<u64>,
+    /// Having a handler.
+    pub caught: Option<u64>,
+    /// Ignored.
+    pub ignored: Option<u64>,
+    /// The handlers of SIGINT, SIGTERM and SIGUSR1; none if they were not asked for or could not be.
+    pub handlers: Option<Vec<Handler>>,
+}
+
+/// The disposition of one signal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handler {
+    /// The signal's number.
+    pub signal: i32,
+    /// The handler's address; 0 is the default action, 1 is to ignore it.
+    pub address: Avma,
+    /// The module it lies in.
+    pub module: Option<String>,
+    /// The function, or what the address means.
+    pub function: Option<String>,
+    /// Whether it is the one that PostgreSQL installs in this kind of process.
+    pub expected: bool,
+}
+
+/// Where in the code it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// Why it ends where it does.
+    pub end: StackEnd,
+    /// Every frame up to the root is known for sure.
+    pub complete: bool,
+    /// It was in a system call, or between two instructions of a program.
+    pub in_syscall: bool,
+    /// It was in a group-stop when we looked.
+    pub group_stop: bool,
+    /// How many bytes are left below the stack pointer on the main stack; none on another stack.
+    pub room: Option<u64>,
+    /// Where an ERROR would jump to lies further up on this stack.
+    pub exception_stack_above: Option<bool>,
+}
+
+/// One function on the stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// The program counter, or for callers the return address.
+    pub ip: Avma,
+    /// The path of the image.
+    pub module: Option<String>,
+    /// What part the image plays.
+    pub kind: ModuleKind,
+    /// The address in the image's own terms.
+    pub offset: Option<Avma>,
+    /// The function's name.
+    pub function: Option<String>,
+    /// Where the function starts, in the image's own terms, by its call-frame information.
+    pub function_start: Option<Avma>,
+    /// Where the name comes from.
+    pub symbol_source: Option<SymbolSource>,
+    /// Compiled into its caller: has no frame of its own.
+    pub inlined: bool,
+    /// Source file.
+    pub file: Option<String>,
+    /// Source line.
+    pub line: Option<u32>,
+    /// How it was found.
+    pub found_by: FoundBy,
+    /// The kernel's frame for a signal handler.
+    pub signal_frame: bool,
+    /// A jump across it would skip something that it wants to clean up (C++, Rust).
+    pub has_cleanup: bool,
+}
+
+impl Frame {
+    /// The last part of the image's path.
+    pub fn module_name(&self) -> &str {
+        let path = self.module.as_deref().unwrap_or("");
+        path.rsplit('/').next().unwrap_or(path)
+    }
+
+    /// How to name it in a sentence: `function in module`, or what is known instead.
+    pub fn describe(&self) -> String {
+        match (&self.function, self.kind) {
+            (Some(f), ModuleKind::Server) => format!("{f}()"),
+            (Some(f), ModuleKind::Anonymous) => format!("{f}()"),
+            (Some(f), _) => format!("{f}() in {}", self.module_name()),
+            (None, ModuleKind::Anonymous) => format!("code without a file at {}", self.ip),
+            (None, _) => match (self.function_start, self.offset) {
+                (Some(start), _) => {
+                    format!("an unnamed function at {}+{start}", self.module_name())
+                }
+                (None, Some(offset)) => format!("{}+{offset}", self.module_name()),
+                (None, None) => format!("code at {}", self.ip),
+            },
+        }
+    }
+}
+
+impl Signals {
+    /// Whether `signal` is in `set`; none where the set is unknown.
+    pub fn has(set: Option<u64>, signal: i32) -> Option<bool> {
+        Some(set? >> (signal - 1) & 1 == 1)
+    }
+}
+
+/// The names of the signals in a set.
+pub fn signal_names(set: u64) -> Vec<String> {
+    (1..=64)
+        .filter(|n| set >> (n - 1) & 1 == 1)
+        .map(|n| {
+            nix::sys::signal::Signal::try_from(n)
+                .map_or_else(|_| format!("SIG{n}"), |s| s.as_str().to_owned())
+        })
+        .collect()
+}

@@ -1,0 +1,613 @@
+//! Taking a snapshot: the one place that stops a backend to look at it.
+//!
+//! What may take time comes before the stop ([`Plan::new`]) or after it ([`Plan::interpret`]); during the stop
+//! ([`Plan::capture`]) bytes are copied and nothing else.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
+use crate::image::{AddressSpace, ModuleKind, SymbolSource};
+use crate::memory::{Avma, CapturedMemory, Memory};
+use crate::postgres::{Backend, BackendType, Postmaster, backend_status};
+use crate::process::Process;
+use crate::process::syscalls::BlockedCall;
+use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
+use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TraceError};
+use crate::unwind::{RawFrame, RawStack, StackEnd, unwind};
+
+/// The signals whose handlers matter: what cancels, what terminates, and what a borrowed frame rides on.
+pub const HANDLED_SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
+
+/// The most of a stack that is copied. Linux's usual limit for a main stack is 8 MiB, and PostgreSQL's
+/// max_stack_depth stays below that.
+const MOST_STACK: u64 = 8 << 20;
+
+/// The most of a statement's text that is read (`track_activity_query_size` may be up to 1 MiB).
+const MOST_QUERY: usize = 16 << 10;
+
+/// The variables that are copied at each stop, with their sizes in bytes.
+const VARIABLES: [(&str, usize); 14] = [
+    ("InterruptPending", 4),
+    ("QueryCancelPending", 4),
+    ("ProcDiePending", 4),
+    ("ProcSignalBarrierPending", 4),
+    ("InterruptHoldoffCount", 4),
+    ("QueryCancelHoldoffCount", 4),
+    ("CritSectionCount", 4),
+    ("proc_exit_inprogress", 1),
+    ("ClientAuthInProgress", 1),
+    ("PG_exception_stack", 8),
+    ("CurrentMemoryContext", 8),
+    ("ErrorContext", 8),
+    ("MyProcPid", 4),
+    ("debug_query_string", 8),
+];
+
+/// How many bytes of `PGPROC` are read: all fields of interest are within.
+const PGPROC_SIZE: usize = 720;
+
+/// What is to be copied in a stop, worked out before it.
+#[derive(Debug)]
+pub struct Plan<'b, 'p> {
+    /// The backend.
+    pub backend: &'b Backend<'p>,
+    ranges: Vec<(Avma, usize)>,
+    my_proc: Option<Avma>,
+    status_entry: Option<Avma>,
+    wait_event: Option<Avma>,
+    status: Option<File>,
+    libc: Option<Libc>,
+    stack_limit: Option<u64>,
+    facts: ProcessFacts,
+}
+
+/// What one stop gave: bytes, not yet understood.
+#[derive(Debug)]
+pub struct Capture {
+    /// The general registers.
+    pub registers: Registers,
+    unwind_registers: UnwindRegisters,
+    memory: CapturedMemory,
+    blocked: u64,
+    group_stop: bool,
+    status: String,
+}
+
+impl Capture {
+    /// A set of signals from `/proc/PID/status`, as it was during the stop.
+    fn signal_set(&self, name: &str) -> Option<u64> {
+        field(&self.status, name).and_then(|t| u64::from_str_radix(t, 16).ok())
+    }
+
+    /// Memory as it was during the stop.
+    pub fn memory(&self) -> &dyn Memory {
+        &self.memory
+    }
+}
+
+impl<'b, 'p> Plan<'b, 'p> {
+    /// Follows the pointers that stay the same for a backend's life, and looks at what `/proc` tells.
+    pub fn new(backend: &'b Backend<'p>) -> Self {
+        let process = backend.process;
+        let globals = &backend.globals;
+        let pointer = |name: &str| {
+            let value = backend.memory.read_u64(globals.get(name)?).ok()?;
+            (value != 0).then_some(Avma(value))
+        };
+        let my_proc = pointer("MyProc");
+        let status_entry = pointer("MyBEEntry");
+        let layout = backend.version.as_ref().and_then(|v| v.layout());
+        let wait_event = pointer("my_wait_event_info")
+            .or_else(|| Some(my_proc?.offset(layout?.pgproc.wait_event_info as i64)));
+
+        let mut ranges: Vec<(Avma, usize)> = VARIABLES
+            .iter()
+            .filter_map(|(name, size)| Some((globals.get(name)?, *size)))
+            .collect();
+        ranges.extend(my_proc.map(|at| (at, PGPROC_SIZE)));
+        ranges.extend(status_entry.map(|at| (at, backend_status::SIZE as usize)));
+        ranges.extend(wait_event.map(|at| (at, 4)));
+        Plan {
+            backend,
+            ranges,
+            my_proc,
+            status_entry,
+            wait_event,
+            status: process.open_file("status").ok(),
+            libc: Libc::find(backend),
+            stack_limit: process.stack_limit().ok().flatten(),
+            facts: look(process),
+        }
+    }
+
+    /// Loads the image at `at`, where a stack ended for lack of it. Never while the backend stands still.
+    pub fn learn(&self, at: Avma) {
+        self.backend.space.load_at(at, &self.backend.memory);
+    }
+
+    /// What `/proc` told when the plan was made.
+    pub fn facts(&self) -> &ProcessFacts {
+        &self.facts
+    }
+
+    /// Copies everything out of the stopped backend.
+    pub fn capture(&self, stopped: &Stopped) -> Result<Capture, TraceError> {
+        let registers = stopped.registers()?;
+        let blocked = stopped.signal_mask()?;
+        let low = registers.sp().offset(-(arch::RED_ZONE as i64));
+        let size = self
+            .stack_end(registers.sp())
+            .map_or(0, |end| end.0.saturating_sub(low.0).min(MOST_STACK));
+        let mut stack = vec![0; size as usize];
+        let mut values: Vec<Vec<u8>> = self.ranges.iter().map(|(_, size)| vec![0; *size]).collect();
+        let mut requests: Vec<(Avma, &mut [u8])> = self
+            .ranges
+            .iter()
+            .zip(&mut values)
+            .map(|((at, _), buf)| (*at, &mut buf[..]))
+            .collect();
+        requests.push((low, &mut stack));
+        let filled = self.backend.memory.read_batch(&mut requests);
+
+        let mut memory = CapturedMemory::default();
+        let ranges = self.ranges.iter().map(|(at, _)| *at).chain([low]);
+        for ((at, bytes), filled) in ranges.zip(values.into_iter().chain([stack])).zip(filled) {
+            if filled {
+                memory.add(at, bytes);
+            }
+        }
+        let mut status = vec![0; 4096];
+        let read = self
+            .status
+            .as_ref()
+            .and_then(|f| f.read_at(&mut status, 0).ok());
+        status.truncate(read.unwrap_or(0));
+        Ok(Capture {
+            unwind_registers: registers.for_unwinding(),
+            registers,
+            memory,
+            blocked,
+            group_stop: stopped.in_group_stop(),
+            status: String::from_utf8_lossy(&status).into_owned(),
+        })
+    }
+
+    /// Where the stack that `sp` is on ends. The main stack may have grown below the mapping that we know.
+    fn stack_end(&self, sp: Avma) -> Option<Avma> {
+        let mappings = self.backend.space.mappings();
+        let at = mappings.partition_point(|m| m.end <= sp);
+        let mapping = mappings.get(at)?;
+        (mapping.contains(sp) || mapping.path.as_os_str() == "[stack]").then_some(mapping.end)
+    }
+
+    /// How many bytes the main stack may still grow, if `sp` is on it.
+    fn room(&self, sp: Avma) -> Option<u64> {
+        let mut mappings = self.backend.space.mappings().iter();
+        let stack = mappings.find(|m| m.path.as_os_str() == "[stack]")?;
+        if self.stack_end(sp) != Some(stack.end) {
+            return None;
+        }
+        let limit = self.stack_limit.unwrap_or(MOST_STACK);
+        Some(sp.0.saturating_sub(stack.end.0.saturating_sub(limit)))
+    }
+
+    /// Understands what was captured. With `lines` also inlined functions and source lines, which takes reading
+    /// debug information: not while the backend stands still.
+    pub fn interpret(&self, capture: &Capture, lines: bool, stopped_for: Duration) -> Snapshot {
+        let variables = self.variables(&capture.memory);
+        let mut process = self.facts.clone();
+        process.threads = field(&capture.status, "Threads")
+            .and_then(|t| t.parse().ok())
+            .or(process.threads);
+        process.syscall = capture
+            .registers
+            .syscall()
+            .map(|n| BlockedCall::from_registers(n, capture.registers.first_argument()));
+        let set = |name| capture.signal_set(name);
+        let signals = Signals {
+            blocked: Some(capture.blocked),
+            pending: set("SigPnd").zip(set("ShdPnd")).map(|(a, b)| a | b),
+            caught: set("SigCgt"),
+            ignored: set("SigIgn"),
+            handlers: None,
+        };
+        let stack = self.stack(capture, variables.exception_stack, lines);
+        Snapshot {
+            pid: self.backend.process.pid(),
+            backend: self.backend_facts(&capture.memory),
+            process,
+            variables,
+            signals,
+            stack: Some(stack),
+            stopped_ms: stopped_for.as_secs_f64() * 1e3,
+            samples: Vec::new(),
+        }
+    }
+
+    /// What can be told without a stop: variables are read while the backend runs.
+    pub fn without_stopping(&self) -> Snapshot {
+        let process = self.backend.process;
+        let status = process.status().ok();
+        Snapshot {
+            pid: process.pid(),
+            backend: self.backend_facts(&self.backend.memory),
+            process: self.facts.clone(),
+            variables: self.variables(&self.backend.memory),
+            signals: Signals {
+                blocked: status.as_ref().map(|s| s.sigblk),
+                pending: status.as_ref().map(|s| s.sigpnd | s.shdpnd),
+                caught: status.as_ref().map(|s| s.sigcgt),
+                ignored: status.as_ref().map(|s| s.sigign),
+                handlers: None,
+            },
+            stack: None,
+            stopped_ms: 0.0,
+            samples: Vec::new(),
+        }
+    }
+
+    /// The server's variables, out of a capture or out of the living process.
+    pub fn variables(&self, memory: &dyn Memory) -> Variables {
+        let globals = &self.backend.globals;
+        let int = |name: &str| memory.read_u32(globals.get(name)?).ok();
+        let flag = |name: &str| int(name).map(|v| v != 0);
+        let byte = |name: &str| memory.read_u8(globals.get(name)?).ok().map(|v| v != 0);
+        let word = |name: &str| memory.read_u64(globals.get(name)?).ok();
+        let layout = self.backend.version.as_ref().and_then(|v| v.layout());
+        // PGPROC is believed only where its pid is the backend's.
+        let pgproc = self.my_proc.zip(layout).filter(|(at, layout)| {
+            memory.read_u32(at.offset(layout.pgproc.pid as i64)).ok()
+                == Some(self.backend.inner_pid as u32)
+        });
+        let pgproc_at = |offset: fn(&crate::postgres::PgProc) -> u64| {
+            pgproc.map(|(at, layout)| at.offset(offset(&layout.pgproc) as i64))
+        };
+        Variables {
+            interrupt_pending: flag("InterruptPending"),
+            query_cancel_pending: flag("QueryCancelPending"),
+            proc_die_pending: flag("ProcDiePending"),
+            proc_signal_barrier_pending: flag("ProcSignalBarrierPending"),
+            interrupt_holdoff_count: int("InterruptHoldoffCount"),
+            query_cancel_holdoff_count: int("QueryCancelHoldoffCount"),
+            crit_section_count: int("CritSectionCount"),
+            proc_exit_in_progress: byte("proc_exit_inprogress"),
+            client_auth_in_progress: byte("ClientAuthInProgress"),
+            exception_stack: word("PG_exception_stack").map(Avma),
+            in_error_context: word("CurrentMemoryContext")
+                .zip(word("ErrorContext"))
+                .map(|(current, error)| current == error),
+            wait_event_info: self.wait_event.and_then(|at| memory.read_u32(at).ok()),
+            lw_waiting: pgproc_at(|l| l.lw_waiting)
+                .and_then(|at| memory.read_u8(at).ok())
+                .map(|b| b != 0),
+            lw_wait_mode: pgproc_at(|l| l.lw_wait_mode).and_then(|at| memory.read_u8(at).ok()),
+            waits_for_lock: pgproc_at(|l| l.wait_lock)
+                .and_then(|at| memory.read_u64(at).ok())
+                .map(|pointer| pointer != 0),
+        }
+    }
+
+    /// Whether the present statement is another one than at `start`, or none runs any more.
+    pub fn statement_is_over(&self, start: Option<i64>) -> Option<bool> {
+        let facts = self.backend_facts(&self.backend.memory);
+        let changed = facts.statement_start? != start?;
+        Some(changed || facts.activity?.is_idle())
+    }
+
+    fn backend_facts(&self, memory: &dyn Memory) -> BackendFacts {
+        let backend = self.backend;
+        let layout = backend.version.as_ref().and_then(|v| v.layout());
+        let entry = self.status_entry.filter(|at| {
+            let int = |offset: u64| memory.read_u32(at.offset(offset as i64)).ok();
+            int(backend_status::PID) == Some(backend.inner_pid as u32)
+                // Odd while it is being written.
+                && int(backend_status::CHANGE_COUNT).is_some_and(|n| n % 2 == 0)
+        });
+        let at = |offset: u64| entry.map(|e| e.offset(offset as i64));
+        // The texts lie in shared memory at fixed places; they are read from the living process.
+        let text = |offset: u64, most: usize| {
+            let pointer = memory.read_u64(at(offset)?).ok()?;
+            let bytes = backend.memory.read_c_string(Avma(pointer), most).ok()?;
+            Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|t| !t.is_empty())
+        };
+        let inner = (backend.inner_pid != backend.process.pid()).then_some(backend.inner_pid);
+        BackendFacts {
+            backend_type: backend.backend_type,
+            server_version: backend.version.as_ref().map(|v| v.text.clone()),
+            version_known: layout.is_some(),
+            model_objection: backend.globals.model_objection().map(str::to_owned),
+            data_directory: backend.data_directory.clone(),
+            database: backend.title.database.clone(),
+            user: backend.title.user.clone(),
+            client: backend.title.client.clone(),
+            application_name: text(backend_status::APPLICATION_NAME, 256),
+            activity: at(backend_status::STATE)
+                .and_then(|at| memory.read_u32(at).ok())
+                .and_then(|n| layout?.activities.get(n as usize).copied()),
+            statement_start: at(backend_status::ACTIVITY_START)
+                .and_then(|at| memory.read_u64(at).ok())
+                .map(|v| v as i64),
+            query: text(backend_status::ACTIVITY, MOST_QUERY),
+            title: backend.title.text.clone(),
+            container: inner.and_then(|_| container_of(backend.process)),
+            pid_in_container: inner,
+            postmaster_pid: match backend.postmaster {
+                Postmaster::Running(pid) => Some(pid),
+                Postmaster::Gone => None,
+            },
+        }
+    }
+
+    fn stack(&self, capture: &Capture, exception_stack: Option<Avma>, lines: bool) -> Stack {
+        let space = &self.backend.space;
+        let raw = if lines {
+            unwind_loading(capture, self.backend)
+        } else {
+            unwind(&capture.unwind_registers, &capture.memory, space)
+        };
+        let sp = capture.registers.sp();
+        let end = self.stack_end(sp);
+        Stack {
+            frames: raw
+                .frames
+                .iter()
+                .flat_map(|f| describe(f, space, lines))
+                .collect(),
+            end: raw.end,
+            complete: raw.is_complete(),
+            in_syscall: capture.registers.syscall().is_some(),
+            group_stop: capture.group_stop,
+            room: self.room(sp),
+            exception_stack_above: exception_stack
+                .zip(end)
+                .map(|(target, end)| sp < target && target < end),
+        }
+    }
+}
+
+/// Unwinds, loading each image that is met and was not loaded yet.
+fn unwind_loading(capture: &Capture, backend: &Backend) -> RawStack {
+    let mut loaded = Avma(0);
+    loop {
+        let raw = unwind(&capture.unwind_registers, &capture.memory, &backend.space);
+        match (raw.end, raw.frames.last()) {
+            (StackEnd::ImageNotLoaded, Some(last)) if last.lookup_address() != loaded => {
+                loaded = last.lookup_address();
+                backend.space.load_at(loaded, &backend.memory);
+            }
+            _ => {
+                for frame in &raw.frames {
+                    backend
+                        .space
+                        .load_at(frame.lookup_address(), &backend.memory);
+                }
+                return raw;
+            }
+        }
+    }
+}
+
+/// Names a frame. With `lines`, functions that were inlined there come out as frames of their own, before it.
+fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
+    let at = raw.lookup_address();
+    let module = space.loaded_at(at);
+    let mut frame = Frame {
+        ip: raw.ip,
+        module: space
+            .mapping_at(at)
+            .map(|m| m.path.to_string_lossy().into_owned())
+            .filter(|p| !p.is_empty()),
+        kind: module.as_ref().map_or(ModuleKind::Anonymous, |m| m.kind),
+        offset: module.as_ref().map(|m| Avma(m.to_svma(raw.ip).0)),
+        function: None,
+        function_start: raw
+            .function_start
+            .and_then(|start| Some(Avma(module.as_ref()?.to_svma(start).0))),
+        symbol_source: None,
+        inlined: false,
+        file: None,
+        line: None,
+        found_by: raw.found_by,
+        signal_frame: raw.signal_frame,
+        has_cleanup: raw.has_cleanup,
+    };
+    let Some(module) = module else {
+        return vec![frame];
+    };
+    let svma = module.to_svma(at);
+    if let Some(symbol) = module.image.symbols().function_at(svma) {
+        frame.function = Some(symbol.name.to_owned());
+        frame.symbol_source = Some(symbol.source);
+    }
+    let mut found = match module.image.lines() {
+        Some(table) if lines => table.functions_at(svma),
+        _ => Vec::new(),
+    };
+    // The last is the function that the code belongs to; symbols name it as others know it.
+    if let Some(own) = found.pop() {
+        frame.file = own.file;
+        frame.line = own.line;
+        if frame.function.is_none() {
+            frame.function = Some(own.function);
+            frame.symbol_source = Some(SymbolSource::Dwarf);
+        }
+    }
+    let mut frames: Vec<Frame> = found
+        .into_iter()
+        .map(|inlined| Frame {
+            function: Some(inlined.function),
+            symbol_source: Some(SymbolSource::Dwarf),
+            inlined: true,
+            file: inlined.file,
+            line: inlined.line,
+            ..frame.clone()
+        })
+        .collect();
+    frames.push(frame);
+    frames
+}
+
+/// What `/proc` tells of a process at this moment.
+pub fn look(process: &Process) -> ProcessFacts {
+    let status = process.status().ok();
+    ProcessFacts {
+        state: process.state(),
+        tracer: status.as_ref().map_or(0, |s| s.tracerpid),
+        threads: status.as_ref().map(|s| s.threads),
+        wait_channel: process.wait_channel(),
+        syscall: BlockedCall::of(process),
+        cpu_percent: None,
+        would_not_stop: false,
+    }
+}
+
+/// The value of a line of `/proc/PID/status`.
+fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+}
+
+/// The container's identifier: the last part of the control group's path that looks like one.
+fn container_of(process: &Process) -> Option<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = process.open_file("cgroup").ok()?;
+    file.take(64 << 10).read_to_string(&mut text).ok()?;
+    text.split(['/', '\n', '-', '.', ':'])
+        .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        .map(|id| id[..12].to_owned())
+}
+
+/// Functions of the C library in the backend, found before a stop.
+#[derive(Debug, Clone, Copy)]
+struct Libc {
+    /// `long syscall(long number, …)`
+    syscall: Option<Avma>,
+    /// Where `errno` is, from the thread pointer.
+    errno: Option<i64>,
+}
+
+impl Libc {
+    fn find(backend: &Backend) -> Option<Self> {
+        let memory = &backend.memory;
+        let module = backend.space.libc(memory)?;
+        let errno = || {
+            let function = module.address_of("__errno_location")?;
+            let mut code = [0; 24];
+            memory.read(function, &mut code).ok()?;
+            match arch::errno_location(&code, function)? {
+                ErrnoAt::Offset(offset) => Some(offset),
+                ErrnoAt::OffsetKeptAt(slot) => Some(memory.read_u64(slot).ok()? as i64),
+            }
+        };
+        Some(Libc {
+            syscall: module.address_of("syscall"),
+            errno: errno(),
+        })
+    }
+}
+
+impl Plan<'_, '_> {
+    /// Where `errno` of the stopped thread is; none where libc's code for it has a shape that is not known.
+    pub fn errno(&self, registers: &Registers) -> Option<Avma> {
+        Some(registers.thread_pointer().offset(self.libc?.errno?))
+    }
+
+    /// Asks the backend itself for its signal handlers, by calls of libc's `syscall(SYS_rt_sigaction, …)` in
+    /// borrowed frames. The call takes no lock, changes nothing, and writes its answer into the frame; for the
+    /// rest of the backend it is as if a SIGUSR1 came.
+    ///
+    /// None where it may not be asked: the carrier is not caught, or blocked, or the stack has no room, or the
+    /// backend is stopped by a signal, or is no backend that is ever interrupted.
+    pub fn ask_for_handlers(
+        &self,
+        capture: &Capture,
+        stopped: &mut Stopped,
+    ) -> Option<Result<Vec<Avma>, Declined>> {
+        /// What the main stack must have left: the kernel's frame takes some 3 to 12 KiB of it.
+        const LEAST_STACK: u64 = 32 << 10;
+        let function = self.libc?.syscall?;
+        let caught = capture.signal_set("SigCgt");
+        let room = self.room(capture.registers.sp());
+        let may = self.backend.backend_type.may_be_interrupted()
+            && Signals::has(caught, CARRIER) == Some(true)
+            && Signals::has(Some(capture.blocked), CARRIER) == Some(false)
+            && !capture.group_stop
+            && room.is_none_or(|r| r >= LEAST_STACK);
+        may.then(|| {
+            HANDLED_SIGNALS
+                .iter()
+                .map(|signal| self.ask_for_handler(*signal, function, stopped))
+                .collect()
+        })
+    }
+
+    fn ask_for_handler(
+        &self,
+        signal: i32,
+        function: Avma,
+        stopped: &mut Stopped,
+    ) -> Result<Avma, Declined> {
+        /// What an alternate signal stack must have left: `syscall` uses next to nothing.
+        const LEAST_ROOM: u64 = 512;
+        /// The call takes microseconds.
+        const LIMIT: Duration = Duration::from_millis(50);
+        let memory = &self.backend.memory;
+        let frame = stopped.borrow_frame(None, memory, LEAST_ROOM)?;
+        let answer = frame.scratch();
+        // The kernel's own struct sigaction, 32 bytes (arch/x86/include/uapi/asm/signal.h), which the 128 bytes
+        // of the frame's siginfo hold; libc's is larger. The last argument is the size of a signal set.
+        let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
+        match frame.call(function, args)?.watch(LIMIT)? {
+            CallEnd::Returned => Ok(Avma(memory.read_u64(answer)?)),
+            CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.process.pid()).into()),
+            CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),
+        }
+    }
+
+    /// Says what the handlers are, in the order of [`HANDLED_SIGNALS`].
+    pub fn name_handlers(&self, addresses: &[Avma]) -> Vec<Handler> {
+        HANDLED_SIGNALS
+            .iter()
+            .zip(addresses)
+            .map(|(signal, address)| name_handler(*signal, *address, self.backend))
+            .collect()
+    }
+}
+
+fn name_handler(signal: i32, address: Avma, backend: &Backend) -> Handler {
+    let standard = match signal {
+        libc::SIGINT => "StatementCancelHandler",
+        libc::SIGTERM => "die",
+        _ => "procsignal_sigusr1_handler",
+    };
+    let module = backend.space.load_at(address, &backend.memory);
+    let in_server = module
+        .as_ref()
+        .is_some_and(|m| m.kind == ModuleKind::Server);
+    // From 17 on, one static wrapper catches every signal (src/port/pqsignal.c); and a background worker's SIGTERM
+    // handler is static up to 18 (bgworker_die, src/backend/postmaster/bgworker.c).
+    let nameless_is_fine = backend.version.as_ref().is_some_and(|v| v.major >= 17)
+        || (backend.backend_type == BackendType::BackgroundWorker && signal == libc::SIGTERM);
+    let function = match address.0 {
+        0 => Some("the default action".to_owned()),
+        1 => Some("ignored".to_owned()),
+        _ => module.as_ref().and_then(|m| {
+            let symbol = m.image.symbols().function_at(m.to_svma(address))?;
+            Some(symbol.name.to_owned())
+        }),
+    };
+    Handler {
+        signal,
+        address,
+        expected: backend.globals.get(standard) == Some(address) || in_server && nameless_is_fine,
+        module: backend
+            .space
+            .mapping_at(address)
+            .map(|m| m.path.to_string_lossy().into_owned()),
+        function,
+    }
+}

@@ -1,0 +1,672 @@
+//! The only door to ptrace: seize a thread, stop it for a moment, read it, borrow a signal frame, let it go.
+//!
+//! Everything here rests on one property: **pgpoke may die between any two lines of it and the backend goes on.**
+//! A seized thread whose tracer dies is let go by the kernel, and nothing that is done here leaves anything behind
+//! that only pgpoke could undo: no breakpoint, no armed single-step, no saved registers in our memory. A function is
+//! called through a signal frame that *the kernel* built and will itself take down again ([`Frame`]).
+//!
+//! Every wait has a deadline, and every stop has a [fuse](Fuse).
+
+pub mod sys;
+pub mod x86_64;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::memory::{Avma, Memory, Unreadable};
+use crate::process::Process;
+pub use arch::Registers;
+use sys::{HeldSignals, Resume, SignalInfo};
+pub use x86_64 as arch;
+
+/// The signal that a borrowed frame rides on: every backend catches it, its handler restarts system calls
+/// (`SA_RESTART`, src/port/pqsignal.c), and one too many of it is harmless (procsignal_sigusr1_handler looks
+/// at flags in shared memory; src/backend/storage/ipc/procsignal.c).
+pub const CARRIER: i32 = libc::SIGUSR1;
+
+/// How long a backend may stand still in one stop before the fuse blows.
+pub const LONGEST_STOP: Duration = Duration::from_millis(100);
+
+/// How long a signal that we sent to a stopped thread may take to be delivered once it runs. It is the first
+/// thing the thread does on its way out of the kernel.
+const DELIVERY: Duration = Duration::from_millis(50);
+
+/// `<linux/ptrace.h>`
+const PTRACE_EVENT_STOP: i32 = 128;
+
+/// Why a thread cannot be traced or does not stop.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The kernel refuses the attach.
+    #[error("the kernel does not let us trace process {0}")]
+    Denied(i32),
+    /// The process ended.
+    #[error("process {0} has ended")]
+    Gone(i32),
+    /// It did not stop before the deadline. Nothing was changed.
+    #[error("process {pid} did not stop within {} ms", limit.as_millis())]
+    WouldNotStop {
+        /// The process.
+        pid: i32,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// A signal asked pgpoke itself to end.
+    #[error("interrupted by signal {0}")]
+    AskedToEnd(i32),
+    /// Something else that the kernel said.
+    #[error("ptrace: {0}")]
+    Kernel(#[from] Errno),
+}
+
+/// What a traced thread was seen to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// It stopped because we asked.
+    Interrupted,
+    /// It is stopped by SIGSTOP or one of its kin, like the rest of its process.
+    GroupStop,
+    /// A signal is about to be delivered.
+    Signal(SignalInfo),
+    /// It enters or leaves a system call.
+    Syscall,
+    /// A signal's handler was entered; not one instruction of it has run.
+    HandlerEntered,
+    /// It is about to exit, with this status as wait(2) codes it.
+    Exiting(i32),
+    /// It has ended, with this status.
+    Ended(i32),
+}
+
+/// Where we know the thread to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Stopped; the signal (or 0) is what the kernel was about to deliver.
+    Stopped {
+        signal: i32,
+        group_stop: bool,
+    },
+    /// Ended, or about to and let go.
+    Gone,
+}
+
+/// Lets go of a backend that we hold for too long, whatever the thread that holds it is doing.
+///
+/// A second thread sleeps on a timer. When it goes off, pgpoke exits on the spot, and the kernel lets go of the
+/// backend. This also works when the holding thread hangs in the kernel, for example in a page fault that waits for
+/// a dead disk; exiting kills it there, which a mere signal handler could not.
+#[derive(Debug)]
+struct Fuse {
+    timer: Arc<sys::Timer>,
+}
+
+impl Fuse {
+    fn new() -> Result<Self, Errno> {
+        let timer = Arc::new(sys::Timer::new()?);
+        let watched = Arc::clone(&timer);
+        std::thread::Builder::new()
+            .stack_size(64 << 10)
+            .spawn(move || {
+                watched.wait();
+                eprintln!(
+                    "pgpoke: error: the backend stood still for longer than {} ms and was let go",
+                    LONGEST_STOP.as_millis()
+                );
+                eprintln!("pgpoke: hint: this machine is slow at the moment; try again");
+                sys::exit_now(8);
+            })
+            .map_err(|_| Errno::EAGAIN)?;
+        Ok(Fuse { timer })
+    }
+
+    fn light(&self) {
+        self.timer.set(LONGEST_STOP);
+    }
+
+    fn put_out(&self) {
+        self.timer.set(Duration::ZERO);
+    }
+}
+
+/// A seized thread. Dropping it lets the thread go, in whatever state it is.
+#[derive(Debug)]
+pub struct Tracee<'p> {
+    process: &'p Process,
+    state: State,
+    fuse: Fuse,
+    signals: HeldSignals,
+    since: Option<Instant>,
+    stopped: Duration,
+}
+
+impl<'p> Tracee<'p> {
+    /// Seizes the main thread of `process`, which does not stop it.
+    ///
+    /// The only option is TRACEEXIT, to learn how it ends. Never EXITKILL: our death must not be the backend's.
+    pub fn seize(process: &'p Process) -> Result<Self, TraceError> {
+        // The terminal's signals are held back: they end pgpoke between two steps, not in the middle of one.
+        let signals = HeldSignals::hold(&[
+            libc::SIGCHLD,
+            libc::SIGINT,
+            libc::SIGTERM,
+            libc::SIGHUP,
+            libc::SIGQUIT,
+        ]);
+        let fuse = Fuse::new()?;
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT;
+        let pid = process.pid();
+        sys::seize(pid, options).map_err(|e| match e {
+            Errno::EPERM | Errno::EACCES => TraceError::Denied(pid),
+            Errno::ESRCH => TraceError::Gone(pid),
+            other => TraceError::Kernel(other),
+        })?;
+        let tracee = Tracee {
+            process,
+            state: State::Running,
+            fuse,
+            signals,
+            since: None,
+            stopped: Duration::ZERO,
+        };
+        // From here on the PID cannot be given to another process; before, it could have been.
+        if process.still_the_same() {
+            Ok(tracee)
+        } else {
+            Err(TraceError::Gone(pid))
+        }
+    }
+
+    fn tid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// How long the thread has stood still in all, up to now.
+    pub fn stopped_for(&self) -> Duration {
+        self.stopped + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Stops the thread, waiting for it until `limit` has passed. Signals that come first are passed on.
+    pub fn stop(&mut self, limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
+        let deadline = Instant::now() + limit;
+        sys::interrupt(self.tid()).map_err(|e| self.lost(e))?;
+        loop {
+            match self.wait(deadline)? {
+                None => {
+                    return Err(TraceError::WouldNotStop {
+                        pid: self.tid(),
+                        limit,
+                    });
+                }
+                Some(Event::Interrupted | Event::GroupStop) => return Ok(Stopped { tracee: self }),
+                Some(Event::Exiting(_) | Event::Ended(_)) => {
+                    return Err(TraceError::Gone(self.tid()));
+                }
+                Some(Event::Signal(_) | Event::Syscall | Event::HandlerEntered) => {
+                    self.resume(Resume::Cont)?;
+                }
+            }
+        }
+    }
+
+    /// Lets it run for about `pause`, passing on the signals that come, so that the next look at it is at
+    /// another moment.
+    pub fn let_run(&mut self, pause: Duration) -> Result<(), TraceError> {
+        let until = Instant::now() + pause;
+        while let Some(event) = self.wait(until)? {
+            match event {
+                Event::Exiting(_) | Event::Ended(_) => return Err(TraceError::Gone(self.tid())),
+                _ => self.resume(Resume::Cont)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next event. None at the deadline.
+    fn wait(&mut self, deadline: Instant) -> Result<Option<Event>, TraceError> {
+        loop {
+            // The fuse is lit before we look, as the thread may have stopped at any time since.
+            match sys::wait_now(self.tid()) {
+                Ok(Some(status)) => {
+                    self.fuse.light();
+                    return self.stopped_with(status).map(Some);
+                }
+                Ok(None) => {}
+                Err(e) => return Err(self.lost(e)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match self.signals.take(left) {
+                None | Some(libc::SIGCHLD) => {}
+                Some(signal) => return Err(TraceError::AskedToEnd(signal)),
+            }
+        }
+    }
+
+    /// Makes an event of a wait status, and notes that the thread stands still.
+    fn stopped_with(&mut self, status: i32) -> Result<Event, TraceError> {
+        if !libc::WIFSTOPPED(status) {
+            self.state = State::Gone;
+            self.fuse.put_out();
+            return Ok(Event::Ended(status));
+        }
+        self.since = Some(Instant::now());
+        let signal = libc::WSTOPSIG(status);
+        self.state = State::Stopped {
+            signal: 0,
+            group_stop: false,
+        };
+        Ok(match status >> 16 {
+            PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Event::Interrupted,
+            PTRACE_EVENT_STOP => {
+                self.state = State::Stopped {
+                    signal: 0,
+                    group_stop: true,
+                };
+                Event::GroupStop
+            }
+            libc::PTRACE_EVENT_EXIT => {
+                let status = sys::event_message(self.tid()).map_err(|e| self.lost(e))?;
+                Event::Exiting(status as i32)
+            }
+            _ if signal == libc::SIGTRAP | 0x80 => Event::Syscall,
+            _ => {
+                let info = sys::signal_info(self.tid()).map_err(|e| self.lost(e))?;
+                // ptrace_notify(SIGTRAP) from signal_setup_done(): kernel/signal.c. Not a signal at all.
+                if signal == libc::SIGTRAP && info.code == libc::SIGTRAP {
+                    Event::HandlerEntered
+                } else {
+                    self.state = State::Stopped {
+                        signal,
+                        group_stop: false,
+                    };
+                    Event::Signal(SignalInfo { signal, ..info })
+                }
+            }
+        })
+    }
+
+    /// Lets the stopped thread go on, with the signal that it was about to get.
+    fn resume(&mut self, how: Resume) -> Result<(), TraceError> {
+        match self.state {
+            // PTRACE_CONT would end the group-stop that an operator's SIGSTOP began.
+            State::Stopped {
+                group_stop: true, ..
+            } => sys::listen(self.tid()),
+            State::Stopped { signal, .. } => sys::resume(self.tid(), how, signal),
+            State::Running | State::Gone => return Ok(()),
+        }
+        .map_err(|e| self.lost(e))?;
+        self.runs();
+        Ok(())
+    }
+
+    /// The same, but the signal that it was about to get is taken back.
+    fn resume_without_signal(&mut self) -> Result<(), TraceError> {
+        if let State::Stopped { signal, .. } = &mut self.state {
+            *signal = 0;
+        }
+        self.resume(Resume::Cont)
+    }
+
+    fn runs(&mut self) {
+        self.state = State::Running;
+        self.fuse.put_out();
+        if let Some(since) = self.since.take() {
+            self.stopped += since.elapsed();
+        }
+    }
+
+    /// ESRCH means that it was killed while we held it.
+    fn lost(&mut self, e: Errno) -> TraceError {
+        match e {
+            Errno::ESRCH | Errno::ECHILD => {
+                self.state = State::Gone;
+                self.fuse.put_out();
+                TraceError::Gone(self.tid())
+            }
+            other => TraceError::Kernel(other),
+        }
+    }
+
+    /// Lets the thread go for good.
+    fn detach(&mut self) {
+        if self.state == State::Running {
+            // Only a stopped thread can be detached. One that does not stop (state D) is let go by the kernel
+            // when pgpoke exits; it was not changed.
+            let _ = self.stop(DELIVERY).map(Stopped::keep);
+        }
+        if let State::Stopped { signal, .. } = self.state {
+            let _ = sys::detach(self.tid(), signal);
+            self.runs();
+        }
+        self.state = State::Gone;
+    }
+}
+
+impl Drop for Tracee<'_> {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// A thread that stands still. Dropping it lets the thread run on, still traced.
+#[derive(Debug)]
+pub struct Stopped<'t, 'p> {
+    tracee: &'t mut Tracee<'p>,
+}
+
+/// Why a frame was not lent. The thread runs; nothing was changed but that it got one more SIGUSR1, or will.
+#[derive(Debug, thiserror::Error)]
+pub enum Declined {
+    /// The thread was elsewhere when the signal came: another signal was faster. What was judged is no longer so.
+    #[error("another signal was delivered first")]
+    Moved,
+    /// The handler runs on an alternate signal stack with too little room for a call: this many bytes.
+    #[error("its SIGUSR1 handler runs on an alternate signal stack with only {0} bytes of room")]
+    SmallStack(u64),
+    /// The carrier was not delivered in time.
+    #[error("SIGUSR1 was not delivered")]
+    NotDelivered,
+    /// The process was stopped by SIGSTOP or one of its kin in between.
+    #[error("it was stopped by a signal in between")]
+    GroupStopped,
+    /// The frame could not be read back.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// Tracing failed.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+}
+
+impl<'p> Stopped<'_, 'p> {
+    /// Keeps the thread stopped although this value ends, for a [`Tracee`] that is about to be dropped.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    /// The general registers.
+    pub fn registers(&self) -> Result<Registers, TraceError> {
+        Ok(Registers(sys::registers(self.tracee.tid())?))
+    }
+
+    /// The blocked signals, bit `n - 1` for signal `n`.
+    pub fn signal_mask(&self) -> Result<u64, TraceError> {
+        Ok(sys::signal_mask(self.tracee.tid())?)
+    }
+
+    /// Whether SIGSTOP or one of its kin has stopped it, and not only we.
+    pub fn in_group_stop(&self) -> bool {
+        matches!(
+            self.tracee.state,
+            State::Stopped {
+                group_stop: true,
+                ..
+            }
+        )
+    }
+
+    /// How long it has stood still in all, this stop included.
+    pub fn stopped_for(&self) -> Duration {
+        self.tracee.stopped_for()
+    }
+
+    /// Borrows a signal frame at this very instruction.
+    ///
+    /// The carrier signal is sent to the thread, and the kernel builds the frame for its handler: registers,
+    /// vector state, signal mask, red zone, and the decision whether an interrupted system call is restarted.
+    /// If pgpoke dies in here, the handler runs as for any other SIGUSR1.
+    ///
+    /// `judged` are the registers at which a call was found to be safe; the frame is lent only if not one
+    /// instruction ran since. Without them it is lent wherever the thread is. `memory` reads the process, and
+    /// `least_room` is what an alternate signal stack must have left, in bytes.
+    ///
+    /// Preconditions, for the caller to check: the carrier is caught (else it would end the process) and not
+    /// blocked, and the thread is not in a group-stop.
+    pub fn borrow_frame(
+        &mut self,
+        judged: Option<&Registers>,
+        memory: &dyn Memory,
+        least_room: u64,
+    ) -> Result<Frame<'_, 'p>, Declined> {
+        let tracee = &mut *self.tracee;
+        let tid = tracee.tid();
+        // The mask that holds at the judged instruction. Later, inside the frame, the handler's own is in force.
+        let mask = sys::signal_mask(tid).map_err(TraceError::Kernel)?;
+        let before = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
+        // Any value that no one else is likely to queue: an address of ours and our PID.
+        let token = (&raw const *tracee as usize) ^ ((std::process::id() as usize) << 40);
+        sys::queue_to_thread(tid, tid, CARRIER, token).map_err(|e| tracee.lost(e))?;
+        tracee.resume(Resume::Cont)?;
+        tracee.await_own_signal(token)?;
+
+        let here = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
+        if judged.is_some_and(|then| !here.same_place(then)) {
+            tracee.resume_without_signal()?;
+            return Err(Declined::Moved);
+        }
+        // The kernel clears the single-step before it builds the frame and stops on the handler's first
+        // instruction (arch/x86/kernel/signal.c, handle_signal): no instruction ever runs with it armed.
+        tracee.resume(Resume::Step)?;
+        match tracee.wait(Instant::now() + DELIVERY)? {
+            Some(Event::HandlerEntered) => {}
+            Some(Event::Exiting(_) | Event::Ended(_)) => return Err(TraceError::Gone(tid).into()),
+            Some(_) => {
+                tracee.resume(Resume::Cont)?;
+                return Err(Declined::Moved);
+            }
+            None => return Err(Declined::NotDelivered),
+        }
+        let entered = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
+        match check_frame(&entered, &here, memory, least_room) {
+            Ok(()) => Ok(Frame {
+                tracee,
+                entered,
+                below: before.sp(),
+                mask,
+            }),
+            Err(why) => {
+                tracee.resume(Resume::Cont)?;
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Whether the frame that the kernel built is the one we asked for: it saves the place that was judged.
+fn check_frame(
+    entered: &Registers,
+    interrupted: &Registers,
+    memory: &dyn Memory,
+    least_room: u64,
+) -> Result<(), Declined> {
+    let frame = entered.signal_frame();
+    let ip = memory.read_u64(frame.saved_ip())?;
+    let sp = memory.read_u64(frame.saved_sp())?;
+    let restarted = interrupted.syscall().is_some()
+        && ip == interrupted.ip().0.wrapping_sub(arch::SYSCALL_INSTRUCTION);
+    if sp != interrupted.sp().0 || !(ip == interrupted.ip().0 || restarted) {
+        return Err(Declined::Moved);
+    }
+    let stack = memory.read_u64(frame.alternate_stack())?;
+    let size = memory.read_u64(frame.alternate_stack().offset(16))?;
+    let room = entered.sp().0.wrapping_sub(stack);
+    if size > 0 && room < size && room < least_room {
+        return Err(Declined::SmallStack(room));
+    }
+    Ok(())
+}
+
+impl Tracee<'_> {
+    /// Waits for the delivery of the carrier that we queued with `token`, passing on whatever comes first.
+    fn await_own_signal(&mut self, token: usize) -> Result<(), Declined> {
+        let deadline = Instant::now() + DELIVERY;
+        loop {
+            match self.wait(deadline)? {
+                Some(Event::Signal(info))
+                    if info.signal == CARRIER
+                        && info.code == libc::SI_QUEUE
+                        && info.value == token =>
+                {
+                    return Ok(());
+                }
+                Some(Event::Exiting(_) | Event::Ended(_)) => {
+                    return Err(TraceError::Gone(self.tid()).into());
+                }
+                Some(Event::GroupStop) => {
+                    self.resume(Resume::Cont)?;
+                    return Err(Declined::GroupStopped);
+                }
+                Some(_) => self.resume(Resume::Cont)?,
+                None => return Err(Declined::NotDelivered),
+            }
+        }
+    }
+}
+
+impl Drop for Stopped<'_, '_> {
+    fn drop(&mut self) {
+        let _ = self.tracee.resume(Resume::Cont);
+    }
+}
+
+/// A borrowed signal frame: the thread stands on the first instruction of its SIGUSR1 handler, above it a frame
+/// that the kernel will take down when the handler, or what is called in its place, returns.
+#[derive(Debug)]
+pub struct Frame<'s, 'p> {
+    tracee: &'s mut Tracee<'p>,
+    entered: Registers,
+    below: Avma,
+    mask: u64,
+}
+
+impl<'s, 'p> Frame<'s, 'p> {
+    /// A place of `SCRATCH` bytes in the frame that a call may write to: the siginfo, which only the handler
+    /// that does not run would read.
+    pub fn scratch(&self) -> Avma {
+        self.entered.signal_frame().siginfo
+    }
+
+    /// Makes the thread call `function(args…)` in place of the handler, with the signal mask from before the
+    /// signal: a `siglongjmp` to a PG_TRY block (`sigsetjmp` with 0) does not restore it.
+    pub fn call(self, function: Avma, args: [u64; 5]) -> Result<Call<'s, 'p>, TraceError> {
+        let tid = self.tracee.tid();
+        // In this order: dying between the two leaves the handler itself to run, unblocked.
+        sys::set_signal_mask(tid, self.mask).map_err(|e| self.tracee.lost(e))?;
+        sys::set_registers(tid, &self.entered.calling(function, args).0)
+            .map_err(|e| self.tracee.lost(e))?;
+        Ok(Call {
+            after_return: self.entered.signal_frame().return_address.offset(8),
+            below: self.below,
+            tracee: self.tracee,
+        })
+    }
+}
+
+/// A call in a borrowed frame, about to start.
+#[derive(Debug)]
+pub struct Call<'s, 'p> {
+    tracee: &'s mut Tracee<'p>,
+    /// The stack pointer once the function has returned.
+    after_return: Avma,
+    /// The stack pointer of the interrupted code; above it is what called that code.
+    below: Avma,
+}
+
+/// How a call in a borrowed frame ended, by what was seen and not by what was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It came back; the kernel is about to restore the interrupted state.
+    Returned,
+    /// It jumped out (siglongjmp): the stack pointer is above the interrupted code.
+    Jumped,
+    /// The process is about to exit, with this status as wait(2) codes it.
+    Exiting(i32),
+    /// The deadline passed; the call goes on.
+    StillRunning,
+}
+
+/// The longest pauses between two looks at a call that makes no system call and gets no signal.
+const LOOK_AGAIN: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
+
+impl Call<'_, '_> {
+    /// Lets the call run and watches it until it ends or `limit` has passed. Signals are passed on.
+    ///
+    /// After [`CallEnd::Returned`] and [`CallEnd::Jumped`] the thread stands still, so that the caller can look at it.
+    pub fn watch(self, limit: Duration) -> Result<CallEnd, TraceError> {
+        let deadline = Instant::now() + limit;
+        let mut pauses = LOOK_AGAIN.iter();
+        let mut pause = LOOK_AGAIN[0];
+        loop {
+            self.tracee.resume(Resume::Syscall)?;
+            let look_at = deadline.min(Instant::now() + pause);
+            match self.tracee.wait(look_at)? {
+                None if Instant::now() >= deadline => return Ok(CallEnd::StillRunning),
+                None => {
+                    // A call that was left by a jump to a loop without system calls shows only when asked.
+                    pause = pauses.next().copied().unwrap_or(pause);
+                    let tid = self.tracee.tid();
+                    sys::interrupt(tid).map_err(|e| self.tracee.lost(e))?;
+                }
+                Some(Event::Exiting(status) | Event::Ended(status)) => {
+                    return Ok(CallEnd::Exiting(status));
+                }
+                Some(Event::GroupStop | Event::Signal(_) | Event::HandlerEntered) => {}
+                Some(Event::Syscall | Event::Interrupted) => {
+                    let regs = Registers(sys::registers(self.tracee.tid())?);
+                    if regs.enters_sigreturn() && regs.sp() == self.after_return {
+                        return Ok(CallEnd::Returned);
+                    }
+                    if regs.sp() > self.below {
+                        return Ok(CallEnd::Jumped);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes `value` to the four bytes at `addr` of a thread that stands still.
+///
+/// The word around them is read and written back; no one else writes there meanwhile, as both kinds of data that
+/// pgpoke ever writes (`errno`, and the flags that PostgreSQL's own signal handlers set) are the stopped thread's own.
+fn write_u32(tid: i32, memory: &dyn Memory, addr: Avma, value: u32) -> Result<(), Declined> {
+    let aligned = Avma(addr.0 & !7);
+    let shift = (addr.0 - aligned.0) * 8;
+    if shift > 32 {
+        return Err(Unreadable(addr).into());
+    }
+    let word = memory.read_u64(aligned)?;
+    let word = word & !(0xffff_ffff << shift) | u64::from(value) << shift;
+    sys::poke(tid, aligned.0, word).map_err(TraceError::Kernel)?;
+    Ok(())
+}
+
+impl Stopped<'_, '_> {
+    /// Puts back `errno`, which a call that returned may have changed, as a signal handler would.
+    pub fn put_back_errno(
+        &self,
+        memory: &dyn Memory,
+        errno: Avma,
+        value: u32,
+    ) -> Result<(), Declined> {
+        write_u32(self.tracee.tid(), memory, errno, value)
+    }
+}
+
+impl Frame<'_, '_> {
+    /// Sets one of the variables that PostgreSQL's own signal handlers set (`volatile sig_atomic_t` and an enum, 4
+    /// bytes each).
+    pub fn set_variable(&self, memory: &dyn Memory, at: Avma, value: u32) -> Result<(), Declined> {
+        write_u32(self.tracee.tid(), memory, at, value)
+    }
+}

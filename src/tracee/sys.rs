@@ -1,0 +1,354 @@
+//! The system calls that no package wraps as we need them. All `unsafe` code of pgpoke is in this file.
+//!
+//! nix has ptrace, but cannot name real-time signals: its `waitpid` turns a stop by one into EINVAL after the
+//! status was consumed (nix-rust/nix#495), and its `cont` cannot pass one on. It also lacks the signal-mask
+//! requests, and register access on musl. So the handful of requests that are needed goes to the kernel directly.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// The registers of a stopped thread as the kernel hands them out.
+pub type RawRegisters = libc::user_regs_struct;
+
+/// How a stopped thread is let go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Until the next signal or event.
+    Cont,
+    /// Also until the next system call entry or exit.
+    Syscall,
+    /// Until one instruction was executed, or, given a caught signal, until its handler is entered.
+    Step,
+}
+
+fn ptrace(request: libc::c_uint, tid: i32, addr: usize, data: usize) -> Result<i64, Errno> {
+    // SAFETY: ptrace(2) touches our memory only through `data`, and only for the requests below that pass a
+    // pointer; each of those passes one to a live local of the size that the request writes or reads.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ptrace, request as usize, tid as usize, addr, data) };
+    Errno::result(result)
+}
+
+/// PTRACE_SEIZE with `options`. The thread is not stopped.
+pub fn seize(tid: i32, options: i32) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_SEIZE as _, tid, 0, options as usize).map(drop)
+}
+
+/// PTRACE_INTERRUPT: asks a seized thread to stop. It does so when it next could take a signal.
+pub fn interrupt(tid: i32) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_INTERRUPT as _, tid, 0, 0).map(drop)
+}
+
+/// Lets a stopped thread go on, delivering `signal` (0 for none) if it is in a signal-delivery stop.
+pub fn resume(tid: i32, how: Resume, signal: i32) -> Result<(), Errno> {
+    let request = match how {
+        Resume::Cont => libc::PTRACE_CONT,
+        Resume::Syscall => libc::PTRACE_SYSCALL,
+        Resume::Step => libc::PTRACE_SINGLESTEP,
+    };
+    ptrace(request as _, tid, 0, signal as usize).map(drop)
+}
+
+/// PTRACE_LISTEN: leaves a thread in its group-stop, but lets it be woken by SIGCONT.
+pub fn listen(tid: i32) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_LISTEN as _, tid, 0, 0).map(drop)
+}
+
+/// Lets a stopped thread go for good, delivering `signal` (0 for none).
+pub fn detach(tid: i32, signal: i32) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_DETACH as _, tid, 0, signal as usize).map(drop)
+}
+
+/// PTRACE_GETEVENTMSG: for the exit event, the exit status as wait(2) codes it.
+pub fn event_message(tid: i32) -> Result<u64, Errno> {
+    let mut message: libc::c_ulong = 0;
+    ptrace(
+        libc::PTRACE_GETEVENTMSG as _,
+        tid,
+        0,
+        &raw mut message as usize,
+    )?;
+    Ok(message)
+}
+
+/// What is known of the signal in a signal-delivery stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalInfo {
+    /// The signal's number.
+    pub signal: i32,
+    /// How it was sent (`SI_USER`, `SI_TKILL`, `SI_QUEUE`, …).
+    pub code: i32,
+    /// The value that came with it, where it was queued with one.
+    pub value: usize,
+}
+
+/// PTRACE_GETSIGINFO.
+pub fn signal_info(tid: i32) -> Result<SignalInfo, Errno> {
+    // SAFETY: siginfo_t is plain data, for which zeroes are a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    ptrace(libc::PTRACE_GETSIGINFO as _, tid, 0, &raw mut info as usize)?;
+    Ok(SignalInfo {
+        signal: info.si_signo,
+        code: info.si_code,
+        // SAFETY: si_value() reads bytes of the union that are initialised, whichever member was written.
+        value: unsafe { info.si_value().sival_ptr as usize },
+    })
+}
+
+/// The general registers of a stopped thread (PTRACE_GETREGSET, NT_PRSTATUS).
+pub fn registers(tid: i32) -> Result<RawRegisters, Errno> {
+    // SAFETY: the structure is plain numbers, for which zeroes are a value.
+    let mut regs: RawRegisters = unsafe { std::mem::zeroed() };
+    let mut iov = libc::iovec {
+        iov_base: (&raw mut regs).cast(),
+        iov_len: size_of::<RawRegisters>(),
+    };
+    ptrace(
+        libc::PTRACE_GETREGSET as _,
+        tid,
+        NT_PRSTATUS,
+        &raw mut iov as usize,
+    )?;
+    // The kernel fills less for a 32-bit thread; such registers must not be taken for 64-bit ones.
+    if iov.iov_len == size_of::<RawRegisters>() {
+        Ok(regs)
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// Sets the general registers of a stopped thread (PTRACE_SETREGSET, NT_PRSTATUS).
+pub fn set_registers(tid: i32, regs: &RawRegisters) -> Result<(), Errno> {
+    let mut iov = libc::iovec {
+        iov_base: (regs as *const RawRegisters).cast_mut().cast(),
+        iov_len: size_of::<RawRegisters>(),
+    };
+    ptrace(
+        libc::PTRACE_SETREGSET as _,
+        tid,
+        NT_PRSTATUS,
+        &raw mut iov as usize,
+    )
+    .map(drop)
+}
+
+/// `<elf.h>`: the register set that holds the general registers.
+const NT_PRSTATUS: usize = 1;
+
+/// The signal mask of a stopped thread, bit `n - 1` for signal `n` (PTRACE_GETSIGMASK).
+pub fn signal_mask(tid: i32) -> Result<u64, Errno> {
+    let mut mask = 0u64;
+    ptrace(
+        PTRACE_GETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        &raw mut mask as usize,
+    )?;
+    Ok(mask)
+}
+
+/// Sets the signal mask of a stopped thread (PTRACE_SETSIGMASK).
+pub fn set_signal_mask(tid: i32, mask: u64) -> Result<(), Errno> {
+    ptrace(
+        PTRACE_SETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        &raw const mask as usize,
+    )
+    .map(drop)
+}
+
+/// `<linux/ptrace.h>`; the same on every architecture.
+const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+
+/// Writes one word of a stopped thread's memory (PTRACE_POKEDATA).
+pub fn poke(tid: i32, addr: u64, word: u64) -> Result<(), Errno> {
+    ptrace(
+        libc::PTRACE_POKEDATA as _,
+        tid,
+        addr as usize,
+        word as usize,
+    )
+    .map(drop)
+}
+
+/// The status of one thread that we trace, if it has a new one. Never waits.
+///
+/// Through libc and not nix, so that the status of a stop by a real-time signal is not lost.
+pub fn wait_now(tid: i32) -> Result<Option<i32>, Errno> {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int through the pointer, to a live local.
+    let got = unsafe { libc::waitpid(tid, &mut status, libc::__WALL | libc::WNOHANG) };
+    Ok((Errno::result(got)? != 0).then_some(status))
+}
+
+/// Queues `signal` to one thread with a value to know it by (rt_tgsigqueueinfo(2)).
+///
+/// A thread-directed signal has a place of its own in the thread's pending set: it cannot merge with the same
+/// signal sent to the process at the same moment.
+pub fn queue_to_thread(pid: i32, tid: i32, signal: i32, value: usize) -> Result<(), Errno> {
+    /// The fields of siginfo_t that a queued signal has (`<asm-generic/siginfo.h>`, `_rt`), padded to its size.
+    #[repr(C)]
+    struct Queued {
+        signal: i32,
+        errno: i32,
+        code: i32,
+        pad: i32,
+        pid: i32,
+        uid: u32,
+        value: usize,
+        rest: [u8; 96],
+    }
+    const { assert!(size_of::<Queued>() == size_of::<libc::siginfo_t>()) };
+    let info = Queued {
+        signal,
+        errno: 0,
+        code: libc::SI_QUEUE,
+        pad: 0,
+        pid: std::process::id() as i32,
+        uid: nix::unistd::getuid().as_raw(),
+        value,
+        rest: [0; 96],
+    };
+    // SAFETY: the kernel reads a siginfo_t through the pointer, which is to a live local of that size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_tgsigqueueinfo,
+            pid,
+            tid,
+            signal,
+            &raw const info,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// pidfd_open(2).
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no memory is passed; a descriptor that comes back is new and ours alone.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        Ok(OwnedFd::from_raw_fd(Errno::result(fd)? as i32))
+    }
+}
+
+/// pidfd_send_signal(2), as kill(2) would send it.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: a null siginfo asks the kernel to make one as kill(2) does; no memory is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Signals of our own that are held back while a backend is traced.
+#[derive(Debug)]
+pub struct HeldSignals {
+    held: libc::sigset_t,
+    before: libc::sigset_t,
+}
+
+impl HeldSignals {
+    /// Blocks `signals` in this thread until dropped, and gives SIGCHLD its default disposition: were it
+    /// ignored (inherited so), the kernel would not tell us of stops.
+    pub fn hold(signals: &[i32]) -> Self {
+        // SAFETY: plain data filled by the calls below; the pointers are to live locals.
+        unsafe {
+            let mut held: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+            libc::sigemptyset(&mut held);
+            for signal in signals {
+                libc::sigaddset(&mut held, *signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut before);
+            HeldSignals { held, before }
+        }
+    }
+
+    /// Takes one of the held signals, waiting at most `limit` for it.
+    pub fn take(&self, limit: Duration) -> Option<i32> {
+        let timeout = libc::timespec {
+            tv_sec: limit.as_secs().min(i32::MAX as u64) as _,
+            tv_nsec: limit.subsec_nanos() as _,
+        };
+        // SAFETY: pointers to live data; a null siginfo means that none is wanted.
+        let signal = unsafe { libc::sigtimedwait(&self.held, std::ptr::null_mut(), &timeout) };
+        (signal > 0).then_some(signal)
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by pthread_sigmask.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A timer that another thread can wait for by reading from it.
+#[derive(Debug)]
+pub struct Timer(OwnedFd);
+
+impl Timer {
+    /// timerfd_create(2) on the monotonic clock.
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: no memory is passed; a descriptor that comes back is new and ours alone.
+        unsafe {
+            let fd = libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC);
+            Ok(Timer(OwnedFd::from_raw_fd(Errno::result(fd)?)))
+        }
+    }
+
+    /// Sets it to go off once, `after` from now; zero turns it off.
+    pub fn set(&self, after: Duration) {
+        let spec = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: after.as_secs() as _,
+                tv_nsec: after.subsec_nanos() as _,
+            },
+        };
+        // SAFETY: the kernel reads one itimerspec, a live local.
+        unsafe {
+            libc::timerfd_settime(self.0.as_raw_fd(), 0, &spec, std::ptr::null_mut());
+        }
+    }
+
+    /// Waits until it goes off.
+    pub fn wait(&self) {
+        let mut count = 0u64;
+        // SAFETY: the kernel writes eight bytes, the size of the live local.
+        unsafe { while libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) != 8 {} }
+    }
+}
+
+/// Ends this process at once, in the middle of whatever any thread is doing: no destructor runs, no buffer is
+/// flushed. The kernel then lets go of everything that we trace.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) does not return and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Undoes what the Rust runtime does to SIGPIPE for a program: a closed pipe then ends us silently, as it
+/// ends other tools. The kernel lets go of what we trace.
+pub fn default_sigpipe() {
+    // SAFETY: sets a disposition; called once, before any thread is started.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

@@ -1,0 +1,232 @@
+//! One step up the stack by call-frame information.
+
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, EvaluationResult, LittleEndian,
+    RegisterRule, UnwindContext, UnwindExpression, UnwindSection, Value,
+};
+
+use super::Registers;
+use crate::image::{AddressSpace, Module};
+use crate::memory::{Avma, Memory};
+use crate::tracee::arch;
+
+/// Why there is no step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CfiError {
+    /// No call-frame information covers the address.
+    NoUnwindInfo,
+    /// The image was not loaded yet.
+    ImageNotLoaded,
+    /// It makes no sense, or is of a kind that is not understood.
+    Bad,
+    /// The memory that it points to cannot be read.
+    Unreadable,
+}
+
+impl From<gimli::Error> for CfiError {
+    fn from(e: gimli::Error) -> Self {
+        match e {
+            gimli::Error::NoUnwindInfoForAddress => CfiError::NoUnwindInfo,
+            _ => CfiError::Bad,
+        }
+    }
+}
+
+/// What call-frame information says of one frame.
+pub(super) struct Step {
+    pub cfa: Avma,
+    pub signal_frame: bool,
+    pub has_cleanup: bool,
+    pub function_start: Avma,
+    /// The caller's registers; none at the root.
+    pub caller: Option<Registers>,
+}
+
+/// More operations than any real expression has.
+const MOST_OPERATIONS: u32 = 1000;
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+
+/// Steps up one frame at a time, keeping gimli's buffers between steps.
+#[derive(Default)]
+pub(super) struct Unwinder {
+    context: UnwindContext<usize>,
+}
+
+impl Unwinder {
+    /// Finds the caller of the code at `at`, which runs with the registers `here`.
+    pub fn step(
+        &mut self,
+        at: Avma,
+        here: &Registers,
+        memory: &dyn Memory,
+        space: &AddressSpace,
+    ) -> Result<Step, CfiError> {
+        let Some(module) = space.loaded_at(at) else {
+            return Err(if space.tried_at(at) {
+                CfiError::NoUnwindInfo
+            } else {
+                CfiError::ImageNotLoaded
+            });
+        };
+        let (eh_frame, hdr) = module
+            .image
+            .unwind_sections()
+            .ok_or(CfiError::NoUnwindInfo)?;
+        let svma = module.to_svma(at);
+        let mut bases = BaseAddresses::default().set_eh_frame(eh_frame.start.0);
+        let section = EhFrame::new(&eh_frame.bytes, LittleEndian);
+
+        let from_index = hdr.and_then(|hdr| {
+            bases = bases.clone().set_eh_frame_hdr(hdr.start.0);
+            let parsed = EhFrameHdr::new(&hdr.bytes, LittleEndian)
+                .parse(&bases, 8)
+                .ok()?;
+            let table = parsed.table()?;
+            let entry = table.lookup(svma.0, &bases).ok()?.direct().ok()?;
+            // gimli subtracts without looking; a hostile index may point below its section.
+            let offset = entry.checked_sub(eh_frame.start.0)?;
+            let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
+            section
+                .fde_from_offset(&bases, offset, EhFrame::cie_from_offset)
+                .ok()
+        });
+        let fde = match from_index {
+            Some(fde) if fde.contains(svma.0) => fde,
+            // The index is complete where there is one: outside its entries there is nothing to find.
+            Some(_) => return Err(CfiError::NoUnwindInfo),
+            None => section.fde_for_address(&bases, svma.0, EhFrame::cie_from_offset)?,
+        };
+
+        let encoding = fde.cie().encoding();
+        let row = fde.unwind_info_for_address(&section, &bases, &mut self.context, svma.0)?;
+        let expressions = Expressions {
+            section: &section,
+            encoding,
+            here,
+            memory,
+            module: &module,
+        };
+        let cfa = match row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => here
+                .get(register.0)
+                .ok_or(CfiError::Bad)?
+                .wrapping_add_signed(*offset),
+            CfaRule::Expression(expression) => expressions.evaluate(expression, None)?,
+        };
+
+        let mut caller = *here;
+        // Registers that the callee need not keep are not the caller's any more, unless a rule says so.
+        for volatile in VOLATILE {
+            caller.forget(volatile);
+        }
+        caller.set(arch::DWARF_SP, cfa);
+        caller.forget(arch::DWARF_RA);
+        for (register, rule) in row.registers() {
+            let at_address = |address: u64| {
+                memory
+                    .read_u64(Avma(address))
+                    .map_err(|_| CfiError::Unreadable)
+            };
+            let value = match rule {
+                RegisterRule::Undefined => None,
+                RegisterRule::SameValue => here.get(register.0),
+                RegisterRule::Offset(offset) => Some(at_address(cfa.wrapping_add_signed(*offset))?),
+                RegisterRule::ValOffset(offset) => Some(cfa.wrapping_add_signed(*offset)),
+                RegisterRule::Register(other) => here.get(other.0),
+                RegisterRule::Expression(e) => {
+                    Some(at_address(expressions.evaluate(e, Some(cfa))?)?)
+                }
+                RegisterRule::ValExpression(e) => Some(expressions.evaluate(e, Some(cfa))?),
+                RegisterRule::Constant(value) => Some(*value),
+                RegisterRule::Architectural => return Err(CfiError::Bad),
+            };
+            match value {
+                Some(value) => caller.set(register.0, value),
+                None => caller.forget(register.0),
+            }
+        }
+
+        // The root is where the rules say that there is no return address (`.cfi_undefined rip` in _start
+        // and clone). A return address of zero is what older libraries put there instead.
+        let root = match row.register(gimli::Register(arch::DWARF_RA)) {
+            Some(RegisterRule::Undefined) => true,
+            Some(_) => caller.get(arch::DWARF_RA) == Some(0),
+            None => return Err(CfiError::Bad),
+        };
+        Ok(Step {
+            cfa: Avma(cfa),
+            signal_frame: fde.is_signal_trampoline(),
+            has_cleanup: fde.lsda().is_some_and(|p| p.pointer() != 0),
+            function_start: module
+                .bias
+                .to_avma(crate::image::Svma(fde.initial_address())),
+            caller: (!root).then_some(caller),
+        })
+    }
+}
+
+/// The registers that a function may change without restoring them: all but rbx, rbp, rsp, r12 to r15
+/// (System V ABI for AMD64, figure 3.4), by their numbers in call-frame information.
+const VOLATILE: [u16; 9] = [0, 1, 2, 4, 5, 8, 9, 10, 11];
+
+/// Evaluates the DWARF expressions of one frame.
+struct Expressions<'a> {
+    section: &'a EhFrame<Bytes<'a>>,
+    encoding: gimli::Encoding,
+    here: &'a Registers,
+    memory: &'a dyn Memory,
+    module: &'a Module,
+}
+
+impl Expressions<'_> {
+    fn evaluate(
+        &self,
+        expression: &UnwindExpression<usize>,
+        initial: Option<u64>,
+    ) -> Result<u64, CfiError> {
+        let mut evaluation = expression.get(self.section)?.evaluation(self.encoding);
+        evaluation.set_max_iterations(MOST_OPERATIONS);
+        if let Some(value) = initial {
+            evaluation.set_initial_value(value);
+        }
+        let mut state = evaluation.evaluate()?;
+        loop {
+            state = match state {
+                EvaluationResult::Complete => break,
+                EvaluationResult::RequiresRegister { register, .. } => {
+                    let value = self.here.get(register.0).ok_or(CfiError::Bad)?;
+                    evaluation.resume_with_register(Value::Generic(value))?
+                }
+                EvaluationResult::RequiresMemory { address, size, .. } => {
+                    let mut bytes = [0; 8];
+                    let wanted = bytes.get_mut(..usize::from(size)).ok_or(CfiError::Bad)?;
+                    self.memory
+                        .read(Avma(address), wanted)
+                        .map_err(|_| CfiError::Unreadable)?;
+                    evaluation.resume_with_memory(Value::Generic(u64::from_le_bytes(bytes)))?
+                }
+                EvaluationResult::RequiresRelocatedAddress(address) => {
+                    let actual = self.module.bias.to_avma(crate::image::Svma(address));
+                    evaluation.resume_with_relocated_address(actual.0)?
+                }
+                _ => return Err(CfiError::Bad),
+            };
+        }
+        match evaluation.as_result() {
+            [
+                gimli::Piece {
+                    location: gimli::Location::Address { address },
+                    ..
+                },
+            ] => Ok(*address),
+            [
+                gimli::Piece {
+                    location: gimli::Location::Value { value },
+                    ..
+                },
+            ] => Ok(value.to_u64(!0)?),
+            _ => Err(CfiError::Bad),
+        }
+    }
+}

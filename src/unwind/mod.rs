@@ -1,0 +1,238 @@
+//! Frames from registers, memory and call-frame information.
+//!
+//! Works on copies, so it runs after the backend does again; and, with images that were loaded before, also while
+//! a backend stands still, without opening or reading a file. Every frame says how it was found, and a stack is
+//! complete only when its root was reached by the rules: a guess is never passed off as knowledge.
+
+mod cfi;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::AddressSpace;
+use crate::memory::{Avma, Memory};
+use crate::tracee::arch::{self, UnwindRegisters};
+pub use cfi::CfiError;
+
+/// No more frames than these are followed. PostgreSQL's own stack depth limit ends a recursion far earlier.
+pub const MOST_FRAMES: usize = 20_000;
+
+/// How a frame was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FoundBy {
+    /// It is the innermost one: its registers are the thread's own.
+    Context,
+    /// By the call-frame information of the frame inside it.
+    Cfi,
+    /// By the chain of frame pointers: a good guess, no more.
+    FramePointer,
+}
+
+/// A frame's address and how it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawFrame {
+    /// The program counter, or for callers the return address.
+    pub ip: Avma,
+    /// The canonical frame address: the stack pointer before the call to this frame's function. Zero where unknown.
+    pub cfa: Avma,
+    /// How it was found.
+    pub found_by: FoundBy,
+    /// The frame that the kernel builds to run a signal handler; its caller was interrupted, it did not call.
+    pub signal_frame: bool,
+    /// The address is where execution stands, not a return address.
+    pub exact: bool,
+    /// Call-frame information says that an exception, or a jump across this frame, has something to clean up there.
+    pub has_cleanup: bool,
+    /// The first address of the function by call-frame information.
+    pub function_start: Option<Avma>,
+}
+
+impl RawFrame {
+    /// An address inside the calling instruction, to look names and rules up by.
+    pub fn lookup_address(&self) -> Avma {
+        if self.exact {
+            self.ip
+        } else {
+            self.ip.offset(-1)
+        }
+    }
+}
+
+/// Why a stack ended where it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StackEnd {
+    /// At its root: the call-frame information says that nothing called this function.
+    Root,
+    /// No call-frame information covers this address.
+    NoUnwindInfo,
+    /// The image at this address was not loaded yet; load it and look again.
+    ImageNotLoaded,
+    /// The call-frame information makes no sense, or is of a kind that is not understood.
+    BadUnwindInfo,
+    /// The stack's bytes that were needed were not captured or are not there.
+    UnreadableStack,
+    /// A caller's frame would lie inside its callee's: a loop, or a damaged stack.
+    NotGrowing,
+    /// More frames than are followed.
+    TooDeep,
+}
+
+/// An unwound stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawStack {
+    /// Innermost first.
+    pub frames: Vec<RawFrame>,
+    /// Why it ends.
+    pub end: StackEnd,
+}
+
+impl RawStack {
+    /// Whether every frame up to the root is known for sure.
+    pub fn is_complete(&self) -> bool {
+        self.end == StackEnd::Root
+            && self
+                .frames
+                .iter()
+                .all(|f| f.found_by != FoundBy::FramePointer)
+    }
+}
+
+/// Unwinds from `registers` with the images that `space` has loaded. Opens nothing.
+pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressSpace) -> RawStack {
+    let mut unwinder = cfi::Unwinder::default();
+    let mut here = Registers::all(registers);
+    let mut frames: Vec<RawFrame> = Vec::with_capacity(64);
+    let mut found_by = FoundBy::Context;
+    let mut exact = true;
+    let end = loop {
+        let ip = Avma(here.get(arch::DWARF_RA).unwrap_or(0));
+        if frames.len() == MOST_FRAMES {
+            break StackEnd::TooDeep;
+        }
+        let mut frame = RawFrame {
+            ip,
+            cfa: Avma(0),
+            found_by,
+            signal_frame: false,
+            exact,
+            has_cleanup: false,
+            function_start: None,
+        };
+        let step = unwinder.step(frame.lookup_address(), &here, memory, space);
+        match step {
+            Ok(step) => {
+                frame.cfa = step.cfa;
+                frame.signal_frame = step.signal_frame;
+                frame.has_cleanup = step.has_cleanup;
+                frame.function_start = Some(step.function_start);
+                frames.push(frame);
+                let Some(next) = step.caller else {
+                    break StackEnd::Root;
+                };
+                // A caller's frame lies above its callee's, except across a signal frame, which may be on
+                // another stack; there the cap on frames ends a loop.
+                let sp = here.get(arch::DWARF_SP).unwrap_or(0);
+                if !step.signal_frame && step.cfa.0 <= sp && frames.len() > 1 {
+                    break StackEnd::NotGrowing;
+                }
+                exact = step.signal_frame;
+                found_by = FoundBy::Cfi;
+                here = next;
+            }
+            Err(why) => {
+                frames.push(frame);
+                // Where nothing else is to be had, the frame-pointer chain is followed for the reader's sake;
+                // it never makes a stack complete.
+                let guess = (why == CfiError::NoUnwindInfo && frames.len() < MOST_FRAMES)
+                    .then(|| follow_frame_pointer(&here, memory, space))
+                    .flatten();
+                match guess {
+                    Some(next) => {
+                        exact = false;
+                        found_by = FoundBy::FramePointer;
+                        here = next;
+                    }
+                    None => break why.into(),
+                }
+            }
+        }
+    };
+    RawStack { frames, end }
+}
+
+/// The caller by `push %rbp; mov %rsp,%rbp`, if what lies there looks like a frame: further up, and with a return
+/// address into executable memory.
+fn follow_frame_pointer(
+    here: &Registers,
+    memory: &dyn Memory,
+    space: &AddressSpace,
+) -> Option<Registers> {
+    let fp = here.get(arch::DWARF_FP)?;
+    let sp = here.get(arch::DWARF_SP)?;
+    if fp <= sp || fp % 8 != 0 {
+        return None;
+    }
+    let caller_fp = memory.read_u64(Avma(fp)).ok()?;
+    let return_address = memory.read_u64(Avma(fp.wrapping_add(8))).ok()?;
+    if !space.mapping_at(Avma(return_address))?.executable {
+        return None;
+    }
+    let mut caller = Registers::none();
+    caller.set(arch::DWARF_FP, caller_fp);
+    caller.set(arch::DWARF_SP, fp.wrapping_add(16));
+    caller.set(arch::DWARF_RA, return_address);
+    Some(caller)
+}
+
+impl From<CfiError> for StackEnd {
+    fn from(e: CfiError) -> Self {
+        match e {
+            CfiError::NoUnwindInfo => StackEnd::NoUnwindInfo,
+            CfiError::ImageNotLoaded => StackEnd::ImageNotLoaded,
+            CfiError::Bad => StackEnd::BadUnwindInfo,
+            CfiError::Unreadable => StackEnd::UnreadableStack,
+        }
+    }
+}
+
+/// The registers of one frame, as far as they are known there.
+#[derive(Debug, Clone, Copy)]
+struct Registers {
+    values: [u64; arch::DWARF_REGISTERS],
+    known: u32,
+}
+
+impl Registers {
+    fn all(registers: &UnwindRegisters) -> Self {
+        Registers {
+            values: registers.0,
+            known: (1 << arch::DWARF_REGISTERS) - 1,
+        }
+    }
+
+    fn none() -> Self {
+        Registers {
+            values: [0; arch::DWARF_REGISTERS],
+            known: 0,
+        }
+    }
+
+    fn get(&self, number: u16) -> Option<u64> {
+        let value = *self.values.get(usize::from(number))?;
+        (self.known >> number & 1 == 1).then_some(value)
+    }
+
+    fn set(&mut self, number: u16, value: u64) {
+        if let Some(slot) = self.values.get_mut(usize::from(number)) {
+            *slot = value;
+            self.known |= 1 << number;
+        }
+    }
+
+    fn forget(&mut self, number: u16) {
+        if usize::from(number) < arch::DWARF_REGISTERS {
+            self.known &= !(1 << number);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Which PostgreSQL to test on, and what is made once for each: a template of a cluster, and the
+//! extension.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use super::{effective_uid, is_root};
+
+/// The account that servers run as when the tests run as root, since PostgreSQL refuses to.
+const SERVER_USER: &str = "pgpoke-test";
+
+/// An installed PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Installation {
+    /// The directory of `postgres` and `initdb`.
+    pub bindir: PathBuf,
+}
+
+impl Default for Installation {
+    /// `PGPOKE_TEST_BINDIR`, or Debian's PostgreSQL 15, or whatever `pg_config` in the PATH belongs
+    /// to.
+    fn default() -> Self {
+        if let Some(bindir) = std::env::var_os("PGPOKE_TEST_BINDIR") {
+            return Self {
+                bindir: bindir.into(),
+            };
+        }
+        let debian = PathBuf::from("/usr/lib/postgresql/15/bin");
+        if debian.join("postgres").exists() {
+            return Self { bindir: debian };
+        }
+        let output = Command::new("pg_config").arg("--bindir").output();
+        match output {
+            Ok(output) if output.status.success() => Self {
+                bindir: String::from_utf8_lossy(&output.stdout).trim().into(),
+            },
+            _ => panic!(
+                "no PostgreSQL to test on: run scripts/install-deps.sh, or set PGPOKE_TEST_BINDIR"
+            ),
+        }
+    }
+}
+
+impl Installation {
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bindir.join(name)
+    }
+
+    /// As `postgres --version` tells it: `postgres (PostgreSQL) 15.18 (Debian …)`.
+    pub fn version(&self) -> String {
+        let output = checked(Command::new(self.program("postgres")).arg("--version"));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The major version: 15.
+    pub fn major(&self) -> u32 {
+        let version = self.version();
+        let number = version.split_whitespace().nth(2).unwrap_or_default();
+        let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+        digits
+            .parse()
+            .unwrap_or_else(|_| panic!("no version in {version:?}"))
+    }
+
+    /// Its `pg_config`, if headers to build an extension are installed, too.
+    pub fn pg_config(&self) -> Option<PathBuf> {
+        let pg_config = self.program("pg_config");
+        let output = Command::new(&pg_config).arg("--pgxs").output().ok()?;
+        let makefile = String::from_utf8(output.stdout).ok()?;
+        Path::new(makefile.trim()).exists().then_some(pg_config)
+    }
+
+    /// A command that runs as the servers' user, in English and without any PG* setting of whoever
+    /// runs the tests.
+    pub fn command(program: impl AsRef<OsStr>) -> Command {
+        let mut command = if is_root() {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args([
+                "--reuid",
+                SERVER_USER,
+                "--regid",
+                SERVER_USER,
+                "--clear-groups",
+                "--",
+            ]);
+            setpriv.arg(program);
+            setpriv
+        } else {
+            Command::new(program)
+        };
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command.env("LC_ALL", "C").current_dir("/");
+        command
+    }
+
+    /// A temporary directory that the servers' user owns and everybody may enter. In /tmp whatever
+    /// TMPDIR says: a socket's path must stay below 108 bytes, and another user must be able to
+    /// follow it.
+    pub fn temp_dir() -> tempfile::TempDir {
+        let dir = tempfile::Builder::new()
+            .prefix("pgpoke-")
+            .tempdir_in("/tmp")
+            .expect("a directory in /tmp");
+        checked(Command::new("chmod").arg("755").arg(dir.path()));
+        give(dir.path());
+        dir
+    }
+
+    /// A freshly made cluster, to be copied: initdb takes a second, a copy some milliseconds.
+    pub fn template(&self) -> PathBuf {
+        let template = self.cache("cluster");
+        let _lock = lock(&template);
+        if !template.exists() {
+            let scratch = Self::temp_dir();
+            let data = scratch.path().join("data");
+            // Small segments, since every server copies one. No locale but C: tests read the log.
+            checked(
+                Self::command(self.program("initdb"))
+                    .args([
+                        "--no-sync",
+                        "-A",
+                        "trust",
+                        "-U",
+                        "postgres",
+                        "-E",
+                        "UTF8",
+                        "--locale=C",
+                        "--wal-segsize=1",
+                    ])
+                    .arg("-D")
+                    .arg(&data),
+            );
+            let partial = template.with_extension("partial");
+            let _ = fs::remove_dir_all(&partial);
+            copy(&data, &partial);
+            fs::rename(&partial, &template).expect("the template into its place");
+        }
+        template
+    }
+
+    /// The shared library of testext, built for this installation; panics where headers are
+    /// missing.
+    pub fn testext(&self) -> PathBuf {
+        static BUILT: Mutex<Option<HashMap<Installation, PathBuf>>> = Mutex::new(None);
+        let mut built = BUILT.lock().expect("no build of testext panicked");
+        let built = built.get_or_insert_default();
+        if let Some(library) = built.get(self) {
+            return library.clone();
+        }
+        let pg_config = self.pg_config().unwrap_or_else(|| {
+            panic!(
+                "no headers for the PostgreSQL in {}: run scripts/install-deps.sh",
+                self.bindir.display()
+            )
+        });
+        let dir = self.cache("testext");
+        let _lock = lock(&dir);
+        fs::create_dir_all(&dir).expect("a directory to build in");
+        // Built in a copy: one source directory cannot serve several versions. Unchanged files keep
+        // their times, for make.
+        for name in [
+            "Makefile",
+            "pgpoke_test.c",
+            "pgpoke_test.control",
+            "pgpoke_test--1.0.sql",
+        ] {
+            let source = fs::read(testext_source().join(name)).expect("a file of testext");
+            if fs::read(dir.join(name)).ok().as_ref() != Some(&source) {
+                fs::write(dir.join(name), source).expect("a copy of a file of testext");
+            }
+        }
+        let mut pg_config_is = std::ffi::OsString::from("PG_CONFIG=");
+        pg_config_is.push(&pg_config);
+        // The jobserver of a make that runs these tests is not meant for this one.
+        checked(
+            Command::new("make")
+                .arg("-C")
+                .arg(&dir)
+                .arg(pg_config_is)
+                .env_remove("MAKEFLAGS")
+                .env_remove("MFLAGS"),
+        );
+        let library = dir.join("pgpoke_test.so");
+        built.insert(self.clone(), library.clone());
+        library
+    }
+
+    /// Where something is kept that depends on this very version of this installation, and on who
+    /// runs the tests.
+    fn cache(&self, what: &str) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        (self, self.version(), effective_uid()).hash(&mut hasher);
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "{what}-{}-{:016x}",
+            self.major(),
+            hasher.finish()
+        ))
+    }
+}
+
+/// The extension's sources.
+pub fn testext_source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testext")
+}
+
+/// Makes the servers' user the owner.
+pub fn give(path: &Path) {
+    if is_root() {
+        checked(
+            Command::new("chown")
+                .arg(format!("{SERVER_USER}:{SERVER_USER}"))
+                .arg(path),
+        );
+    }
+}
+
+/// Copies a directory with owners and modes.
+pub fn copy(from: &Path, to: &Path) {
+    checked(
+        Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(from)
+            .arg(to),
+    );
+}
+
+/// Runs a helper program that has to succeed.
+#[track_caller]
+pub fn checked(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Keeps other test threads and other test processes out until it is dropped.
+fn lock(path: &Path) -> File {
+    fs::create_dir_all(env!("CARGO_TARGET_TMPDIR"))
+        .expect("the target's directory for temporary files");
+    let file = File::create(path.with_extension("lock")).expect("a lock file");
+    // SAFETY: the descriptor is open. A lock of this kind belongs to the open file, so it keeps out
+    // threads, too.
+    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
+    assert_eq!(locked, 0, "flock: {}", std::io::Error::last_os_error());
+    file
+}

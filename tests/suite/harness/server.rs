@@ -1,0 +1,359 @@
+//! Throwaway servers.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+
+use postgres::{Client, Config, NoTls};
+use tempfile::TempDir;
+
+use super::installation::{checked, copy, give, testext_source};
+use super::{Backend, DEADLINE, Installation, Stuck, wait_for};
+
+/// Stands between the test and the postmaster, so that no server outlives its test, even one killed
+/// by SIGKILL: the pipe it reads from is closed then. It is the postmaster's parent, which keeps
+/// the PID from being recycled under it. An end without a word means that nobody is left to remove
+/// the directory.
+const SUPERVISOR: &str = r#"
+dir=$1
+shift
+"$@" >"$dir/log" 2>&1 </dev/null &
+postmaster=$!
+echo "$postmaster"
+orphaned=yes
+if read -r word; then orphaned=no; fi
+kill -QUIT "$postmaster" 2>/dev/null
+wait "$postmaster"
+if [ "$orphaned" = yes ]; then rm -rf "$dir"; fi
+"#;
+
+/// What a server's log says when a backend took others down with it.
+const SIGNS_OF_A_CRASH: [&str; 6] = [
+    "was terminated by signal",
+    "terminating any other active server processes",
+    "all server processes terminated; reinitializing",
+    "exited with exit code 2",
+    "database system was not properly shut down",
+    "PANIC:",
+];
+
+/// Settings of every server, before those of the test: quick, quiet, reachable through its own
+/// socket only.
+const SETTINGS: [(&str, &str); 8] = [
+    ("listen_addresses", ""),
+    ("fsync", "off"),
+    ("synchronous_commit", "off"),
+    ("full_page_writes", "off"),
+    ("shared_buffers", "16MB"),
+    ("max_connections", "30"),
+    ("logging_collector", "off"),
+    ("log_line_prefix", "%m [%p] "),
+];
+
+/// What a server is made of, before it is started.
+pub struct Builder {
+    installation: Installation,
+    settings: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// On that PostgreSQL, instead of the default one.
+    pub fn installation(mut self, installation: Installation) -> Self {
+        self.installation = installation;
+        self
+    }
+
+    /// One more setting for postgresql.conf.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it, and returns when it takes connections.
+    pub fn start(self) -> Server {
+        let dir = Installation::temp_dir();
+        let data = dir.path().join("data");
+        copy(&self.installation.template(), &data);
+
+        let mut conf = String::new();
+        let defaults = SETTINGS.iter().map(|(name, value)| (*name, *value));
+        let own = self
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let socket_dir = dir.path().to_str().expect("a path in /tmp");
+        for (name, value) in defaults
+            .chain([("unix_socket_directories", socket_dir)])
+            .chain(own)
+        {
+            writeln!(conf, "{name} = '{}'", value.replace('\'', "''"))
+                .expect("a String takes everything");
+        }
+        let conf_file = fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"));
+        conf_file
+            .and_then(|mut file| file.write_all(conf.as_bytes()))
+            .expect("postgresql.conf");
+
+        let mut supervisor = Installation::command("sh");
+        supervisor
+            .args(["-c", SUPERVISOR, "supervisor"])
+            .arg(dir.path());
+        supervisor
+            .arg(self.installation.program("postgres"))
+            .arg("-D")
+            .arg(&data);
+        // A process group of its own: a Ctrl-C is for the tests, and stops the server through the
+        // pipe.
+        supervisor
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut supervisor = supervisor.spawn().expect("sh, to supervise a server");
+        let word = supervisor.stdin.take();
+        let mut line = String::new();
+        BufReader::new(supervisor.stdout.take().expect("a pipe"))
+            .read_line(&mut line)
+            .expect("the postmaster's PID");
+        let pid = line.trim().parse().unwrap_or_else(|_| {
+            panic!("the supervisor died; is there a user for servers? {line:?}")
+        });
+        let postmaster =
+            Backend::open(pid).expect("the postmaster, at least as a zombie of its supervisor");
+
+        let server = Server {
+            installation: self.installation,
+            dir,
+            supervisor,
+            word,
+            postmaster,
+            crash_expected: Cell::new(false),
+        };
+        wait_for(DEADLINE, "the server shall take connections", || {
+            assert!(
+                server.postmaster.is_alive(),
+                "the server did not start:\n{}",
+                server.log()
+            );
+            server.config().connect(NoTls).ok()
+        });
+        server
+    }
+}
+
+/// A fresh cluster with its own directory, socket and log. It is stopped when this is dropped, and
+/// dies with the test process in any case.
+pub struct Server {
+    installation: Installation,
+    dir: TempDir,
+    supervisor: Child,
+    /// A line in here asks the supervisor to stop the server; so does closing it.
+    word: Option<ChildStdin>,
+    postmaster: Backend,
+    crash_expected: Cell<bool>,
+}
+
+impl Server {
+    /// A server with default settings on the default installation.
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// A server with settings, or an installation, of its own.
+    pub fn builder() -> Builder {
+        Builder {
+            installation: Installation::default(),
+            settings: Vec::new(),
+        }
+    }
+
+    /// What it runs on.
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// The postmaster.
+    pub fn postmaster(&self) -> Backend {
+        self.postmaster
+    }
+
+    /// The data directory.
+    pub fn data_directory(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The directory of its socket, and of everything else that belongs to it; everybody may enter
+    /// it.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// How libpq, or `pgpoke report --dsn`, reaches it.
+    pub fn conninfo(&self) -> String {
+        format!(
+            "host={} port=5432 user=postgres dbname=postgres",
+            self.dir.path().display()
+        )
+    }
+
+    /// The same, to be changed before connecting.
+    pub fn config(&self) -> Config {
+        self.conninfo().parse().expect("a connection string")
+    }
+
+    /// A new session.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        match self.config().connect(NoTls) {
+            Ok(client) => client,
+            Err(error) => panic!("no new session: {error}\n{}", self.log()),
+        }
+    }
+
+    /// Everything the server has logged.
+    pub fn log(&self) -> String {
+        fs::read(self.dir.path().join("log"))
+            .map(|log| String::from_utf8_lossy(&log).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Makes the functions of testext, from a library that lies beside the server: nothing is
+    /// installed in the system.
+    pub fn install_testext(&self) {
+        let library = self.dir.path().join("pgpoke_test.so");
+        fs::copy(self.installation.testext(), &library).expect("a copy of pgpoke_test.so");
+        let script = fs::read_to_string(testext_source().join("pgpoke_test--1.0.sql"))
+            .expect("testext's SQL file");
+        let script: String = script
+            .lines()
+            .filter(|line| !line.starts_with('\\'))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let script = script.replace("MODULE_PATHNAME", library.to_str().expect("a path in /tmp"));
+        self.connect()
+            .batch_execute(&script)
+            .expect("testext's functions");
+    }
+
+    /// Runs a function of testext in a session of its own, and returns when the backend is inside.
+    #[track_caller]
+    pub fn stuck(&self, sql: &str) -> Stuck<'_> {
+        let stuck = Stuck::start(self, sql);
+        stuck.wait_until_inside();
+        stuck
+    }
+
+    /// Runs any statement in a session of its own, and returns when the backend is active and
+    /// `condition` holds.
+    #[track_caller]
+    pub fn stuck_when(&self, sql: &str, condition: impl FnMut(&Backend) -> bool) -> Stuck<'_> {
+        let stuck = Stuck::start(self, sql);
+        stuck.wait_until_active();
+        stuck.wait_until(
+            &format!("the backend shall be where the test wants it in: {sql}"),
+            DEADLINE,
+            condition,
+        );
+        stuck
+    }
+
+    /// A backend stuck without any extension, as on every version: COPY from a FIFO that nobody
+    /// opens for writing. open(2) is restarted after each signal.
+    #[track_caller]
+    pub fn stuck_on_fifo(&self) -> Stuck<'_> {
+        let fifo = self.data_directory().join("nobody-writes");
+        if !fifo.exists() {
+            checked(Installation::command("mkfifo").arg(&fifo));
+            give(&fifo);
+        }
+        self.connect()
+            .batch_execute("CREATE TABLE IF NOT EXISTS never_filled (line text)")
+            .expect("a table");
+        let sql = format!("COPY never_filled FROM '{}'", fifo.display());
+        self.stuck_when(&sql, |backend| {
+            backend.state() == Some('S') && backend.syscall() == Some(libc::SYS_openat)
+        })
+    }
+
+    /// The lines of the log that tell of a crash; those that the immediate shutdown at the end
+    /// causes do not count.
+    pub fn signs_of_a_crash(&self) -> Vec<String> {
+        let log = self.log();
+        let before = log
+            .split("received immediate shutdown request")
+            .next()
+            .unwrap_or_default();
+        let crashed = |line: &&str| SIGNS_OF_A_CRASH.iter().any(|sign| line.contains(sign));
+        before.lines().filter(crashed).map(str::to_owned).collect()
+    }
+
+    /// The postmaster is the one that was started, no backend has crashed, and a new session gets
+    /// an answer.
+    #[track_caller]
+    pub fn assert_unharmed(&self) {
+        let signs = self.signs_of_a_crash();
+        assert!(
+            signs.is_empty(),
+            "the server went through a crash:\n{}\n\nits whole log:\n{}",
+            signs.join("\n"),
+            self.log()
+        );
+        assert!(
+            self.postmaster.is_alive(),
+            "the postmaster is gone; its log:\n{}",
+            self.log()
+        );
+        let pid_file = fs::read_to_string(self.data_directory().join("postmaster.pid"))
+            .expect("postmaster.pid");
+        assert_eq!(
+            pid_file.lines().next(),
+            Some(self.postmaster.pid.to_string().as_str()),
+            "another postmaster"
+        );
+        let one: i32 = self
+            .connect()
+            .query_one("SELECT 1", &[])
+            .expect("an answer to SELECT 1")
+            .get(0);
+        assert_eq!(one, 1);
+    }
+
+    /// For a test that crashes the server on purpose: do not assert the contrary at the end.
+    pub fn expect_crash(&self) {
+        self.crash_expected.set(true);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut word) = self.word.take() {
+            let _ = word.write_all(b"stop\n");
+        }
+        // Backends that cannot take SIGQUIT get SIGKILL from the postmaster, after 5 s.
+        let stopped = wait_for(DEADLINE, "the server shall stop", || {
+            self.supervisor.try_wait().transpose()
+        });
+        let signs = self.signs_of_a_crash();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!(
+                "the end of the server's log:\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
+            return;
+        }
+        stopped.expect("the supervisor's exit status");
+        assert!(
+            signs.is_empty() || self.crash_expected.get(),
+            "the server went through a crash:\n{}\n\nits whole log:\n{}",
+            signs.join("\n"),
+            self.log()
+        );
+    }
+}
