@@ -90,8 +90,9 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         ),
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
         "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
-        "cpu-loop" | "latch-loop" | "blocked-syscall" => {
-            "report the stack to the extension's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
+        "blocked-syscall" => "find who should answer that system call: a writer, a peer, a disk".into(),
+        "cpu-loop" | "latch-loop" => {
+            "keep this report for the code's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
         }
         "foreign-runtime" => "look for a way of that runtime's own to stop the code (a timeout, a memory limit)".into(),
         _ => return None,

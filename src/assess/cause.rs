@@ -396,7 +396,7 @@ fn barrier_ignored(s: &Snapshot) -> Found {
 }
 
 fn cpu_loop(s: &Snapshot) -> Found {
-    let stack = s.stack.as_ref().filter(|s| !s.in_syscall)?;
+    let stack = s.stack.as_ref()?;
     let at = rules::where_it_happens(&stack.frames)?;
     let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
     evidence.extend(
@@ -421,8 +421,11 @@ fn cpu_loop(s: &Snapshot) -> Found {
     ))
 }
 
+/// In a system call and asleep there: one that was only passing through was running before we looked.
 fn in_syscall(s: &Snapshot) -> Option<&Stack> {
-    s.stack.as_ref().filter(|s| s.in_syscall)
+    s.stack
+        .as_ref()
+        .filter(|stack| stack.in_syscall && s.process.state != Some('R'))
 }
 
 fn syscall_evidence(s: &Snapshot) -> Option<String> {

@@ -657,8 +657,24 @@ pub(super) fn describe_handler(h: &crate::snapshot::Handler) -> String {
     }
 }
 
+/// The objection of a backend that lent no frame although every check had passed.
+pub fn declined(why: &crate::tracee::Declined) -> Check {
+    Check {
+        code: "signal-deliverable",
+        status: Status::Fail,
+        detail: why.to_string(),
+        objection: Some(Objection {
+            weight: Weight::Danger,
+            verdict: Verdict::Unsafe,
+        }),
+    }
+}
+
 /// What the normal stack must have left for error handling: an error report with its context, and the way out.
 const LEAST_STACK: u64 = 256 << 10;
+
+/// What an alternate signal stack must have left: 64 KiB were seen to do, of which the frame itself takes some.
+pub const LEAST_ALTERNATE_STACK: u64 = 48 << 10;
 
 fn signal_deliverable(s: Subject) -> Outcome {
     let signals = &s.snapshot.signals;
@@ -674,6 +690,14 @@ fn signal_deliverable(s: Subject) -> Outcome {
         }
         (Some(true), Some(false)) => {}
         _ => return Unknown("its signals could not be read".into()),
+    }
+    if let Some(room) = signals.alternate_room
+        && room < LEAST_ALTERNATE_STACK
+    {
+        return Fail(format!(
+            "its SIGUSR1 handler runs on an alternate signal stack with only {} KiB of room, and reporting an error needs more",
+            room >> 10
+        ));
     }
     match s.stack().map(|s| s.room) {
         None => not_stopped(),

@@ -485,11 +485,22 @@ pub fn at_work(frames: &[Frame]) -> Option<&Frame> {
     frames.iter().find(|f| !is_leaf_library(f))
 }
 
-/// The innermost frame that is not the server's own waiting either: where it happens.
+/// Where it happens: the innermost frame that neither waits nor allocates on behalf of its caller.
 pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
-    frames
-        .iter()
-        .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined)
+    let on_behalf = |f: &Frame| {
+        let helper = CALM.has(f) || PALLOC.has(f) || MALLOC.has(f);
+        let unnamed = f.kind == ModuleKind::Server && f.function.is_none();
+        is_leaf_library(f) || helper || unnamed || f.inlined
+    };
+    let candidate = frames.iter().find(|f| !on_behalf(f));
+    // Past unnamed server functions only an extension is a better answer than the function itself.
+    candidate
+        .filter(|f| f.kind != ModuleKind::Server)
+        .or_else(|| {
+            frames
+                .iter()
+                .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined)
+        })
         .or_else(|| at_work(frames))
 }
 

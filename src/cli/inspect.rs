@@ -100,10 +100,10 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     drop(tracee);
 
     let mut snapshot = plan.interpret(&capture, true, stopped_for);
-    snapshot.signals.handlers = match handlers {
-        Some(Ok(addresses)) => Some(plan.name_handlers(&addresses)),
-        _ => None,
-    };
+    if let Some(Ok(answers)) = handlers {
+        snapshot.signals.handlers = Some(plan.name_handlers(&answers));
+        snapshot.signals.alternate_room = answers.alternate_room;
+    }
     if let Some(call) = &mut snapshot.process.syscall {
         call.find_target(process);
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 pub use server::ServerWatch;
 
-use crate::assess::{self, Check, Interrupt, Request, Verdict, advice, checks::Weight};
+use crate::assess::checks::{self, Weight};
+use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
 use crate::postgres::Globals;
 use crate::process::Process;
@@ -18,13 +19,12 @@ use crate::unwind::StackEnd;
 /// How long a backend may take to stop when asked to.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
-/// What an alternate signal stack must have left for the call: an error report takes some tens of KiB.
-const LEAST_ROOM: u64 = 48 << 10;
-
 /// Pauses between two looks: irregular, so as not to fall in step with a loop, and at least so many times the
 /// stop that went before, so that the backend makes headway.
 const PAUSES: std::ops::Range<u64> = 100..1_000;
 const PAUSE_PER_STOP: u32 = 2;
+/// So many times longer where the objection is not to where the backend is, and haste is no use.
+const PATIENCE: u64 = 30;
 
 /// What the operator allows.
 #[derive(Debug, Clone)]
@@ -153,8 +153,8 @@ enum Look {
     Called(CallEnd, Interrupt),
     /// Not safe here.
     Objected(Verdict, Vec<Check>, Option<Avma>),
-    /// Safe, but something came in between.
-    Missed,
+    /// Safe, but the frame was not lent, for this reason.
+    Declined(Declined),
     /// The statement that was to be cancelled is over.
     StatementOver,
 }
@@ -186,7 +186,15 @@ pub fn step_in(
                 report.detail = "the statement ended by itself".into();
                 return Ok(report);
             }
-            Look::Missed => {}
+            Look::Declined(why) => {
+                // The carrier itself cannot be ridden; that will not change from one look to the next.
+                let lasting = matches!(why, Declined::SmallStack(_));
+                report.verdict = Some(Verdict::Unsafe);
+                report.objections = vec![checks::declined(&why)];
+                if lasting || Instant::now() >= deadline {
+                    return Ok(refused(report, Verdict::Unsafe, options.wait));
+                }
+            }
             Look::Objected(verdict, objections, unknown_code) => {
                 let give_up = Instant::now() >= deadline || !may_change(verdict, &objections);
                 report.verdict = Some(verdict);
@@ -199,10 +207,11 @@ pub fn step_in(
                 }
             }
         }
-        if Instant::now() >= deadline {
-            return Ok(refused(report, Verdict::Unsafe, options.wait));
-        }
-        tracee.let_run(pause.next(report.stopped - still_before))?;
+        let moves = report
+            .objections
+            .iter()
+            .all(|c| advice::MOVES_ON.contains(&c.code));
+        tracee.let_run(pause.next(report.stopped - still_before, moves))?;
     };
     report.call_time = Some(started.elapsed());
     report.objections.clear();
@@ -244,20 +253,22 @@ fn look(
         return Ok(Look::Objected(verdict, objections.collect(), unknown_code));
     }
     let interrupt = Interrupt::of(&snapshot, options.request);
+    // One of the telltales: without it, the process would not have been taken for a backend.
     let Some(function) = backend.globals.get("ProcessInterrupts") else {
-        return Ok(Look::Missed);
+        return Err(TraceError::Gone(backend.process.pid()));
     };
     let registers = capture.registers;
     let errno = plan
         .errno(&registers)
         .and_then(|at| Some((at, memory.read_u32(at).ok()?)));
-    let frame = match stopped.borrow_frame(Some(&registers), memory, LEAST_ROOM) {
+    let frame = match stopped.borrow_frame(Some(&registers), memory, checks::LEAST_ALTERNATE_STACK)
+    {
         Ok(frame) => frame,
         Err(Declined::Trace(e)) => return Err(e),
-        Err(_) => return Ok(Look::Missed),
+        Err(why) => return Ok(Look::Declined(why)),
     };
-    if set_flags(&frame, &backend.globals, memory, &snapshot, options.request).is_err() {
-        return Ok(Look::Missed);
+    if let Err(why) = set_flags(&frame, &backend.globals, memory, &snapshot, options.request) {
+        return Ok(Look::Declined(why));
     }
     let end = frame.call(function, [0; 5])?.watch(options.timeout)?;
     if let (CallEnd::Returned, Some((at, value))) = (end, errno) {
@@ -353,10 +364,10 @@ fn refused(mut report: Report, verdict: Verdict, wait: Duration) -> Report {
     report.detail = reasons.join("; ");
     if report.attempts > 1 {
         report.detail = format!(
-            "in {} looks over {:.1} s it was never at a place where it is safe; at the last: {}",
+            "{} (and so at each of {} looks over {:.1} s)",
+            report.detail,
             report.attempts,
             wait.as_secs_f64(),
-            report.detail
         );
     }
     report
@@ -475,12 +486,13 @@ impl Pause {
         Pause(now.map_or(1, |n| n.subsec_nanos().into()) | 1)
     }
 
-    fn next(&mut self, after: Duration) -> Duration {
+    fn next(&mut self, after: Duration, hurry: bool) -> Duration {
         // xorshift64: any sequence that follows no rhythm will do.
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         let span = PAUSES.end - PAUSES.start;
-        Duration::from_micros(PAUSES.start + self.0 % span).max(after * PAUSE_PER_STOP)
+        let scale = if hurry { 1 } else { PATIENCE };
+        Duration::from_micros((PAUSES.start + self.0 % span) * scale).max(after * PAUSE_PER_STOP)
     }
 }

@@ -13,7 +13,7 @@ use crate::memory::Avma;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::{FoundBy, StackEnd};
-pub use take::{Capture, HANDLED_SIGNALS, Plan, look};
+pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look};
 
 /// One backend at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -150,6 +150,10 @@ pub struct Signals {
     pub ignored: Option<u64>,
     /// The handlers of SIGINT, SIGTERM and SIGUSR1; none if they were not asked for or could not be.
     pub handlers: Option<Vec<Handler>>,
+    /// The room, in bytes, on the alternate signal stack that the handler of SIGUSR1 runs on; none if it runs on the
+    /// normal one, or was not asked.
+    #[serde(default)]
+    pub alternate_room: Option<u64>,
 }
 
 /// The disposition of one signal.

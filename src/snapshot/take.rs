@@ -149,12 +149,20 @@ impl<'b, 'p> Plan<'b, 'p> {
             .map(|((at, _), buf)| (*at, &mut buf[..]))
             .collect();
         requests.push((low, &mut stack));
+        let (main_start, main_size) = self.main_stack_beside(registers.sp()).unwrap_or_default();
+        let mut main_stack = vec![0; main_size as usize];
+        requests.push((main_start, &mut main_stack));
         let filled = self.backend.memory.read_batch(&mut requests);
 
         let mut memory = CapturedMemory::default();
-        let ranges = self.ranges.iter().map(|(at, _)| *at).chain([low]);
-        for ((at, bytes), filled) in ranges.zip(values.into_iter().chain([stack])).zip(filled) {
-            if filled {
+        let ranges = self
+            .ranges
+            .iter()
+            .map(|(at, _)| *at)
+            .chain([low, main_start]);
+        let bytes = values.into_iter().chain([stack, main_stack]);
+        for ((at, bytes), filled) in ranges.zip(bytes).zip(filled) {
+            if filled && !bytes.is_empty() {
                 memory.add(at, bytes);
             }
         }
@@ -180,6 +188,16 @@ impl<'b, 'p> Plan<'b, 'p> {
         let at = mappings.partition_point(|m| m.end <= sp);
         let mapping = mappings.get(at)?;
         (mapping.contains(sp) || mapping.path.as_os_str() == "[stack]").then_some(mapping.end)
+    }
+
+    /// The main stack, as far as it is known, for a thread that is on another one: a signal handler on an
+    /// alternate stack was called from there.
+    fn main_stack_beside(&self, sp: Avma) -> Option<(Avma, u64)> {
+        let mut mappings = self.backend.space.mappings().iter();
+        let stack = mappings.find(|m| m.path.as_os_str() == "[stack]")?;
+        let elsewhere = self.stack_end(sp) != Some(stack.end);
+        let size = (stack.end.0 - stack.start.0).min(MOST_STACK);
+        elsewhere.then(|| (stack.end.offset(-(size as i64)), size))
     }
 
     /// How many bytes the main stack may still grow, if `sp` is on it.
@@ -212,6 +230,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             caught: set("SigCgt"),
             ignored: set("SigIgn"),
             handlers: None,
+            alternate_room: None,
         };
         let stack = self.stack(capture, variables.exception_stack, lines);
         Snapshot {
@@ -241,6 +260,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 caught: status.as_ref().map(|s| s.sigcgt),
                 ignored: status.as_ref().map(|s| s.sigign),
                 handlers: None,
+                alternate_room: None,
             },
             stack: None,
             stopped_ms: 0.0,
@@ -481,6 +501,15 @@ fn container_of(process: &Process) -> Option<String> {
         .map(|id| id[..12].to_owned())
 }
 
+/// What the backend answered about its signal handlers.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Their addresses, in the order of [`HANDLED_SIGNALS`].
+    handlers: Vec<Avma>,
+    /// The room on the alternate signal stack that the carrier's handler runs on, if it does.
+    pub alternate_room: Option<u64>,
+}
+
 /// Functions of the C library in the backend, found before a stop.
 #[derive(Debug, Clone, Copy)]
 struct Libc {
@@ -526,7 +555,7 @@ impl Plan<'_, '_> {
         &self,
         capture: &Capture,
         stopped: &mut Stopped,
-    ) -> Option<Result<Vec<Avma>, Declined>> {
+    ) -> Option<Result<Answers, Declined>> {
         /// What the main stack must have left: the kernel's frame takes some 3 to 12 KiB of it.
         const LEAST_STACK: u64 = 32 << 10;
         let function = self.libc?.syscall?;
@@ -538,10 +567,13 @@ impl Plan<'_, '_> {
             && !capture.group_stop
             && room.is_none_or(|r| r >= LEAST_STACK);
         may.then(|| {
-            HANDLED_SIGNALS
-                .iter()
-                .map(|signal| self.ask_for_handler(*signal, function, stopped))
-                .collect()
+            let mut answers = Answers::default();
+            for signal in HANDLED_SIGNALS {
+                let (handler, room) = self.ask_for_handler(signal, function, stopped)?;
+                answers.handlers.push(handler);
+                answers.alternate_room = room;
+            }
+            Ok(answers)
         })
     }
 
@@ -550,7 +582,7 @@ impl Plan<'_, '_> {
         signal: i32,
         function: Avma,
         stopped: &mut Stopped,
-    ) -> Result<Avma, Declined> {
+    ) -> Result<(Avma, Option<u64>), Declined> {
         /// What an alternate signal stack must have left: `syscall` uses next to nothing.
         const LEAST_ROOM: u64 = 512;
         /// The call takes microseconds.
@@ -558,21 +590,22 @@ impl Plan<'_, '_> {
         let memory = &self.backend.memory;
         let frame = stopped.borrow_frame(None, memory, LEAST_ROOM)?;
         let answer = frame.scratch();
+        let room = frame.alternate_room();
         // The kernel's own struct sigaction, 32 bytes (arch/x86/include/uapi/asm/signal.h), which the 128 bytes
         // of the frame's siginfo hold; libc's is larger. The last argument is the size of a signal set.
         let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
         match frame.call(function, args)?.watch(LIMIT)? {
-            CallEnd::Returned => Ok(Avma(memory.read_u64(answer)?)),
+            CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), room)),
             CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.process.pid()).into()),
             CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),
         }
     }
 
-    /// Says what the handlers are, in the order of [`HANDLED_SIGNALS`].
-    pub fn name_handlers(&self, addresses: &[Avma]) -> Vec<Handler> {
+    /// Says what the handlers are.
+    pub fn name_handlers(&self, answers: &Answers) -> Vec<Handler> {
         HANDLED_SIGNALS
             .iter()
-            .zip(addresses)
+            .zip(&answers.handlers)
             .map(|(signal, address)| name_handler(*signal, *address, self.backend))
             .collect()
     }

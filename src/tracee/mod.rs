@@ -10,6 +10,7 @@
 pub mod sys;
 pub mod x86_64;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -437,7 +438,6 @@ impl<'p> Stopped<'_, 'p> {
         let tid = tracee.tid();
         // The mask that holds at the judged instruction. Later, inside the frame, the handler's own is in force.
         let mask = sys::signal_mask(tid).map_err(TraceError::Kernel)?;
-        let before = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
         // Any value that no one else is likely to queue: an address of ours and our PID.
         let token = (&raw const *tracee as usize) ^ ((std::process::id() as usize) << 40);
         sys::queue_to_thread(tid, tid, CARRIER, token).map_err(|e| tracee.lost(e))?;
@@ -463,11 +463,11 @@ impl<'p> Stopped<'_, 'p> {
         }
         let entered = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
         match check_frame(&entered, &here, memory, least_room) {
-            Ok(()) => Ok(Frame {
+            Ok(alternate) => Ok(Frame {
                 tracee,
                 entered,
-                below: before.sp(),
                 mask,
+                alternate,
             }),
             Err(why) => {
                 tracee.resume(Resume::Cont)?;
@@ -477,13 +477,14 @@ impl<'p> Stopped<'_, 'p> {
     }
 }
 
-/// Whether the frame that the kernel built is the one we asked for: it saves the place that was judged.
+/// Whether the frame that the kernel built is the one we asked for: it saves the place that was judged. Says which
+/// alternate signal stack it is on, if it is on one.
 fn check_frame(
     entered: &Registers,
     interrupted: &Registers,
     memory: &dyn Memory,
     least_room: u64,
-) -> Result<(), Declined> {
+) -> Result<Option<Range<u64>>, Declined> {
     let frame = entered.signal_frame();
     let ip = memory.read_u64(frame.saved_ip())?;
     let sp = memory.read_u64(frame.saved_sp())?;
@@ -495,10 +496,13 @@ fn check_frame(
     let stack = memory.read_u64(frame.alternate_stack())?;
     let size = memory.read_u64(frame.alternate_stack().offset(16))?;
     let room = entered.sp().0.wrapping_sub(stack);
-    if size > 0 && room < size && room < least_room {
+    if size == 0 || room >= size {
+        return Ok(None);
+    }
+    if room < least_room {
         return Err(Declined::SmallStack(room));
     }
-    Ok(())
+    Ok(Some(stack..stack.saturating_add(size)))
 }
 
 impl Tracee<'_> {
@@ -540,12 +544,18 @@ impl Drop for Stopped<'_, '_> {
 pub struct Frame<'s, 'p> {
     tracee: &'s mut Tracee<'p>,
     entered: Registers,
-    below: Avma,
     mask: u64,
+    /// The alternate signal stack that the frame is on, if it is on one.
+    alternate: Option<Range<u64>>,
 }
 
 impl<'s, 'p> Frame<'s, 'p> {
-    /// A place of `SCRATCH` bytes in the frame that a call may write to: the siginfo, which only the handler
+    /// How much room is left below the frame, in bytes, if it is on an alternate signal stack.
+    pub fn alternate_room(&self) -> Option<u64> {
+        Some(self.entered.sp().0 - self.alternate.as_ref()?.start)
+    }
+
+    /// A place of 128 bytes in the frame that a call may write to: the siginfo, which only the handler
     /// that does not run would read.
     pub fn scratch(&self) -> Avma {
         self.entered.signal_frame().siginfo
@@ -561,7 +571,7 @@ impl<'s, 'p> Frame<'s, 'p> {
             .map_err(|e| self.tracee.lost(e))?;
         Ok(Call {
             after_return: self.entered.signal_frame().return_address.offset(8),
-            below: self.below,
+            alternate: self.alternate,
             tracee: self.tracee,
         })
     }
@@ -571,10 +581,11 @@ impl<'s, 'p> Frame<'s, 'p> {
 #[derive(Debug)]
 pub struct Call<'s, 'p> {
     tracee: &'s mut Tracee<'p>,
-    /// The stack pointer once the function has returned.
+    /// The stack pointer once the function has returned. While the call runs it is never higher, and everything that
+    /// the interrupted code has on the stack lies above.
     after_return: Avma,
-    /// The stack pointer of the interrupted code; above it is what called that code.
-    below: Avma,
+    /// The alternate signal stack that the call runs on, if it runs on one.
+    alternate: Option<Range<u64>>,
 }
 
 /// How a call in a borrowed frame ended, by what was seen and not by what was expected.
@@ -582,7 +593,7 @@ pub struct Call<'s, 'p> {
 pub enum CallEnd {
     /// It came back; the kernel is about to restore the interrupted state.
     Returned,
-    /// It jumped out (siglongjmp): the stack pointer is above the interrupted code.
+    /// It jumped out (siglongjmp): the stack pointer is above the borrowed frame.
     Jumped,
     /// The process is about to exit, with this status as wait(2) codes it.
     Exiting(i32),
@@ -626,7 +637,11 @@ impl Call<'_, '_> {
                     if regs.enters_sigreturn() && regs.sp() == self.after_return {
                         return Ok(CallEnd::Returned);
                     }
-                    if regs.sp() > self.below {
+                    let inside = self
+                        .alternate
+                        .as_ref()
+                        .is_some_and(|s| s.contains(&regs.sp().0));
+                    if regs.sp() > self.after_return && !inside {
                         return Ok(CallEnd::Jumped);
                     }
                 }
