@@ -458,9 +458,8 @@ pub fn runtime_of(frame: &Frame) -> Option<&'static str> {
         .map(|(_, name)| *name);
     let name = frame.function.as_deref().unwrap_or("");
     by_file.or_else(|| {
-        if name.starts_with("_R") || name.starts_with("rust_") {
-            Some("Rust")
-        } else if name.starts_with("_ZN") && name.contains("17h") {
+        let legacy_rust = name.starts_with("_ZN") && name.contains("17h");
+        if legacy_rust || name.starts_with("_R") || name.starts_with("rust_") {
             Some("Rust")
         } else if name.starts_with("_Z") {
             Some("C++")

@@ -56,9 +56,10 @@ impl Failure {
                 Exit::TimedOut,
                 Some("nothing was changed in it; look at its state: ps -o pid,state,wchan:32,args -p PID".replace("PID", &process.pid().to_string())),
             ),
-            TraceError::AskedToEnd(_) => (
+            TraceError::AskedToEnd(_) => (Exit::Error, None),
+            TraceError::LeftAlone(_) => (
                 Exit::TimedOut,
-                Some("the backend was let go; a call that had begun goes on in it".into()),
+                Some(format!("pgpoke inspect {} shows what became of it", process.pid())),
             ),
             TraceError::Kernel(_) => (Exit::Error, None),
         };

@@ -407,7 +407,8 @@ mod tests {
         let bias = image
             .bias_of_mapping(first.start, first.file_offset)
             .unwrap();
-        let here = Avma(our_own_executable_and_its_image_in_memory_agree as fn() as u64);
+        let here = our_own_executable_and_its_image_in_memory_agree as fn() as usize;
+        let here = Avma(here as u64);
         let name = image
             .symbols()
             .function_at(bias.to_svma(here))

@@ -196,8 +196,8 @@ mod tests {
         let table = [
             entry(1, GLOBAL | FUNC, 1, 0x100, 0x10),
             entry(9, GLOBAL | FUNC, 1, 0x100, 0x10),
-            entry(29, GLOBAL | OBJECT, 1, 0x200, 4),
-            entry(39, GLOBAL | FUNC, 0, 0, 0),
+            entry(28, GLOBAL | OBJECT, 1, 0x200, 4),
+            entry(38, GLOBAL | FUNC, 0, 0, 0),
         ];
         s.add_table(&table.concat(), names, SymbolSource::Dynsym);
         s

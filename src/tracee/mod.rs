@@ -54,9 +54,12 @@ pub enum TraceError {
         /// How long we waited.
         limit: Duration,
     },
-    /// A signal asked pgpoke itself to end.
-    #[error("interrupted by signal {0}")]
+    /// A signal asked pgpoke itself to end. The backend was let go, and nothing was done to it.
+    #[error("ended by signal {0}; the backend was let go, and nothing was done to it")]
     AskedToEnd(i32),
+    /// The same, after a call had begun.
+    #[error("ended by signal {0}; the call had begun and goes on in the backend")]
+    LeftAlone(i32),
     /// Something else that the kernel said.
     #[error("ptrace: {0}")]
     Kernel(#[from] Errno),
@@ -123,8 +126,9 @@ impl Fuse {
         Ok(Fuse { timer })
     }
 
-    fn light(&self) {
-        self.timer.set(LONGEST_STOP);
+    /// Lets a stop last [`LONGEST_STOP`] from now, or so much after a wait of at most `wait` for it to begin.
+    fn light(&self, wait: Duration) {
+        self.timer.set(wait + LONGEST_STOP);
     }
 
     fn put_out(&self) {
@@ -148,18 +152,27 @@ impl<'p> Tracee<'p> {
     ///
     /// The only option is TRACEEXIT, to learn how it ends. Never EXITKILL: our death must not be the backend's.
     pub fn seize(process: &'p Process) -> Result<Self, TraceError> {
-        // The terminal's signals are held back: they end pgpoke between two steps, not in the middle of one.
-        let signals = HeldSignals::hold(&[
-            libc::SIGCHLD,
-            libc::SIGINT,
-            libc::SIGTERM,
-            libc::SIGHUP,
-            libc::SIGQUIT,
-        ]);
+        // The terminal's signals are held back: they end pgpoke between two steps, and Ctrl-Z suspends it only when
+        // nothing is held any more.
+        let signals = HeldSignals::hold(
+            &[
+                libc::SIGCHLD,
+                libc::SIGINT,
+                libc::SIGTERM,
+                libc::SIGHUP,
+                libc::SIGQUIT,
+            ],
+            &[libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU],
+        );
         let fuse = Fuse::new()?;
+        // Seizing a stopped process waits for it to wake up in the kernel, which in a frozen control group
+        // (`docker pause`) it never does: checkpoint-restore/criu#1905.
+        fuse.light(Duration::ZERO);
         let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT;
         let pid = process.pid();
-        sys::seize(pid, options).map_err(|e| match e {
+        let seized = sys::seize(pid, options);
+        fuse.put_out();
+        seized.map_err(|e| match e {
             Errno::EPERM | Errno::EACCES => TraceError::Denied(pid),
             Errno::ESRCH => TraceError::Gone(pid),
             other => TraceError::Kernel(other),
@@ -192,6 +205,7 @@ impl<'p> Tracee<'p> {
     /// Stops the thread, waiting for it until `limit` has passed. Signals that come first are passed on.
     pub fn stop(&mut self, limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
         let deadline = Instant::now() + limit;
+        self.fuse.light(limit);
         sys::interrupt(self.tid()).map_err(|e| self.lost(e))?;
         loop {
             match self.wait(deadline)? {
@@ -228,10 +242,9 @@ impl<'p> Tracee<'p> {
     /// Waits for the next event. None at the deadline.
     fn wait(&mut self, deadline: Instant) -> Result<Option<Event>, TraceError> {
         loop {
-            // The fuse is lit before we look, as the thread may have stopped at any time since.
             match sys::wait_now(self.tid()) {
                 Ok(Some(status)) => {
-                    self.fuse.light();
+                    self.fuse.light(Duration::ZERO);
                     return self.stopped_with(status).map(Some);
                 }
                 Ok(None) => {}
@@ -620,7 +633,11 @@ impl Call<'_, '_> {
         loop {
             self.tracee.resume(Resume::Syscall)?;
             let look_at = deadline.min(Instant::now() + pause);
-            match self.tracee.wait(look_at)? {
+            let event = self.tracee.wait(look_at).map_err(|e| match e {
+                TraceError::AskedToEnd(signal) => TraceError::LeftAlone(signal),
+                other => other,
+            })?;
+            match event {
                 None if Instant::now() >= deadline => return Ok(CallEnd::StillRunning),
                 None => {
                     // A call that was left by a jump to a loop without system calls shows only when asked.
