@@ -210,6 +210,7 @@ impl<'p> Tracee<'p> {
         loop {
             match self.wait(deadline)? {
                 None => {
+                    self.fuse.put_out();
                     return Err(TraceError::WouldNotStop {
                         pid: self.tid(),
                         limit,
@@ -359,6 +360,7 @@ impl<'p> Tracee<'p> {
             self.runs();
         }
         self.state = State::Gone;
+        self.fuse.put_out();
     }
 }
 

@@ -1,5 +1,6 @@
 //! pgpoke against real servers and backends that are really stuck.
 
+mod capture;
 mod harness;
 
 /// The harness is the measuring instrument of every other test, so it is measured first.

@@ -1,0 +1,200 @@
+//! The judgement, tested on snapshots that were captured on a real server (`tests/fixtures`, PostgreSQL 15 as Debian
+//! ships it) and on what becomes of them when something in them is not known.
+//!
+//! `make fixtures` captures them anew; see `tests/suite/capture.rs`.
+
+use std::path::Path;
+
+use pgpoke::assess::{Request, Verdict, assess, checks, verdict};
+use pgpoke::snapshot::Snapshot;
+use serde_json::Value;
+
+/// File, cause, verdict for what is pending, verdicts had a cancel or a terminate been asked for.
+const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
+    use Verdict::{Pointless, Safe, Unsafe};
+    &[
+        ("idle", "idle", Pointless, Pointless, Safe),
+        ("spin", "responsive", Pointless, Safe, Safe),
+        ("spin-cancel", "cpu-loop", Safe, Safe, Safe),
+        ("spin-terminate", "cpu-loop", Safe, Safe, Safe),
+        ("sleep-cancel", "blocked-syscall", Safe, Safe, Safe),
+        ("read-cancel", "blocked-syscall", Safe, Safe, Safe),
+        ("latch-cancel", "latch-loop", Safe, Safe, Safe),
+        (
+            "handlers-cancel",
+            "handlers-replaced",
+            Pointless,
+            Safe,
+            Safe,
+        ),
+        ("blocked-cancel", "signals-blocked", Pointless, Safe, Safe),
+        (
+            "hold-terminate",
+            "interrupts-held-off",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        ("crit-terminate", "critical-section", Unsafe, Unsafe, Unsafe),
+        (
+            "lwlock-terminate",
+            "lwlock-wait",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        (
+            "spinlock-terminate",
+            "spinlock-wait",
+            Unsafe,
+            Unsafe,
+            Unsafe,
+        ),
+        ("handler-loop-cancel", "cpu-loop", Unsafe, Unsafe, Unsafe),
+        ("stdio-cancel", "blocked-syscall", Unsafe, Unsafe, Unsafe),
+        ("qsort-cancel", "cpu-loop", Safe, Safe, Safe),
+        ("fifo-cancel", "blocked-syscall", Safe, Safe, Safe),
+    ]
+};
+
+fn fixture(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn snapshot(value: &Value) -> Snapshot {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn each_captured_backend_is_judged_as_it_was_seen_to_behave() {
+    for (name, cause, pending, cancel, terminate) in EXPECTED {
+        let judged = assess(&snapshot(&fixture(name)), Request::Pending, &[]);
+        let objections: Vec<_> = judged.objections().collect();
+        assert_eq!(judged.cause.code, *cause, "{name}: {:?}", judged.cause);
+        assert_eq!(judged.verdict, *pending, "{name}: {objections:?}");
+        assert_eq!(
+            judged.verdict_if.cancel, *cancel,
+            "{name}, had a cancel been asked for"
+        );
+        assert_eq!(
+            judged.verdict_if.terminate, *terminate,
+            "{name}, had a terminate been asked for"
+        );
+        assert_eq!(judged.checks.len(), checks::TABLE.len(), "{name}");
+        assert!(
+            !judged.cause.summary.is_empty() && !judged.advice.is_empty() || *cause == "idle",
+            "{name}"
+        );
+    }
+}
+
+/// Paths to every value within `value`, deepest last.
+fn paths(value: &Value, here: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    let mut visit = |key: String, child: &Value| {
+        here.push(key);
+        found.push(here.clone());
+        paths(child, here, found);
+        here.pop();
+    };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| visit(k.clone(), v)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(i, v)| visit(i.to_string(), v)),
+        _ => {}
+    }
+}
+
+fn at<'v>(value: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
+    path.iter().try_fold(value, |v, key| match v {
+        Value::Object(map) => map.get_mut(key),
+        Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// What an unknown must never do: make a verdict better.
+///
+/// Two fields are left out, for which "none" is an answer: a backend without pending signals is not asked about its
+/// handlers, which are never an objection, and most have no alternate signal stack.
+#[test]
+fn an_unknown_field_never_raises_a_verdict() {
+    const NONE_IS_AN_ANSWER: [&str; 2] = ["handlers", "alternate_room"];
+    let rank = |v: Verdict| match v {
+        Verdict::Safe => 2,
+        Verdict::Risky => 1,
+        Verdict::Unsafe | Verdict::Pointless => 0,
+    };
+    let mut tried = 0;
+    for (name, ..) in EXPECTED {
+        let original = fixture(name);
+        let mut all = Vec::new();
+        paths(&original, &mut Vec::new(), &mut all);
+        for request in [Request::Pending, Request::Cancel, Request::Terminate] {
+            let (before, _) = verdict(&snapshot(&original), request, &[]);
+            for path in &all {
+                if path.iter().any(|p| NONE_IS_AN_ANSWER.contains(&p.as_str())) {
+                    continue;
+                }
+                let mut changed = original.clone();
+                *at(&mut changed, path).unwrap() = Value::Null;
+                // A field that may not be missing makes no snapshot at all.
+                let Ok(unknown) = serde_json::from_value::<Snapshot>(changed) else {
+                    continue;
+                };
+                tried += 1;
+                let (after, checks) = verdict(&unknown, request, &[]);
+                assert!(
+                    rank(after) <= rank(before),
+                    "{name}, {request:?}: without {} it went from {before} to {after}: {checks:?}",
+                    path.join(".")
+                );
+            }
+        }
+    }
+    assert!(tried > 1_000, "only {tried} fields could be left out");
+}
+
+/// Every function of every rule, put innermost on a stack that was safe, makes it unsafe or risky.
+#[test]
+fn a_stack_that_ends_in_unknown_code_is_never_safe() {
+    for name in ["spin-cancel", "sleep-cancel", "qsort-cancel"] {
+        let mut value = fixture(name);
+        let frame = value["stack"]["frames"][0].clone();
+        for (kind, function) in [
+            ("libc", Value::Null),
+            ("server", Value::Null),
+            ("libc", "_int_malloc".into()),
+            ("libc", "__GI___libc_free".into()),
+            ("server", "AllocSetAlloc".into()),
+            ("server", "pfree".into()),
+            ("server", "SearchCatCache1".into()),
+            ("server", "hash_search_with_hash_value".into()),
+            ("server", "errfinish".into()),
+            ("server", "s_lock".into()),
+            ("server", "secure_write".into()),
+            ("server", "a_function_without_a_rule".into()),
+            ("dynamic-linker", "_dl_fixup".into()),
+            ("libc", "fwrite".into()),
+            ("library", "_ZNSt6vectorIiE9push_backEi".into()),
+        ] {
+            let mut inner = frame.clone();
+            inner["kind"] = kind.into();
+            inner["function"] = function.clone();
+            inner["module"] = "/somewhere".into();
+            let frames = value["stack"]["frames"].as_array_mut().unwrap();
+            frames.insert(0, inner);
+            value["stack"]["in_syscall"] = false.into();
+            let (judged, checks) = verdict(&snapshot(&value), Request::Pending, &[]);
+            assert_ne!(
+                judged,
+                Verdict::Safe,
+                "{name} with {kind} {function} innermost: {checks:?}"
+            );
+            value["stack"]["frames"].as_array_mut().unwrap().remove(0);
+        }
+    }
+}
