@@ -391,11 +391,34 @@ fn lwlock_held(s: Subject) -> Outcome {
 }
 
 fn spinlock(s: Subject) -> Outcome {
-    s.must_not_be_in(
-        &rules::SPINLOCK_WAIT,
-        "waiting for a spinlock; nobody would release those that are held",
-        "no frame waits for one",
-    )
+    let Some(frames) = s.frames() else {
+        return not_stopped();
+    };
+    if let Some(frame) = rules::SPINLOCK_WAIT.find(frames) {
+        return Fail(format!(
+            "{}: waiting for a spinlock; nobody would release those that are held",
+            frame.describe()
+        ));
+    }
+    let ours =
+        |f: &&Frame| matches!(f.kind, ModuleKind::Server | ModuleKind::Library) && !f.inlined;
+    match frames
+        .iter()
+        .filter(ours)
+        .find(|f| f.spinlock != Some(false))
+    {
+        None => {
+            Pass("no function on the stack waits for one or can be holding one, by its code".into())
+        }
+        Some(frame) if frame.spinlock == Some(true) => Fail(format!(
+            "{}: its code takes a spinlock, and it may be holding it",
+            frame.describe()
+        )),
+        Some(frame) => Unknown(format!(
+            "{}: its code was not read, so it may be holding one",
+            frame.describe()
+        )),
+    }
 }
 
 fn unwind(s: Subject) -> Outcome {

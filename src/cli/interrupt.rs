@@ -202,9 +202,6 @@ fn look_and_act(
     // Time has passed at the prompt. Who it is, and what it has mapped, is proved anew.
     let backend = prove(process).map_err(|e| Failure::not_a_backend(e, process))?;
     let plan = Plan::new(&backend);
-    for frame in snapshot.stack.iter().flat_map(|s| &s.frames) {
-        plan.learn(frame.ip);
-    }
     let report = step_in(&plan, options, statement).map_err(|e| Failure::trace(e, process))?;
     Ok(Done::new(snapshot, assessment, report))
 }

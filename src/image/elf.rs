@@ -1,12 +1,16 @@
 //! Reading one ELF file (or the vDSO's bytes): layout, build-id, symbols, unwind sections.
 
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::rc::Rc;
 
 use object::LittleEndian;
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::read::{Object as _, ObjectSection as _, ReadCache, ReadRef};
 
+use super::code::Spinlocks;
 use super::debug::LineTable;
 use super::symbols::{SymbolSource, Symbols};
 use super::{Bias, BuildId, Svma};
@@ -96,7 +100,8 @@ pub struct Image {
     symbols: Symbols,
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
-    lines: std::cell::OnceCell<Option<LineTable>>,
+    lines: OnceCell<Option<LineTable>>,
+    spinlocks: RefCell<HashMap<Svma, Rc<Spinlocks>>>,
     is_debug_file: bool,
 }
 
@@ -132,7 +137,8 @@ impl Image {
             symbols: Symbols::default(),
             eh_frame: None,
             eh_frame_hdr: None,
-            lines: std::cell::OnceCell::new(),
+            lines: OnceCell::new(),
+            spinlocks: RefCell::default(),
             is_debug_file: false,
         };
         let tables = [
@@ -176,7 +182,8 @@ impl Image {
             symbols: Symbols::default(),
             eh_frame: None,
             eh_frame_hdr: None,
-            lines: std::cell::OnceCell::new(),
+            lines: OnceCell::new(),
+            spinlocks: RefCell::default(),
             is_debug_file: true,
         })
     }
@@ -250,6 +257,23 @@ impl Image {
                     .read(s.file_offset.saturating_add(into), size.min(s.size - into))
             }
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// What the function of `size` bytes at `start` does with spinlocks, if its code was read before.
+    pub fn known_spinlocks(&self, start: Svma) -> Option<Rc<Spinlocks>> {
+        self.spinlocks.borrow().get(&start).cloned()
+    }
+
+    /// Reads the code of the function of `size` bytes at `start`, so that its spinlocks are known. Never while a
+    /// backend stands still.
+    pub fn learn_spinlocks(&self, start: Svma, size: u64) {
+        if self.known_spinlocks(start).is_none()
+            && let Ok(code) = self.bytes_at(start, Spinlocks::readable(size))
+            && code.len() as u64 == size
+        {
+            let found = Rc::new(Spinlocks::read(&code, start));
+            self.spinlocks.borrow_mut().insert(start, found);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Everything is read from files before a stop or after it, never during one. Files are hostile input: each
 //! section is read with a cap, and each number in it is checked before it is used.
 
+mod code;
 mod debug;
 mod elf;
 mod space;
@@ -12,6 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use code::Spinlocks;
 pub use debug::{InlinedFrame, LineTable};
 pub use elf::{ElfError, Image};
 pub use space::{AddressSpace, Module, ModuleKind};

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 pub use server::ServerWatch;
 
 use crate::assess::checks::{self, Weight};
-use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
+use crate::assess::{self, Check, Interrupt, Request, Status, Verdict, advice};
 use crate::memory::{Avma, Memory};
 use crate::postgres::Globals;
 use crate::process::Process;
-use crate::snapshot::{Plan, Snapshot};
+use crate::snapshot::{Capture, Plan, Snapshot};
 use crate::tracee::{CallEnd, Declined, Frame, Stopped, TraceError, Tracee};
-use crate::unwind::StackEnd;
 
 /// How long a backend may take to stop when asked to.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -152,7 +151,7 @@ enum Look {
     /// The call was made, and ended so.
     Called(CallEnd, Interrupt),
     /// Not safe here.
-    Objected(Verdict, Vec<Check>, Option<Avma>),
+    Objected(Verdict, Vec<Check>, Option<Box<Capture>>),
     /// Safe, but the frame was not lent, for this reason.
     Declined(Declined),
     /// The statement that was to be cancelled is over.
@@ -169,16 +168,21 @@ pub fn step_in(
 ) -> Result<Report, TraceError> {
     let process = plan.backend.process;
     let before = ServerWatch::new(plan.backend.postmaster);
+    let mut report = Report::new(Outcome::Refused, String::new());
+    let mut stood_still = Duration::ZERO;
     let mut tracee = Tracee::seize(process)?;
+    // One look ahead, to load and read what the next ones will go through.
+    let ahead = plan.capture(&tracee.stop(STOP_LIMIT)?)?;
+    tracee = let_go_and_learn(tracee, plan, &ahead, &mut stood_still)?;
     let deadline = Instant::now() + options.wait;
     let mut pause = Pause::new();
-    let mut report = Report::new(Outcome::Refused, String::new());
     let (end, interrupt, started) = loop {
         report.attempts += 1;
         let started = Instant::now();
         let still_before = tracee.stopped_for();
         let look = look(plan, &mut tracee, options, statement)?;
-        report.stopped = tracee.stopped_for();
+        let still_now = tracee.stopped_for();
+        report.stopped = stood_still + still_now;
         match look {
             Look::Called(end, interrupt) => break (end, interrupt, started),
             Look::StatementOver => {
@@ -195,15 +199,16 @@ pub fn step_in(
                     return Ok(refused(report, Verdict::Unsafe, options.wait));
                 }
             }
-            Look::Objected(verdict, objections, unknown_code) => {
+            Look::Objected(verdict, objections, to_learn) => {
                 let give_up = Instant::now() >= deadline || !may_change(verdict, &objections);
                 report.verdict = Some(verdict);
                 report.objections = objections;
                 if give_up {
                     return Ok(refused(report, verdict, options.wait));
                 }
-                if let Some(at) = unknown_code {
-                    plan.learn(at);
+                if let Some(capture) = to_learn {
+                    tracee = let_go_and_learn(tracee, plan, &capture, &mut stood_still)?;
+                    continue;
                 }
             }
         }
@@ -211,7 +216,7 @@ pub fn step_in(
             .objections
             .iter()
             .all(|c| advice::MOVES_ON.contains(&c.code));
-        tracee.let_run(pause.next(report.stopped - still_before, moves))?;
+        tracee.let_run(pause.next(still_now - still_before, moves))?;
     };
     report.call_time = Some(started.elapsed());
     report.objections.clear();
@@ -225,6 +230,20 @@ pub fn step_in(
         _ => Duration::ZERO,
     });
     Ok(report)
+}
+
+/// Reads the files and the code behind a capture, with the backend let go: while it is traced, a signal for it would
+/// have to wait for us.
+fn let_go_and_learn<'p>(
+    tracee: Tracee<'p>,
+    plan: &Plan<'_, 'p>,
+    capture: &Capture,
+    stood_still: &mut Duration,
+) -> Result<Tracee<'p>, TraceError> {
+    *stood_still += tracee.stopped_for();
+    drop(tracee);
+    plan.learn(capture);
+    Tracee::seize(plan.backend.process)
 }
 
 /// One stop: capture, judge, and if it is safe, call.
@@ -244,13 +263,15 @@ fn look(
     }
     let (verdict, checks) = assess::verdict(&snapshot, options.request, &options.allow);
     if verdict != Verdict::Safe {
-        let unknown_code = snapshot
-            .stack
-            .as_ref()
-            .filter(|s| matches!(s.end, StackEnd::ImageNotLoaded | StackEnd::NoUnwindInfo))
-            .and_then(|s| s.frames.last().map(|f| f.ip.offset(-1)));
+        // Code that was not met before is read once the backend runs again.
+        let unread = checks.iter().any(|c| match c.code {
+            "spinlock" => c.status == Status::Unknown,
+            "unwind" => c.status == Status::Fail,
+            _ => false,
+        });
+        let to_learn = unread.then(|| Box::new(capture));
         let objections = checks.into_iter().filter(|c| c.objection.is_some());
-        return Ok(Look::Objected(verdict, objections.collect(), unknown_code));
+        return Ok(Look::Objected(verdict, objections.collect(), to_learn));
     }
     let interrupt = Interrupt::of(&snapshot, options.request);
     // One of the telltales: without it, the process would not have been taken for a backend.

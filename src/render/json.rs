@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::assess::{Assessment, rules};
+use crate::assess::{Assessment, Status, rules};
 use crate::intervene::{Outcome, Report};
 use crate::postgres::wait_class;
 use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
@@ -122,7 +122,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
             "query_cancel_holdoff_count": v.query_cancel_holdoff_count,
             "crit_section_count": v.crit_section_count,
         },
-        "locks": locks(s),
+        "locks": locks(s, a),
         "signals": signals(&s.signals),
         "process": {
             "state": p.state,
@@ -142,7 +142,14 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
     }
 }
 
-fn locks(s: &Snapshot) -> Value {
+/// Whether the check on spinlocks came to a conclusion.
+fn spinlock_decided(a: &Assessment) -> bool {
+    a.checks
+        .iter()
+        .any(|c| c.code == "spinlock" && c.status == Status::Pass)
+}
+
+fn locks(s: &Snapshot, a: &Assessment) -> Value {
     let frames = s.stack.as_ref().map(|s| &s.frames[..]);
     let waits = frames.is_some_and(|f| rules::LWLOCK_WAIT.find(f).is_some());
     let class = s.variables.wait_event_info.map(|w| w >> 24);
@@ -163,8 +170,10 @@ fn locks(s: &Snapshot) -> Value {
             "holders": Value::Null,
         })),
         "spinlock": frames.map(|f| match rules::SPINLOCK_WAIT.find(f) {
-            Some(_) => "waiting",
-            None => "none",
+            Some(_) => Some("waiting"),
+            None if f.iter().any(|f| f.spinlock == Some(true)) => Some("maybe-held"),
+            None if spinlock_decided(a) => Some("none"),
+            None => None,
         }),
     })
 }

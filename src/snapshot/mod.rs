@@ -217,6 +217,9 @@ pub struct Frame {
     pub found_by: FoundBy,
     /// The kernel's frame for a signal handler.
     pub signal_frame: bool,
+    /// Whether it may hold a spinlock here; none where its code was not read, or is not PostgreSQL's nor an extension's.
+    #[serde(default)]
+    pub spinlock: Option<bool>,
     /// A jump across it would skip something that it wants to clean up (C++, Rust).
     pub has_cleanup: bool,
 }

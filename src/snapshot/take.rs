@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
-use crate::image::{AddressSpace, ModuleKind, SymbolSource};
+use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::{Backend, BackendType, Postmaster, backend_status};
 use crate::process::Process;
@@ -122,9 +122,10 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    /// Loads the image at `at`, where a stack ended for lack of it. Never while the backend stands still.
-    pub fn learn(&self, at: Avma) {
-        self.backend.space.load_at(at, &self.backend.memory);
+    /// Loads the images and reads the code that a capture goes through, so that another one like it can be understood
+    /// without opening a file. Never while the backend stands still.
+    pub fn learn(&self, capture: &Capture) {
+        self.stack(capture, None, true);
     }
 
     /// What `/proc` told when the plan was made.
@@ -423,8 +424,9 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         offset: module.as_ref().map(|m| Avma(m.to_svma(raw.ip).0)),
         function: None,
         function_start: raw
-            .function_start
-            .and_then(|start| Some(Avma(module.as_ref()?.to_svma(start).0))),
+            .function
+            .and_then(|(start, _)| Some(Avma(module.as_ref()?.to_svma(start).0))),
+        spinlock: None,
         symbol_source: None,
         inlined: false,
         file: None,
@@ -437,6 +439,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         return vec![frame];
     };
     let svma = module.to_svma(at);
+    frame.spinlock = may_hold_spinlock(raw, &module, lines);
     if let Some(symbol) = module.image.symbols().function_at(svma) {
         frame.function = Some(symbol.name.to_owned());
         frame.symbol_source = Some(symbol.source);
@@ -467,6 +470,26 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         .collect();
     frames.push(frame);
     frames
+}
+
+/// Whether the function of this frame may hold a spinlock where it stands.
+///
+/// Of an extension's function it is said of all of it; a server's function is trusted to release before it calls
+/// out (src/include/storage/spin.h: "at most a few dozen instructions", no calls), so only the place counts.
+fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<bool> {
+    if !matches!(module.kind, ModuleKind::Server | ModuleKind::Library) {
+        return None;
+    }
+    let (start, size) = raw.function?;
+    let start = module.to_svma(start);
+    if learn {
+        module.image.learn_spinlocks(start, size);
+    }
+    let spinlocks = module.image.known_spinlocks(start)?;
+    Some(match module.kind {
+        ModuleKind::Library => spinlocks.any_taken(),
+        _ => spinlocks.may_be_held_at(module.to_svma(raw.lookup_address())),
+    })
 }
 
 /// What `/proc` tells of a process at this moment.

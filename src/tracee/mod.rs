@@ -12,6 +12,7 @@ pub mod x86_64;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -103,37 +104,61 @@ enum State {
 /// backend. This also works when the holding thread hangs in the kernel, for example in a page fault that waits for
 /// a dead disk; exiting kills it there, which a mere signal handler could not.
 #[derive(Debug)]
-struct Fuse {
-    timer: Arc<sys::Timer>,
+struct Fuse(Arc<FuseState>);
+
+#[derive(Debug)]
+struct FuseState {
+    timer: sys::Timer,
+    removed: AtomicBool,
 }
 
 impl Fuse {
     fn new() -> Result<Self, Errno> {
-        let timer = Arc::new(sys::Timer::new()?);
-        let watched = Arc::clone(&timer);
+        let state = Arc::new(FuseState {
+            timer: sys::Timer::new()?,
+            removed: AtomicBool::new(false),
+        });
+        let watched = Arc::clone(&state);
         std::thread::Builder::new()
             .stack_size(64 << 10)
             .spawn(move || {
-                watched.wait();
-                eprintln!(
-                    "pgpoke: error: the backend stood still for longer than {} ms and was let go",
-                    LONGEST_STOP.as_millis()
-                );
-                eprintln!("pgpoke: hint: this machine is slow at the moment; try again");
-                sys::exit_now(8);
+                watched.timer.wait();
+                if !watched.removed.load(Ordering::Acquire) {
+                    blow();
+                }
             })
             .map_err(|_| Errno::EAGAIN)?;
-        Ok(Fuse { timer })
+        Ok(Fuse(state))
     }
 
     /// Lets a stop last [`LONGEST_STOP`] from now, or so much after a wait of at most `wait` for it to begin.
     fn light(&self, wait: Duration) {
-        self.timer.set(wait + LONGEST_STOP);
+        self.0.timer.set(wait + LONGEST_STOP);
     }
 
     fn put_out(&self) {
-        self.timer.set(Duration::ZERO);
+        self.0.timer.set(Duration::ZERO);
     }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        self.0.removed.store(true, Ordering::Release);
+        self.0.timer.set(Duration::from_nanos(1));
+    }
+}
+
+/// Lets everything go, now. A stderr that nobody reads must not delay it, so another thread writes there.
+fn blow() -> ! {
+    std::thread::spawn(|| {
+        eprintln!(
+            "pgpoke: error: the backend stood still for longer than {} ms and was let go\n\
+             pgpoke: hint: this machine is slow at the moment; try again",
+            LONGEST_STOP.as_millis()
+        );
+    });
+    std::thread::sleep(Duration::from_millis(2));
+    sys::exit_now(8)
 }
 
 /// A seized thread. Dropping it lets the thread go, in whatever state it is.

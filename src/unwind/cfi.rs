@@ -37,7 +37,8 @@ pub(super) struct Step {
     pub cfa: Avma,
     pub signal_frame: bool,
     pub has_cleanup: bool,
-    pub function_start: Avma,
+    /// Its first address, and its size in bytes.
+    pub function: (Avma, u64),
     /// The caller's registers; none at the root.
     pub caller: Option<Registers>,
 }
@@ -158,9 +159,12 @@ impl Unwinder {
             cfa: Avma(cfa),
             signal_frame: fde.is_signal_trampoline(),
             has_cleanup: fde.lsda().is_some_and(|p| p.pointer() != 0),
-            function_start: module
-                .bias
-                .to_avma(crate::image::Svma(fde.initial_address())),
+            function: (
+                module
+                    .bias
+                    .to_avma(crate::image::Svma(fde.initial_address())),
+                fde.len(),
+            ),
             caller: (!root).then_some(caller),
         })
     }

@@ -43,8 +43,8 @@ pub struct RawFrame {
     pub exact: bool,
     /// Call-frame information says that an exception, or a jump across this frame, has something to clean up there.
     pub has_cleanup: bool,
-    /// The first address of the function by call-frame information.
-    pub function_start: Option<Avma>,
+    /// The function by its call-frame information: its first address, and its size in bytes.
+    pub function: Option<(Avma, u64)>,
 }
 
 impl RawFrame {
@@ -117,7 +117,7 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
             signal_frame: false,
             exact,
             has_cleanup: false,
-            function_start: None,
+            function: None,
         };
         let step = unwinder.step(frame.lookup_address(), &here, memory, space);
         match step {
@@ -125,7 +125,7 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
                 frame.cfa = step.cfa;
                 frame.signal_frame = step.signal_frame;
                 frame.has_cleanup = step.has_cleanup;
-                frame.function_start = Some(step.function_start);
+                frame.function = Some(step.function);
                 frames.push(frame);
                 let Some(next) = step.caller else {
                     break StackEnd::Root;

@@ -88,7 +88,11 @@ fn write(name: &str, pid: i32) {
     let mut snapshot = take(pid);
     // Where testext was built is no one's business.
     for frame in snapshot.stack.iter_mut().flat_map(|s| &mut s.frames) {
-        if let Some(file) = frame.file.as_mut().filter(|f| f.ends_with("/pgpoke_test.c")) {
+        if let Some(file) = frame
+            .file
+            .as_mut()
+            .filter(|f| f.ends_with("/pgpoke_test.c"))
+        {
             *file = "/pgpoke/testext/pgpoke_test.c".into();
         }
     }
