@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::open::Failure;
+use super::open::{Failure, open};
 use super::{Exit, InspectArgs, say};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, prove};
-use crate::process::Process;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot};
 use crate::tracee::{TraceError, Tracee};
@@ -42,7 +41,7 @@ fn exit_of(verdict: Verdict) -> Exit {
 }
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
-    let process = Process::open(pid)?;
+    let process = open(pid)?;
     let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
     let plan = Plan::new(&backend);
     let mut snapshot = take(&plan, args.passive)?;

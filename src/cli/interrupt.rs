@@ -3,13 +3,12 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use super::open::Failure;
+use super::open::{Failure, open};
 use super::{Exit, InterruptArgs, inspect, say, say_error};
 use crate::assess::checks::{TABLE, Weight};
 use crate::assess::{Assessment, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
 use crate::postgres::prove;
-use crate::process::Process;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot};
 
@@ -109,7 +108,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         timeout: args.timeout,
         allow: args.allow.clone(),
     };
-    let process = Process::open(pid)?;
+    let process = open(pid)?;
     let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
     let plan = Plan::new(&backend);
 

@@ -1,9 +1,9 @@
 //! From a PID to a backend, or to the reason why not, with its exit code.
 
 use super::{Exit, say, say_error};
-use crate::postgres::NotABackend;
+use crate::postgres::{NotABackend, prove};
 use crate::process::permission::Permission;
-use crate::process::{OpenError, Process};
+use crate::process::{OpenError, Process, all_pids};
 use crate::render::json;
 use crate::tracee::TraceError;
 
@@ -72,6 +72,53 @@ impl Failure {
     }
 }
 
+/// Opens the process that `pid` names. Where no process of ours has that number, it may be the PID that a backend has
+/// inside its container, which is what pg_stat_activity shows there.
+pub fn open(pid: i32) -> Result<Process, Failure> {
+    let error = match Process::open(pid) {
+        Ok(process) => return Ok(process),
+        Err(e) => e,
+    };
+    let mut candidates = match error {
+        OpenError::NoSuchProcess(_) => backends_known_inside_as(pid),
+        _ => Vec::new(),
+    };
+    if candidates.len() == 1 {
+        return Ok(candidates.remove(0));
+    }
+    let mut failure = Failure::from(error);
+    if !candidates.is_empty() {
+        failure.message = format!(
+            "no process has PID {pid} here, and several backends have it inside their containers"
+        );
+        failure.detail = Some(list(&candidates));
+        failure.hint = Some("take the PID that the backend has here".into());
+    }
+    Err(failure)
+}
+
+/// The backends whose innermost PID is `pid`, in PID namespaces other than ours.
+fn backends_known_inside_as(pid: i32) -> Vec<Process> {
+    all_pids()
+        .into_iter()
+        .filter(|outer| *outer != pid)
+        .filter_map(|outer| Process::open(outer).ok())
+        .filter(|p| p.inner_pid().is_ok_and(|inner| inner == pid) && prove(p).is_ok())
+        .collect()
+}
+
+fn list(candidates: &[Process]) -> String {
+    let each: Vec<String> = candidates
+        .iter()
+        .map(|p| {
+            let directory = p.working_directory();
+            let directory = directory.map_or_else(|_| "?".into(), |d| d.display().to_string());
+            format!("PID {} (data directory {directory})", p.pid())
+        })
+        .collect();
+    each.join(", ")
+}
+
 impl From<OpenError> for Failure {
     fn from(e: OpenError) -> Self {
         let exit = match e {
@@ -105,6 +152,13 @@ impl Failure {
                 Some("nothing is left to interrupt; if it stays, look at its parent".to_owned()),
             ),
             NotABackend::Ended(_) => (None, None),
+            NotABackend::Other { pid, .. } if !backends_known_inside_as(*pid).is_empty() => (
+                None,
+                Some(format!(
+                    "inside a container that number is a backend's: {}; take the PID that it has here",
+                    list(&backends_known_inside_as(*pid))
+                )),
+            ),
             NotABackend::Other { .. } => (
                 None,
                 Some(

@@ -236,3 +236,90 @@ impl Registers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{CapturedMemory, ProcessMemory};
+    use crate::process::Process;
+
+    /// A generator of any numbers, the same ones each time (xorshift64).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+    }
+
+    #[test]
+    fn any_registers_and_any_stack_come_to_an_end() {
+        let me = Process::open(std::process::id() as i32).unwrap();
+        let space = AddressSpace::read(&me).unwrap();
+        let live = ProcessMemory::open(me.pid());
+        let code: Vec<_> = space
+            .mappings()
+            .iter()
+            .filter(|m| m.executable)
+            .cloned()
+            .collect();
+        for mapping in &code {
+            space.load_at(mapping.start, &live);
+        }
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let somewhere = |numbers: &mut Numbers| {
+            let m = &code[numbers.next() as usize % code.len()];
+            m.start.0 + numbers.next() % (m.end.0 - m.start.0)
+        };
+        const STACK: u64 = 0x7000_0000_0000;
+        let mut deepest = 0;
+        for _ in 0..3_000 {
+            // A stack of return addresses, pointers into itself, and anything at all.
+            let mut stack = CapturedMemory::default();
+            let words: Vec<u8> = (0..512)
+                .flat_map(|_| {
+                    match numbers.next() % 3 {
+                        0 => somewhere(&mut numbers),
+                        1 => STACK + numbers.next() % 4096,
+                        _ => numbers.next(),
+                    }
+                    .to_le_bytes()
+                })
+                .collect();
+            stack.add(Avma(STACK), words);
+            let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
+            for register in &mut registers.0 {
+                *register = STACK + numbers.next() % 4096 & !7;
+            }
+            registers.0[usize::from(arch::DWARF_RA)] = somewhere(&mut numbers);
+            let found = unwind(&registers, &stack, &space);
+            assert!(!found.frames.is_empty() && found.frames.len() <= MOST_FRAMES);
+            deepest = deepest.max(found.frames.len());
+        }
+        assert!(deepest > 3, "no stack was followed at all");
+    }
+
+    #[test]
+    fn a_guess_never_completes_a_stack() {
+        let frame = RawFrame {
+            ip: Avma(1),
+            cfa: Avma(0),
+            found_by: FoundBy::Context,
+            signal_frame: false,
+            exact: true,
+            has_cleanup: false,
+            function: None,
+        };
+        let guessed = RawFrame {
+            found_by: FoundBy::FramePointer,
+            ..frame
+        };
+        let stack = |frames: Vec<RawFrame>, end| RawStack { frames, end };
+        assert!(stack(vec![frame], StackEnd::Root).is_complete());
+        assert!(!stack(vec![frame, guessed], StackEnd::Root).is_complete());
+        assert!(!stack(vec![frame], StackEnd::TooDeep).is_complete());
+    }
+}
