@@ -151,19 +151,26 @@ struct InterruptArgs {
 
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
-    crate::tracee::sys::default_sigpipe();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "pgpoke", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "pgpoke", &mut text);
+            say(&String::from_utf8_lossy(&text));
             Ok(Exit::Done)
         }
-        Command::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map(|()| Exit::Done)
-            .map_err(Into::into),
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut text)
+                .map_err(anyhow::Error::from)
+                .map(|()| {
+                    say(&String::from_utf8_lossy(&text));
+                    Exit::Done
+                })
+        }
     };
     let exit = result.unwrap_or_else(|e| {
         say_error(&format!("{e:#}"), None, None);

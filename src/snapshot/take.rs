@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
 use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
-use crate::postgres::{Backend, BackendType, Postmaster, backend_status};
+use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
@@ -310,11 +310,20 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    /// Whether the present statement is another one than at `start`, or none runs any more.
+    /// Whether the statement that began at `start` is over: another one runs, or none. None where it cannot be told.
     pub fn statement_is_over(&self, start: Option<i64>) -> Option<bool> {
-        let facts = self.backend_facts(&self.backend.memory);
-        let changed = facts.statement_start? != start?;
-        Some(changed || facts.activity?.is_idle())
+        let memory = &self.backend.memory;
+        let facts = self.backend_facts(memory);
+        match facts.activity {
+            Some(activity) if activity != Activity::Disabled => {
+                Some(facts.statement_start? != start? || activity.is_idle())
+            }
+            // With track_activities off: PostgresMain() clears this after an error (src/backend/tcop/postgres.c).
+            _ => {
+                let at = self.backend.globals.get("debug_query_string")?;
+                memory.read_u64(at).ok().map(|pointer| pointer == 0)
+            }
+        }
     }
 
     fn backend_facts(&self, memory: &dyn Memory) -> BackendFacts {

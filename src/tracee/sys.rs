@@ -356,12 +356,3 @@ pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) does not return and touches no memory.
     unsafe { libc::_exit(code) }
 }
-
-/// Undoes what the Rust runtime does to SIGPIPE for a program: a closed pipe then ends us silently, as it
-/// ends other tools. The kernel lets go of what we trace.
-pub fn default_sigpipe() {
-    // SAFETY: sets a disposition; called once, before any thread is started.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
-}
