@@ -198,3 +198,36 @@ fn a_stack_that_ends_in_unknown_code_is_never_safe() {
         }
     }
 }
+
+#[test]
+fn a_warning_can_be_allowed_by_name_and_a_failure_cannot() {
+    let mut value = fixture("spin-terminate");
+    value["process"]["threads"] = 2.into();
+    let judge = |value: &Value, allowed: &[&str]| {
+        let allowed: Vec<String> = allowed.iter().map(|a| a.to_string()).collect();
+        verdict(&snapshot(value), Request::Pending, &allowed).0
+    };
+    assert_eq!(judge(&value, &[]), Verdict::Risky);
+    assert_eq!(judge(&value, &["server-code"]), Verdict::Risky);
+    assert_eq!(judge(&value, &["threads"]), Verdict::Safe);
+    value["variables"]["crit_section_count"] = 1.into();
+    assert_eq!(
+        judge(&value, &["threads", "critical-section"]),
+        Verdict::Unsafe
+    );
+}
+
+/// What never may be interrupted stays so, whatever else is true of it.
+#[test]
+fn a_postmaster_is_unsafe_even_with_nothing_pending() {
+    for kind in ["postmaster", "checkpointer", "startup", "unknown"] {
+        for name in ["spin", "spin-terminate", "hold-terminate", "idle"] {
+            let mut value = fixture(name);
+            value["backend"]["backend_type"] = kind.into();
+            for request in [Request::Pending, Request::Cancel, Request::Terminate] {
+                let (judged, _) = verdict(&snapshot(&value), request, &[]);
+                assert_eq!(judged, Verdict::Unsafe, "{kind} {name} {request:?}");
+            }
+        }
+    }
+}

@@ -222,14 +222,16 @@ impl<'p> Tracee<'p> {
         self.process.pid()
     }
 
-    /// How long the thread has stood still in all, up to now.
+    /// How long the thread has stood still in all, up to now: at most so long, as a stop counts from when it was asked
+    /// for.
     pub fn stopped_for(&self) -> Duration {
         self.stopped + self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Stops the thread, waiting for it until `limit` has passed. Signals that come first are passed on.
     pub fn stop(&mut self, limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
-        let deadline = Instant::now() + limit;
+        let asked = Instant::now();
+        let deadline = asked + limit;
         self.fuse.light(limit);
         sys::interrupt(self.tid()).map_err(|e| self.lost(e))?;
         loop {
@@ -241,7 +243,10 @@ impl<'p> Tracee<'p> {
                         limit,
                     });
                 }
-                Some(Event::Interrupted | Event::GroupStop) => return Ok(Stopped { tracee: self }),
+                Some(Event::Interrupted | Event::GroupStop) => {
+                    self.since = Some(asked);
+                    return Ok(Stopped { tracee: self });
+                }
                 Some(Event::Exiting(_) | Event::Ended(_)) => {
                     return Err(TraceError::Gone(self.tid()));
                 }

@@ -292,7 +292,7 @@ mod tests {
             stack.add(Avma(STACK), words);
             let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
             for register in &mut registers.0 {
-                *register = STACK + numbers.next() % 4096 & !7;
+                *register = (STACK + numbers.next() % 4096) & !7;
             }
             registers.0[usize::from(arch::DWARF_RA)] = somewhere(&mut numbers);
             let found = unwind(&registers, &stack, &space);
