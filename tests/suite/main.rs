@@ -2,6 +2,8 @@
 
 mod capture;
 mod harness;
+/// What is printed as JSON is what the published schema says.
+mod schema;
 
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
