@@ -23,7 +23,7 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
         say_error(
             &format!("there is no check named \"{unknown}\""),
             None,
-            Some("pgpoke inspect --json lists them"),
+            Some(&format!("pgpoke inspect --json {pid} lists them")),
         );
         return Ok(Exit::Usage);
     }

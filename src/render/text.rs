@@ -20,7 +20,7 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
     who(&mut out, s);
     interrupts(&mut out, s);
     process(&mut out, s);
-    signals(&mut out, s);
+    signals(&mut out, s, a);
     stack(&mut out, s, whole_stack);
     checks(&mut out, a);
     next(&mut out, a);
@@ -152,14 +152,18 @@ fn verdict(out: &mut String, a: &Assessment) {
         "verdict",
         &format!("{} – {why}", a.verdict.to_string().to_uppercase()),
     );
-    if a.verdict_if.cancel != a.verdict || a.verdict_if.terminate != a.verdict {
+    let (cancel, terminate) = (a.verdict_if.cancel, a.verdict_if.terminate);
+    if cancel != terminate {
         line(
             out,
             "",
-            &format!(
-                "a cancel would be {}, a terminate {}",
-                a.verdict_if.cancel, a.verdict_if.terminate
-            ),
+            &format!("a cancel would be {cancel}, a terminate {terminate}"),
+        );
+    } else if cancel != a.verdict {
+        line(
+            out,
+            "",
+            &format!("a cancel or a terminate would be {cancel}"),
         );
     }
 }
@@ -283,14 +287,18 @@ fn process(out: &mut String, s: &Snapshot) {
     line(out, "process", &parts.join(", "));
 }
 
-fn signals(out: &mut String, s: &Snapshot) {
+fn signals(out: &mut String, s: &Snapshot, a: &Assessment) {
     let mut parts: Vec<String> = Vec::new();
     match &s.signals.handlers {
         None => parts.push("handlers unknown".into()),
         Some(handlers) if handlers.iter().all(|h| h.expected) => {
             parts.push("PostgreSQL's own handlers".into())
         }
-        Some(_) => parts.push("handlers replaced (see below)".into()),
+        Some(_) => {
+            let check = a.checks.iter().find(|c| c.code == "handlers");
+            let which = check.map_or("", |c| c.detail.as_str());
+            parts.push(format!("handlers {}", printable(which)));
+        }
     }
     // SIGURG is always blocked from 14 on: it is read through a signalfd (src/backend/storage/ipc/latch.c).
     let blocked = s.signals.blocked.unwrap_or(0) & !(1 << (libc::SIGURG - 1));
@@ -334,7 +342,7 @@ fn stack(out: &mut String, s: &Snapshot, whole: bool) {
     if shown < frames.len() {
         let _ = writeln!(
             out,
-            "  … {} more (--stack shows them)",
+            "  … {} more (pgpoke inspect --stack shows them)",
             frames.len() - shown
         );
     }
