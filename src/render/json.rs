@@ -102,7 +102,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
         "backend": {
             "type": b.backend_type,
             "server_version": b.server_version,
-            "data_directory": b.data_directory,
+            "data_directory": b.data_directory.as_ref().map(|d| d.to_string_lossy()),
             "database": b.database,
             "user": b.user,
             "client": b.client,
