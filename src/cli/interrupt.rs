@@ -193,7 +193,13 @@ fn look_and_act(
         return Ok(Done::new(snapshot, assessment, report));
     }
     if !args.yes && !confirmed(&text::question(&snapshot, &assessment)) {
-        let report = Report::new(Outcome::Refused, "not confirmed; nothing was done");
+        let report = Report::new(
+            Outcome::Refused,
+            match options.request {
+                Request::Pending => "not confirmed; nothing was done",
+                _ => "not confirmed; the signal was sent, and nothing else was done",
+            },
+        );
         let mut done = Done::new(snapshot, assessment, report);
         done.exit = Exit::Usage;
         return Ok(done);
