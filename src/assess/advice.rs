@@ -85,9 +85,9 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         "interrupts-held-off" => {
             "find why it holds interrupts off (the stack shows who); what is pending is acted on when it lets go".into()
         }
-        "signals-blocked" | "handlers-replaced" => format!(
-            "pgpoke interrupt --terminate {pid} (or --cancel) sets the flags that the signal should have set"
-        ),
+        "signals-blocked" | "handlers-replaced" => {
+            "tell the maintainers of what did so; until then --cancel and --terminate set the flags that the signal should have set".into()
+        }
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
         "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
         "blocked-syscall" => "find who should answer that system call: a writer, a peer, a disk".into(),

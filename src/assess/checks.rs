@@ -37,6 +37,15 @@ pub struct Objection {
     pub verdict: Verdict,
 }
 
+/// The weight of the weightiest objection: the one that decides.
+pub fn weight(checks: &[Check]) -> Option<Weight> {
+    checks
+        .iter()
+        .filter_map(|c| c.objection)
+        .map(|o| o.weight)
+        .min()
+}
+
 /// How a check came out, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -160,18 +160,10 @@ pub struct Assessment {
 impl Assessment {
     /// The checks that decide the verdict.
     pub fn objections(&self) -> impl Iterator<Item = &Check> {
-        let weight = self.weight();
+        let weight = checks::weight(&self.checks);
         self.checks
             .iter()
             .filter(move |c| c.objection.is_some() && c.objection.map(|o| o.weight) == weight)
-    }
-
-    fn weight(&self) -> Option<checks::Weight> {
-        self.checks
-            .iter()
-            .filter_map(|c| c.objection)
-            .map(|o| o.weight)
-            .min()
     }
 }
 

@@ -4,8 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use super::open::{Failure, open};
-use super::{Exit, InterruptArgs, inspect, say, say_error};
-use crate::assess::checks::{TABLE, Weight};
+use super::{Exit, InterruptArgs, inspect, say};
+use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
 use crate::postgres::prove;
@@ -20,12 +20,14 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
         .iter()
         .find(|a| TABLE.iter().all(|row| row.code != **a))
     {
-        say_error(
-            &format!("there is no check named \"{unknown}\""),
-            None,
-            Some(&format!("pgpoke inspect --json {pid} lists them")),
-        );
-        return Ok(Exit::Usage);
+        let failure = Failure {
+            exit: Exit::Usage,
+            message: format!("there is no check named \"{unknown}\""),
+            detail: None,
+            hint: Some(format!("pgpoke inspect --json {pid} lists them")),
+            outcome: None,
+        };
+        return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
     }
     let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if !args.yes && !args.dry_run && !can_ask {
@@ -36,15 +38,16 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
             hint: Some(format!(
                 "pgpoke inspect {pid} shows what would be done; --yes does it without asking"
             )),
+            outcome: None,
         };
-        return Ok(failure.tell(pid, args.json, Some("refused")));
+        return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
     }
     Ok(match interrupt(args, pid) {
         Ok(done) => {
             tell(args, &done);
             done.exit
         }
-        Err(failure) => failure.tell(pid, args.json, Some("refused")),
+        Err(failure) => failure.tell(pid, args.json, Some(Outcome::Refused)),
     })
 }
 
@@ -147,6 +150,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
                 message: format!("cannot send a signal to process {pid}: {e}"),
                 detail: None,
                 hint: None,
+                outcome: None,
             })?;
         let detail = match obeyed {
             Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
@@ -213,12 +217,7 @@ fn look_and_act(
 
 /// What needs no further look: it is nothing to interrupt, or there is no occasion.
 fn settled(judged: &Assessment) -> Option<Report> {
-    let weight = judged
-        .objections()
-        .filter_map(|c| c.objection)
-        .map(|o| o.weight)
-        .min();
-    let outcome = match (weight, judged.verdict) {
+    let outcome = match (weight(&judged.checks), judged.verdict) {
         (Some(Weight::Identity), _) => Outcome::Refused,
         (Some(Weight::Occasion), Verdict::Pointless) => Outcome::Pointless,
         _ => return None,
@@ -276,5 +275,7 @@ fn confirmed(question: &str) -> bool {
     let mut answer = String::new();
     write!(err, "{question}").and_then(|()| err.flush()).is_ok()
         && std::io::stdin().lock().read_line(&mut answer).is_ok()
+        // Ctrl-D leaves the cursor behind the question.
+        && (answer.ends_with('\n') || writeln!(err).is_ok())
         && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }

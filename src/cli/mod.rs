@@ -55,7 +55,7 @@ impl From<Exit> for ExitCode {
 )]
 struct Cli {
     /// Show help
-    #[arg(short = '?', long, global = true, action = clap::ArgAction::Help)]
+    #[arg(short = '?', short_alias = 'h', long, global = true, action = clap::ArgAction::Help)]
     help: Option<bool>,
     /// Show the version
     #[arg(short = 'V', long, action = clap::ArgAction::Version)]
@@ -67,8 +67,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say why a backend is stuck and whether it is safe to interrupt it
+    #[command(override_usage = "pgpoke inspect [OPTIONS] PID")]
     Inspect(InspectArgs),
     /// Make a backend process its pending interrupt, from outside
+    #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
     Interrupt(InterruptArgs),
     /// Print a shell's completions
     Completions {
@@ -84,11 +86,18 @@ enum Command {
 #[group(required = true, multiple = false)]
 struct Target {
     /// PID of the backend, as pg_stat_activity shows it
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(value_name = "PID", value_parser = parse_pid)]
     pid: Option<i32>,
     /// The same, as an option
-    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = parse_pid)]
     pid_option: Option<i32>,
+}
+
+fn parse_pid(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err("expected a process ID, such as 12345".into()),
+    }
 }
 
 impl Target {

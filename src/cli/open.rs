@@ -1,6 +1,7 @@
 //! From a PID to a backend, or to the reason why not, with its exit code.
 
 use super::{Exit, say, say_error};
+use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::Permission;
 use crate::process::{OpenError, Process, all_pids};
@@ -18,16 +19,20 @@ pub struct Failure {
     pub detail: Option<String>,
     /// What to type next.
     pub hint: Option<String>,
+    /// The outcome, of an intervention that had begun.
+    pub outcome: Option<Outcome>,
 }
 
 impl Failure {
     /// Says so, in both languages if JSON was asked for.
-    pub fn tell(&self, pid: i32, as_json: bool, outcome: Option<&str>) -> Exit {
+    ///
+    /// `outcome` is that of an intervention that this kept from beginning.
+    pub fn tell(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Exit {
         say_error(&self.message, self.detail.as_deref(), self.hint.as_deref());
         if as_json {
             say(&json::failure(
                 pid,
-                outcome,
+                outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
                 &self.message,
                 self.detail.as_deref(),
                 self.hint.as_deref(),
@@ -44,6 +49,7 @@ impl Failure {
             message: format!("no permission to look into process {}", process.pid()),
             detail: Some(permission.to_string()),
             hint: Some(permission.next_step()),
+            outcome: None,
         }
     }
 
@@ -63,11 +69,13 @@ impl Failure {
             ),
             TraceError::Kernel(_) => (Exit::Error, None),
         };
+        let outcome = (exit == Exit::TimedOut).then_some(Outcome::TimedOut);
         Failure {
             exit,
             message: error.to_string(),
             detail: None,
             hint,
+            outcome,
         }
     }
 }
@@ -138,6 +146,7 @@ impl From<OpenError> for Failure {
             message: e.to_string(),
             detail: None,
             hint,
+            outcome: None,
         }
     }
 }
@@ -172,6 +181,7 @@ impl Failure {
             message: e.to_string(),
             detail,
             hint,
+            outcome: None,
         }
     }
 }

@@ -345,12 +345,7 @@ fn set_flags(
 
 /// Whether another look may come out otherwise.
 fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
-    let weight = objections
-        .iter()
-        .filter_map(|c| c.objection)
-        .map(|o| o.weight)
-        .min();
-    match weight {
+    match checks::weight(objections) {
         Some(Weight::Identity | Weight::Occasion) | None => false,
         Some(Weight::CriticalSection | Weight::HeldOff) => true,
         Some(Weight::Danger | Weight::Risk) => {
@@ -363,12 +358,7 @@ fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
 }
 
 fn refused(mut report: Report, verdict: Verdict, wait: Duration) -> Report {
-    let weight = report
-        .objections
-        .iter()
-        .filter_map(|c| c.objection)
-        .map(|o| o.weight)
-        .min();
+    let weight = checks::weight(&report.objections);
     report
         .objections
         .retain(|c| c.objection.map(|o| o.weight) == weight);

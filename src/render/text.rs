@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::json;
+use crate::assess::checks::{Weight, weight};
 use crate::assess::{Assessment, Interrupt, Status, Verdict};
 use crate::intervene::{Outcome, Report};
 use crate::snapshot::{Frame, Snapshot, signal_names};
@@ -15,7 +16,7 @@ const SHORT_QUERY: usize = 200;
 /// The result of `pgpoke inspect`.
 pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
     let mut out = String::new();
-    verdict(&mut out, a);
+    verdict(&mut out, s, a);
     cause(&mut out, a);
     who(&mut out, s);
     interrupts(&mut out, s);
@@ -43,12 +44,18 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report) -> String {
         &format!("{}: {}", json::outcome(r.outcome), printable(&r.detail)),
     );
     match r.outcome {
+        // Who it is was on the screen a moment ago.
+        Outcome::Refused if r.verdict.is_none() => return out,
         Outcome::Refused | Outcome::Pointless | Outcome::DryRun => {
             cause(&mut out, a);
             who(&mut out, s);
             interrupts(&mut out, s);
             stack(&mut out, s, false);
             next(&mut out, a);
+        }
+        Outcome::TimedOut | Outcome::Returned => {
+            who(&mut out, s);
+            line(&mut out, "next", &format!("pgpoke inspect {}", s.pid));
         }
         _ => who(&mut out, s),
     }
@@ -82,7 +89,7 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report) -> String {
 /// The question before stepping in: who is hit, what will happen, and what cannot be known.
 pub fn question(s: &Snapshot, a: &Assessment) -> String {
     let mut out = String::new();
-    verdict(&mut out, a);
+    verdict(&mut out, s, a);
     cause(&mut out, a);
     who(&mut out, s);
     stack(&mut out, s, false);
@@ -129,10 +136,23 @@ fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{label:<12} {text}");
 }
 
-fn verdict(out: &mut String, a: &Assessment) {
+/// Whether the backend's own flags say so, and not only the operator.
+fn is_pending(s: &Snapshot, interrupt: Interrupt) -> bool {
+    let v = &s.variables;
+    let flag = match interrupt {
+        Interrupt::Terminate => v.proc_die_pending,
+        Interrupt::Cancel => v.query_cancel_pending,
+        Interrupt::Barrier => v.proc_signal_barrier_pending,
+        Interrupt::Nothing => None,
+    };
+    flag == Some(true)
+}
+
+fn verdict(out: &mut String, s: &Snapshot, a: &Assessment) {
     let what = match a.interrupt {
         Interrupt::Nothing => "nothing is pending".to_owned(),
-        what => format!("a {what} is pending"),
+        what if is_pending(s, what) => format!("a {what} is pending"),
+        what => format!("a {what} was asked for, and has not reached the backend's flags"),
     };
     let why = match a.verdict {
         Verdict::Safe => format!("{what}, and every check passed at this instruction"),
@@ -389,12 +409,16 @@ fn checks(out: &mut String, a: &Assessment) {
         "checks",
         &format!("{passed} of {} pass", a.checks.len()),
     );
+    // Where the process is nothing to interrupt at all, what else is not known of it is noise.
+    let settled = weight(&a.checks) == Some(Weight::Identity);
     for check in &a.checks {
-        let mark = match check.status {
-            Status::Pass => continue,
-            Status::Warn => "warn",
-            Status::Fail => "FAIL",
-            Status::Unknown => "unknown",
+        let mark = match (check.status, check.objection.map(|o| o.verdict)) {
+            (Status::Pass, _) => continue,
+            (Status::Unknown, _) if settled => continue,
+            (Status::Fail, Some(Verdict::Pointless)) => "pointless",
+            (Status::Fail, _) => "FAIL",
+            (Status::Warn, _) => "warn",
+            (Status::Unknown, _) => "unknown",
         };
         line(
             out,

@@ -5,7 +5,7 @@
 //! that only pgpoke could undo: no breakpoint, no armed single-step, no saved registers in our memory. A function is
 //! called through a signal frame that *the kernel* built and will itself take down again ([`Frame`]).
 //!
-//! Every wait has a deadline, and every stop has a [fuse](Fuse).
+//! Every wait has a deadline, and every stop has a fuse: a second thread that ends pgpoke when a stop lasts too long.
 
 pub mod sys;
 pub mod x86_64;
