@@ -972,10 +972,24 @@ first_difference(const Computed *first, const Computed *again)
 }
 
 /*
+ * Whether a measurement shall end before its time: a cancel was asked for.  It
+ * is taken back, since the measurement's answer is wanted, and not an error.
+ */
+static bool
+told_to_end(void)
+{
+	if (!QueryCancelPending)
+		return false;
+	QueryCancelPending = false;
+	return true;
+}
+
+/*
  * The witness: computes the same thing over and over for the given time, and
  * tells whether anything that belongs to an interrupted program (registers,
  * flags, red zone, vector and floating-point state, control words, errno,
- * signal mask) was ever not as it was left.
+ * signal mask) was ever not as it was left.  A cancel ends it early, with its
+ * answer.
  */
 PG_FUNCTION_INFO_V1(pgpoke_checked);
 Datum
@@ -998,13 +1012,13 @@ pgpoke_checked(PG_FUNCTION_ARGS)
 			damage = first_difference(&first, &again);
 		if (damage != NULL)
 			PG_RETURN_TEXT_P(cstring_to_text(psprintf("round %llu: %s", (unsigned long long) rounds, damage)));
-	} while (seconds_now() < end);
+	} while (seconds_now() < end && !told_to_end());
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf("ok, %llu rounds", (unsigned long long) rounds)));
 }
 
 /*
  * For how long, at most, the backend stood still within the given time, in
- * microseconds.
+ * microseconds.  A cancel ends it early, with its answer.
  */
 PG_FUNCTION_INFO_V1(pgpoke_gap);
 Datum
@@ -1017,7 +1031,7 @@ pgpoke_gap(PG_FUNCTION_ARGS)
 	say_stuck(__func__);
 	before = seconds_now();
 	end = before + PG_GETARG_FLOAT8(0);
-	while (before < end)
+	while (before < end && !told_to_end())
 	{
 		double		after = seconds_now();
 
