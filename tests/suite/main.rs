@@ -7,3 +7,6 @@ mod schema;
 
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
+/// What is left behind when pgpoke is killed, or anything else goes wrong around it: a backend that
+/// goes on.
+mod survival;

@@ -26,7 +26,7 @@ pub use backend::Backend;
 pub use installation::Installation;
 pub use run::{Run, as_other_user, as_user_without_ptrace, pgpoke};
 pub use server::Server;
-pub use stuck::{Failure, How, Stuck};
+pub use stuck::{Failure, How, Outcome, Stuck};
 
 /// Long enough for a busy machine; whoever waits that long has found a bug.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -304,7 +304,9 @@ impl<'s> Stuck<'s> {
         row.expect("pg_stat_activity").map(|row| row.get(0))
     }
 
-    fn ended_within(&self, time: Duration) -> Option<&Outcome> {
+    /// What the statement came to, if it ends within that time.
+    #[track_caller]
+    pub fn ended_within(&self, time: Duration) -> Option<&Outcome> {
         if self.result.get().is_none() {
             match self.outcomes.recv_timeout(time) {
                 Ok(outcome) => self.result.set(outcome).expect("nobody else sets it"),

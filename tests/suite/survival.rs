@@ -1,0 +1,731 @@
+use std::fs;
+use std::io::pipe;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{
+    Backend, DEADLINE, How, Installation, Outcome, Run, Server, Stuck, pgpoke, skip, wait_for,
+};
+
+/// The calls at which pgpoke is made to die: everything that it does to a backend, and every wait
+/// for it.
+const CALLS: [&str; 4] = ["ptrace", "wait4", "rt_sigtimedwait", "rt_tgsigqueueinfo"];
+
+/// How often it dies at each call.
+const TIMES: usize = 3;
+
+/// A server with testext, or None, loudly, where there cannot be one.
+fn server() -> Server {
+    let server = Server::start();
+    server.install_testext();
+    server
+}
+
+macro_rules! server_or_skip {
+    () => {{
+        let installation = Installation::default();
+        if installation.pg_config().is_none() {
+            skip!("no headers for {}", installation.version());
+        }
+        server()
+    }};
+}
+
+/// pgpoke, with a signal sent to it by strace as it enters the `nth` call of that name. The call
+/// itself is not made any more if the signal is SIGKILL.
+///
+/// strace ends as pgpoke does, by the same signal.
+fn hit(call: &str, nth: usize, signal: &str, args: &[&str]) -> Run {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null"]);
+    command.args(["-e", &format!("trace={call}"), "-e", "signal=none", "-e"]);
+    command.arg(format!("inject={call}:signal={signal}:when={nth}"));
+    command.arg("--").arg(pgpoke().get_program()).args(args);
+    Run::of(command)
+}
+
+/// Ended by itself, with a code that the contract has.
+#[track_caller]
+fn assert_sane_exit(run: &Run) {
+    assert!(
+        matches!(run.code(), Some(0 | 3..=8)),
+        "neither killed nor in its right mind:\n{run}"
+    );
+}
+
+/// The backend still works on its statement: it has used CPU time since it was let go. Returns
+/// false if the statement has ended meanwhile.
+#[track_caller]
+fn computes_on(stuck: &Stuck) -> bool {
+    let backend = stuck.backend();
+    let ticks = backend.cpu_ticks();
+    wait_for(DEADLINE, "the backend shall compute, or be done", || {
+        if stuck.ended_within(Duration::ZERO).is_some() {
+            return Some(false);
+        }
+        // Cleaning up after an error takes less than two ticks.
+        (backend.cpu_ticks() > ticks + 2).then_some(true)
+    })
+}
+
+/// A witness that computes until it is asked what it has seen.
+struct Witness<'s> {
+    server: &'s Server,
+    stuck: Stuck<'s>,
+}
+
+impl<'s> Witness<'s> {
+    fn new(server: &'s Server) -> Self {
+        let stuck = server.stuck("SELECT pgpoke_checked(3600)");
+        Self { server, stuck }
+    }
+
+    fn pid(&self) -> String {
+        self.stuck.pid().to_string()
+    }
+
+    #[track_caller]
+    fn assert_computes_on(&self) {
+        self.stuck.backend().assert_running_untraced();
+        assert!(
+            computes_on(&self.stuck),
+            "it ended: {:?}",
+            self.stuck.result()
+        );
+    }
+
+    /// Nothing that belongs to it was ever not as it had left it: registers, flags, floating-point
+    /// state, red zone, errno, signal mask. And it obeys, and its session goes on.
+    #[track_caller]
+    fn assert_untouched(self) {
+        let cancelled: bool = self
+            .server
+            .connect()
+            .query_one("SELECT pg_cancel_backend($1)", &[&self.stuck.pid()])
+            .expect("pg_cancel_backend")
+            .get(0);
+        assert!(cancelled);
+        let rows = self.stuck.result().expect("the witness's answer");
+        let answer = rows[0][0].clone().expect("a text");
+        assert!(answer.starts_with("ok, "), "{answer}");
+        assert_eq!(
+            self.stuck.run_follow_up("SELECT 1"),
+            Ok(vec![vec![Some("1".to_owned())]])
+        );
+        self.server.assert_unharmed();
+    }
+}
+
+/// What is swept over: calls `run` for the first, second, … call of each name, several times each,
+/// until it is not hit any more because there are no more calls.
+///
+/// `run` says whether pgpoke was hit.
+fn sweep(calls: &[&str], times: usize, mut run: impl FnMut(&str, usize) -> bool) {
+    for call in calls {
+        let mut hits = 0;
+        for nth in 1.. {
+            let hit = (0..times).filter(|_| run(call, nth)).count();
+            if hit == 0 {
+                break;
+            }
+            hits += hit;
+        }
+        assert!(hits > 0, "pgpoke never called {call}");
+        eprintln!("{call}: {hits} hits");
+    }
+}
+
+#[test]
+fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    sweep(&CALLS, TIMES, |call, nth| {
+        let run = hit(call, nth, "KILL", &["inspect", &witness.pid()]);
+        witness.assert_computes_on();
+        let killed = run.signal() == Some(libc::SIGKILL);
+        if !killed {
+            assert_sane_exit(&run);
+        }
+        killed
+    });
+    witness.assert_untouched();
+}
+
+/// A backend to be interrupted, and another when that has happened.
+struct Target<'s> {
+    server: &'s Server,
+    call: &'static str,
+    /// What is pending in it.
+    pending: Option<How>,
+    /// How it is to end.
+    end: How,
+    stuck: Option<Stuck<'s>>,
+    ended: usize,
+}
+
+impl<'s> Target<'s> {
+    fn new(server: &'s Server, call: &'static str, pending: Option<How>, end: How) -> Self {
+        let mut target = Self {
+            server,
+            call,
+            pending,
+            end,
+            stuck: None,
+            ended: 0,
+        };
+        target.stuck().prove_stuck(end);
+        target
+    }
+
+    /// The present one; it has got its signal, and computes on.
+    #[track_caller]
+    fn stuck(&mut self) -> &Stuck<'s> {
+        self.stuck.get_or_insert_with(|| {
+            let stuck = self.server.stuck(&format!("SELECT {}", self.call));
+            if let Some(how) = self.pending {
+                // SAFETY: kill takes any numbers; this PID is a backend's that is stuck.
+                assert_eq!(unsafe { libc::kill(stuck.pid(), how.signal()) }, 0);
+                stuck.wait_until("its handler shall have run", DEADLINE, |backend| {
+                    !backend.is_pending(how.signal())
+                });
+            }
+            stuck
+        })
+    }
+
+    fn pid(&mut self) -> String {
+        self.stuck().pid().to_string()
+    }
+
+    /// It either computes on, undisturbed, or has ended as it was asked to, and in no other way.
+    #[track_caller]
+    fn check(&mut self) {
+        let stuck = self.stuck();
+        let backend = stuck.backend();
+        if stuck.ended_within(Duration::ZERO).is_none() && backend.is_alive() {
+            // It may exit at any moment, and a process that is gone is neither stopped nor traced.
+            wait_for(
+                DEADLINE,
+                "it shall be let go, and not be left stopped",
+                || {
+                    let free =
+                        backend.tracer_pid() == 0 && !matches!(backend.state(), Some('T' | 't'));
+                    (free || !backend.is_alive()).then_some(())
+                },
+            );
+            if computes_on(stuck) {
+                return;
+            }
+        }
+        self.assert_ended_well();
+    }
+
+    #[track_caller]
+    fn assert_ended_well(&mut self) {
+        let end = self.end;
+        let stuck = self.stuck.take().expect("a backend");
+        assert_ended(self.server, &stuck, end);
+        self.ended += 1;
+    }
+}
+
+/// By an ERROR, after which the session goes on, or by a FATAL, after which the process is gone.
+#[track_caller]
+fn assert_ended(server: &Server, stuck: &Stuck, end: How) {
+    let outcome: Outcome = stuck.result();
+    let failure = outcome.expect_err("a statement that was stuck for ever");
+    match end {
+        How::Cancel => {
+            assert_eq!(failure.code(), "57014", "{failure}");
+            assert_eq!(
+                stuck.run_follow_up("SELECT 1"),
+                Ok(vec![vec![Some("1".to_owned())]])
+            );
+            stuck.backend().assert_running_untraced();
+        }
+        How::Terminate => {
+            // The client may notice the closed connection before it has read why; the log tells.
+            assert!(matches!(failure.code(), "57P01" | ""), "{failure}");
+            let fatal = format!(
+                "[{}] FATAL:  terminating connection due to administrator command",
+                stuck.pid()
+            );
+            assert!(server.log().contains(&fatal), "{failure}\n{}", server.log());
+            wait_for(DEADLINE, "the process shall be gone", || {
+                (!stuck.backend().is_alive()).then_some(())
+            });
+        }
+    }
+}
+
+fn interrupt_killed_at_any_call(mut target: Target, options: &[&str]) {
+    let args = |pid: &str| -> Vec<String> {
+        let args = ["interrupt", "--yes"].iter().chain(options).copied();
+        args.chain([pid]).map(str::to_owned).collect()
+    };
+    let mut untouched = 0;
+    sweep(&CALLS, TIMES, |call, nth| {
+        let args = args(&target.pid());
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let run = hit(call, nth, "KILL", &args);
+        let ended = target.ended;
+        target.check();
+        let killed = run.signal() == Some(libc::SIGKILL);
+        if killed && target.ended == ended {
+            untouched += 1;
+        }
+        if !killed {
+            run.assert_code(0);
+            assert_eq!(
+                target.ended,
+                ended + 1,
+                "no effect, though it says so:\n{run}"
+            );
+        }
+        killed
+    });
+    // Killed before it could act, and after it had.
+    assert!(untouched > 50, "{untouched}");
+    assert!(target.ended > CALLS.len() * TIMES, "{}", target.ended);
+    target.server.assert_unharmed();
+}
+
+#[test]
+fn interrupt_killed_at_any_call_of_a_cancel() {
+    let server = server_or_skip!();
+    let target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
+    interrupt_killed_at_any_call(target, &[]);
+}
+
+#[test]
+fn interrupt_killed_at_any_call_of_a_terminate() {
+    let server = server_or_skip!();
+    let target = Target::new(
+        &server,
+        "pgpoke_spin()",
+        Some(How::Terminate),
+        How::Terminate,
+    );
+    interrupt_killed_at_any_call(target, &[]);
+}
+
+#[test]
+fn interrupt_killed_at_any_call_where_it_sets_the_flags_itself() {
+    let server = server_or_skip!();
+    let target = Target::new(&server, "pgpoke_handlers('own')", None, How::Cancel);
+    interrupt_killed_at_any_call(target, &["--cancel", "--grace", "1ms"]);
+}
+
+/// What a terminal, or whoever runs pgpoke, sends it to make it stop.
+const SIGNALS: [(&str, i32); 4] = [
+    ("INT", libc::SIGINT),
+    ("TERM", libc::SIGTERM),
+    ("HUP", libc::SIGHUP),
+    ("QUIT", libc::SIGQUIT),
+];
+
+/// Calls of each phase: before the backend is touched, while it is traced, and after. The first is
+/// made hundreds of times, so that not each is tried.
+fn sweep_signals(mut run: impl FnMut(&str, usize, &str, i32) -> bool) {
+    let mut turn = 0;
+    sweep(&["ptrace", "wait4", "rt_tgsigqueueinfo"], 1, |call, nth| {
+        // Each call gets another signal, and each signal gets to each kind of call.
+        let (name, number) = SIGNALS[turn % SIGNALS.len()];
+        turn += 1;
+        run(call, nth, name, number)
+    });
+    for nth in 1..=20 {
+        let (name, number) = SIGNALS[nth % SIGNALS.len()];
+        run("openat", nth * 2, name, number);
+    }
+}
+
+#[test]
+fn inspect_told_to_end_at_any_call() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    let mut told = 0;
+    // Twice, for other pairs of call and signal: the calls are an even number now and an odd one then.
+    for _ in 0..2 {
+        sweep_signals(|call, nth, name, number| {
+            let run = hit(call, nth, name, &["inspect", &witness.pid()]);
+            witness.assert_computes_on();
+            let died = run.signal() == Some(number);
+            if !died {
+                assert_sane_exit(&run);
+            }
+            let said = run.stderr.contains(&format!("signal {number}"));
+            told += usize::from(died || said);
+            died || said
+        });
+    }
+    assert!(told > 50, "only {told} noticed");
+    witness.assert_untouched();
+}
+
+#[test]
+fn interrupt_told_to_end_at_any_call() {
+    let server = server_or_skip!();
+    let mut target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
+    let mut told = 0;
+    sweep_signals(|call, nth, name, number| {
+        let run = hit(call, nth, name, &["interrupt", "--yes", &target.pid()]);
+        let ended = target.ended;
+        target.check();
+        let died = run.signal() == Some(number);
+        if !died {
+            assert_sane_exit(&run);
+            if run.code() == Some(0) {
+                assert_eq!(
+                    target.ended,
+                    ended + 1,
+                    "no effect, though it says so:\n{run}"
+                );
+            }
+        }
+        let said = run.stderr.contains(&format!("signal {number}"));
+        told += usize::from(died || said);
+        died || said
+    });
+    assert!(told > 50, "only {told} noticed");
+    assert!(target.ended > 0);
+    server.assert_unharmed();
+}
+
+/// Moments that follow no rhythm, within the time that a run takes.
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self, within: Duration) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        within.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64)
+    }
+
+    /// Passes such a time. Spinning, since a sleep is too coarse for it.
+    fn pass(&mut self, within: Duration) {
+        let end = Instant::now() + self.next(within);
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// How long an inspection takes here and now.
+fn time_of_an_inspection(pid: &str) -> Duration {
+    let mut times: Vec<_> = (0..5)
+        .map(|_| {
+            let run = Run::pgpoke(["inspect", pid]);
+            assert_sane_exit(&run);
+            run.elapsed
+        })
+        .collect();
+    times.sort();
+    times[2]
+}
+
+#[test]
+fn inspect_told_to_end_at_random_moments() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    let time = time_of_an_inspection(&witness.pid());
+    let mut moments = Moments(1);
+    let mut died = 0;
+    for turn in 0..80 {
+        let (_, signal) = SIGNALS[turn % SIGNALS.len()];
+        let mut command = pgpoke();
+        command.args(["inspect", &witness.pid()]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("pgpoke");
+        moments.pass(time);
+        // SAFETY: kill takes any numbers; this PID is a child's that has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let status = wait_for(DEADLINE, "pgpoke shall end", || {
+            child.try_wait().expect("pgpoke's status")
+        });
+        witness.assert_computes_on();
+        match status.code() {
+            None => died += 1,
+            Some(code) => assert!(matches!(code, 0 | 3..=8), "exit code {code}"),
+        }
+    }
+    assert!(died > 10, "only {died} of 80 came in time");
+    witness.assert_untouched();
+}
+
+/// Runs `sh -c script` with pgpoke and its arguments as "$@".
+fn through_shell(script: &str, args: &[&str]) -> Run {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh"])
+        .arg(pgpoke().get_program());
+    command.args(args);
+    Run::of(command)
+}
+
+/// With nobody reading either output, or only one of them.
+fn with_broken_pipes(stdout: bool, stderr: bool, args: &[&str]) -> std::process::ExitStatus {
+    let broken = |yes: bool| match yes {
+        true => Stdio::from(pipe().expect("a pipe").1),
+        false => Stdio::null(),
+    };
+    let mut command = pgpoke();
+    command.args(args).stdin(Stdio::null());
+    command.stdout(broken(stdout)).stderr(broken(stderr));
+    let mut child = command.spawn().expect("pgpoke");
+    wait_for(DEADLINE, "pgpoke shall end", || {
+        child.try_wait().expect("pgpoke's status")
+    })
+}
+
+const CLOSED: [&str; 4] = [
+    r#"exec "$@" >&-"#,
+    r#"exec "$@" 2>&-"#,
+    r#"exec "$@" >&- 2>&- <&-"#,
+    r#"exec "$@" >/dev/full 2>/dev/full"#,
+];
+
+#[test]
+fn inspect_with_nobody_listening() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    let pid = witness.pid();
+    for args in [
+        &["inspect", &pid][..],
+        &["inspect", "--json", &pid],
+        &["inspect", "--passive", "--stack", &pid],
+    ] {
+        for script in CLOSED {
+            let run = through_shell(script, args);
+            assert_sane_exit(&run);
+            witness.assert_computes_on();
+        }
+        for (stdout, stderr) in [(true, false), (false, true), (true, true)] {
+            use std::os::unix::process::ExitStatusExt;
+            let status = with_broken_pipes(stdout, stderr, args);
+            assert!(
+                status.signal() == Some(libc::SIGPIPE) || matches!(status.code(), Some(0 | 3..=8)),
+                "{status}"
+            );
+            assert_eq!(
+                status.signal() == Some(libc::SIGPIPE),
+                stdout,
+                "{status}: a pipe that nobody reads from ends it, as it ends other tools"
+            );
+            witness.assert_computes_on();
+        }
+    }
+    witness.assert_untouched();
+}
+
+#[test]
+fn interrupt_with_nobody_listening() {
+    let server = server_or_skip!();
+    let mut target = Target::new(&server, "pgpoke_handlers('own')", None, How::Cancel);
+    for script in CLOSED {
+        let pid = target.pid();
+        let run = through_shell(
+            script,
+            &["interrupt", "--yes", "--cancel", "--grace", "1ms", &pid],
+        );
+        run.assert_code(0);
+        target.assert_ended_well();
+    }
+    for (stdout, stderr) in [(true, false), (false, true), (true, true)] {
+        let pid = target.pid();
+        with_broken_pipes(
+            stdout,
+            stderr,
+            &["interrupt", "--yes", "--cancel", "--grace", "1ms", &pid],
+        );
+        target.check();
+    }
+    server.assert_unharmed();
+}
+
+const MANY: usize = 200;
+
+#[test]
+fn two_hundred_inspections_leave_a_computation_untouched() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    for _ in 0..MANY {
+        let run = Run::pgpoke(["inspect", "--json", &witness.pid()]);
+        assert_sane_exit(&run);
+        // Each of them has really run something in the backend.
+        let handler = &run.json()["signals"]["SIGINT"]["handler"];
+        assert!(handler.is_string(), "{run}");
+    }
+    witness.assert_computes_on();
+    witness.assert_untouched();
+}
+
+/// What a process looks like from outside, as far as it stays the same while it is blocked.
+fn portrait(backend: &Backend) -> Vec<String> {
+    let mut portrait: Vec<String> = ["SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd", "Threads"]
+        .iter()
+        .map(|field| format!("{field} {:?}", backend.status(field)))
+        .collect();
+    let mut descriptors: Vec<String> = fs::read_dir(format!("/proc/{}/fd", backend.pid))
+        .expect("its descriptors")
+        .flatten()
+        .map(|entry| {
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            format!("{} {}", entry.file_name().display(), target.display())
+        })
+        .collect();
+    descriptors.sort();
+    portrait.append(&mut descriptors);
+    let maps = fs::read_to_string(format!("/proc/{}/maps", backend.pid)).expect("its mappings");
+    // The stack grows by itself.
+    portrait.extend(
+        maps.lines()
+            .filter(|line| !line.ends_with("[stack]"))
+            .map(str::to_owned),
+    );
+    portrait
+}
+
+/// A backend that is blocked in a system call is blocked in it again after each inspection.
+fn many_inspections_of_a_blocked_backend(call: &str, syscalls: &[i64]) {
+    let server = server_or_skip!();
+    let stuck = server.stuck(&format!("SELECT {call}"));
+    stuck.prove_stuck(How::Cancel);
+    let blocked = |backend: &Backend| {
+        backend.state() == Some('S') && backend.syscall().is_some_and(|n| syscalls.contains(&n))
+    };
+    stuck.wait_until("it shall be blocked", DEADLINE, blocked);
+    let before = portrait(&stuck.backend());
+    for _ in 0..MANY {
+        let run = Run::pgpoke(["inspect", "--json", &stuck.pid().to_string()]);
+        // Cancel is pending, and it is safe to process.
+        run.assert_code(0);
+        assert!(
+            run.json()["signals"]["SIGUSR1"]["handler"].is_string(),
+            "{run}"
+        );
+        stuck.backend().assert_running_untraced();
+        stuck.wait_until("it shall be blocked again", DEADLINE, blocked);
+    }
+    assert_eq!(portrait(&stuck.backend()), before);
+    stuck.prove_stuck(How::Cancel);
+    Run::pgpoke(["interrupt", "--yes", &stuck.pid().to_string()]).assert_code(0);
+    assert_ended(&server, &stuck, How::Cancel);
+    server.assert_unharmed();
+}
+
+#[test]
+fn two_hundred_inspections_of_a_backend_that_reads() {
+    many_inspections_of_a_blocked_backend("pgpoke_read()", &[libc::SYS_read]);
+}
+
+#[test]
+fn two_hundred_inspections_of_a_backend_that_sleeps() {
+    many_inspections_of_a_blocked_backend(
+        "pgpoke_sleep()",
+        &[
+            libc::SYS_nanosleep,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_restart_syscall,
+        ],
+    );
+}
+
+#[test]
+fn two_hundred_inspections_of_a_backend_that_waits_for_its_latch() {
+    many_inspections_of_a_blocked_backend(
+        "pgpoke_latch()",
+        &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait],
+    );
+}
+
+#[test]
+fn two_inspections_at_once() {
+    let server = server_or_skip!();
+    let witness = Witness::new(&server);
+    let mut looked = 0;
+    for _ in 0..40 {
+        let runs = both(&["inspect", "--json", &witness.pid()]);
+        for run in &runs {
+            assert_sane_exit(run);
+            let json = run.json();
+            let stack = json["stack"].as_array();
+            looked += usize::from(stack.is_some_and(|frames| frames.len() > 5));
+        }
+        witness.assert_computes_on();
+    }
+    // At least one of each pair gets to look.
+    assert!(looked >= 40, "only {looked} of 80 saw a stack");
+    witness.assert_untouched();
+}
+
+#[test]
+fn two_interrupts_at_once() {
+    let server = server_or_skip!();
+    for end in [How::Cancel, How::Terminate] {
+        let mut target = Target::new(&server, "pgpoke_spin()", Some(end), end);
+        for _ in 0..10 {
+            let pid = target.pid();
+            let runs = both(&["interrupt", "--yes", "--json", &pid]);
+            for run in &runs {
+                assert_sane_exit(run);
+                run.json();
+            }
+            assert!(
+                runs.iter().any(|run| run.code() == Some(0)),
+                "neither had its way:\n{}\n{}",
+                runs[0],
+                runs[1]
+            );
+            target.assert_ended_well();
+        }
+    }
+    server.assert_unharmed();
+}
+
+fn both(args: &[&str]) -> [Run; 2] {
+    thread::scope(|scope| {
+        let other = scope.spawn(|| Run::pgpoke(args));
+        let one = Run::pgpoke(args);
+        [one, other.join().expect("the other run")]
+    })
+}
+
+#[test]
+fn a_backend_that_ends_while_it_is_looked_at() {
+    let server = server_or_skip!();
+    let sleeping = |backend: &Backend| backend.state() == Some('S') && backend.syscall().is_some();
+    let mut moments = Moments(2);
+    let mut time = None;
+    let mut codes = [0; 9];
+    for turn in 0..60 {
+        let stuck = server.stuck_when("SELECT pg_sleep(3600)", sleeping);
+        let pid = stuck.pid().to_string();
+        let time = *time.get_or_insert_with(|| time_of_an_inspection(&pid));
+        let args: &[&str] = match turn % 3 {
+            0 => &["inspect", "--json"],
+            1 => &["inspect", "--json", "--passive", "--samples", "3"],
+            _ => &["interrupt", "--json", "--yes"],
+        };
+        let mut command = pgpoke();
+        command.args(args).arg(&pid);
+        let run = thread::spawn(move || Run::within(Duration::from_secs(20), command));
+        moments.pass(time * 2);
+        // SAFETY: kill takes any numbers; this PID is a backend's that nothing else ends.
+        assert_eq!(unsafe { libc::kill(stuck.pid(), libc::SIGTERM) }, 0);
+        let run = run.join().expect("a run that ended");
+        assert_sane_exit(&run);
+        assert_eq!(run.json()["pid"], stuck.pid(), "{run}");
+        codes[run.code().unwrap_or_default() as usize] += 1;
+        assert_ended(&server, &stuck, How::Terminate);
+    }
+    eprintln!("exit codes: {codes:?}");
+    // Some were too early and some too late.
+    assert!(
+        codes[7] > 0 && codes.iter().sum::<i32>() > codes[7],
+        "{codes:?}"
+    );
+    server.assert_unharmed();
+}
