@@ -9,7 +9,7 @@ use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, prove};
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot};
-use crate::tracee::{TraceError, Tracee};
+use crate::tracee::{Declined, TraceError, Tracee};
 
 /// The pause between two samples: long against a stop, short against a person's patience.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(10);
@@ -97,6 +97,10 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     let stopped_for = stopped.stopped_for();
     stopped.keep();
     drop(tracee);
+    // The signal was taken, so that it will not end us by itself; and nobody who pressed Ctrl-C wants us to go on.
+    if let Some(Err(Declined::Trace(e @ TraceError::AskedToEnd(_)))) = handlers {
+        return Err(Failure::trace(e, process));
+    }
 
     let mut snapshot = plan.interpret(&capture, true, stopped_for);
     if let Some(Ok(answers)) = handlers {
