@@ -7,6 +7,8 @@ mod schema;
 
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
+/// pgpoke's stacks beside those of gdb and eu-stack.
+mod stacks;
 /// What is left behind when pgpoke is killed, or anything else goes wrong around it: a backend that
 /// goes on.
 mod survival;

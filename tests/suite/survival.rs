@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Outcome, Run, Server, Stuck, pgpoke, skip, wait_for,
+    Backend, DEADLINE, How, Outcome, Run, Server, Stuck, pgpoke, server_with_testext, wait_for,
 };
 
 /// The calls at which pgpoke is made to die: everything that it does to a backend, and every wait
@@ -14,23 +14,6 @@ const CALLS: [&str; 4] = ["ptrace", "wait4", "rt_sigtimedwait", "rt_tgsigqueuein
 
 /// How often it dies at each call.
 const TIMES: usize = 3;
-
-/// A server with testext, or None, loudly, where there cannot be one.
-fn server() -> Server {
-    let server = Server::start();
-    server.install_testext();
-    server
-}
-
-macro_rules! server_or_skip {
-    () => {{
-        let installation = Installation::default();
-        if installation.pg_config().is_none() {
-            skip!("no headers for {}", installation.version());
-        }
-        server()
-    }};
-}
 
 /// pgpoke, with a signal sent to it by strace as it enters the `nth` call of that name. The call
 /// itself is not made any more if the signal is SIGKILL.
@@ -138,7 +121,7 @@ fn sweep(calls: &[&str], times: usize, mut run: impl FnMut(&str, usize) -> bool)
 
 #[test]
 fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     sweep(&CALLS, TIMES, |call, nth| {
         let run = hit(call, nth, "KILL", &["inspect", &witness.pid()]);
@@ -293,14 +276,14 @@ fn interrupt_killed_at_any_call(mut target: Target, options: &[&str]) {
 
 #[test]
 fn interrupt_killed_at_any_call_of_a_cancel() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
     interrupt_killed_at_any_call(target, &[]);
 }
 
 #[test]
 fn interrupt_killed_at_any_call_of_a_terminate() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let target = Target::new(
         &server,
         "pgpoke_spin()",
@@ -312,7 +295,7 @@ fn interrupt_killed_at_any_call_of_a_terminate() {
 
 #[test]
 fn interrupt_killed_at_any_call_where_it_sets_the_flags_itself() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let target = Target::new(&server, "pgpoke_handlers('own')", None, How::Cancel);
     interrupt_killed_at_any_call(target, &["--cancel", "--grace", "1ms"]);
 }
@@ -343,7 +326,7 @@ fn sweep_signals(mut run: impl FnMut(&str, usize, &str, i32) -> bool) {
 
 #[test]
 fn inspect_told_to_end_at_any_call() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     let mut told = 0;
     // Twice, for other pairs of call and signal: the calls are an even number now and an odd one then.
@@ -366,7 +349,7 @@ fn inspect_told_to_end_at_any_call() {
 
 #[test]
 fn interrupt_told_to_end_at_any_call() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let mut target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
     let mut told = 0;
     sweep_signals(|call, nth, name, number| {
@@ -428,7 +411,7 @@ fn time_of_an_inspection(pid: &str) -> Duration {
 
 #[test]
 fn inspect_told_to_end_at_random_moments() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     let time = time_of_an_inspection(&witness.pid());
     let mut moments = Moments(1);
@@ -489,7 +472,7 @@ const CLOSED: [&str; 4] = [
 
 #[test]
 fn inspect_with_nobody_listening() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     let pid = witness.pid();
     for args in [
@@ -522,7 +505,7 @@ fn inspect_with_nobody_listening() {
 
 #[test]
 fn interrupt_with_nobody_listening() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let mut target = Target::new(&server, "pgpoke_handlers('own')", None, How::Cancel);
     for script in CLOSED {
         let pid = target.pid();
@@ -549,7 +532,7 @@ const MANY: usize = 200;
 
 #[test]
 fn two_hundred_inspections_leave_a_computation_untouched() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     for _ in 0..MANY {
         let run = Run::pgpoke(["inspect", "--json", &witness.pid()]);
@@ -590,7 +573,7 @@ fn portrait(backend: &Backend) -> Vec<String> {
 
 /// A backend that is blocked in a system call is blocked in it again after each inspection.
 fn many_inspections_of_a_blocked_backend(call: &str, syscalls: &[i64]) {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let stuck = server.stuck(&format!("SELECT {call}"));
     stuck.prove_stuck(How::Cancel);
     let blocked = |backend: &Backend| {
@@ -643,7 +626,7 @@ fn two_hundred_inspections_of_a_backend_that_waits_for_its_latch() {
 
 #[test]
 fn two_inspections_at_once() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let witness = Witness::new(&server);
     let mut looked = 0;
     for _ in 0..40 {
@@ -663,7 +646,7 @@ fn two_inspections_at_once() {
 
 #[test]
 fn two_interrupts_at_once() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     for end in [How::Cancel, How::Terminate] {
         let mut target = Target::new(&server, "pgpoke_spin()", Some(end), end);
         for _ in 0..10 {
@@ -695,7 +678,7 @@ fn both(args: &[&str]) -> [Run; 2] {
 
 #[test]
 fn a_backend_that_ends_while_it_is_looked_at() {
-    let server = server_or_skip!();
+    let server = server_with_testext!();
     let sleeping = |backend: &Backend| backend.state() == Some('S') && backend.syscall().is_some();
     let mut moments = Moments(2);
     let mut time = None;

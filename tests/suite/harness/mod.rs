@@ -79,3 +79,20 @@ macro_rules! skip {
     }};
 }
 pub(crate) use skip;
+
+/// A server that has testext's functions. Where there are no headers to build them with, returns
+/// from the test through [`skip!`].
+macro_rules! server_with_testext {
+    () => {{
+        let installation = $crate::harness::Installation::default();
+        if installation.pg_config().is_none() {
+            $crate::harness::skip!("no headers for {}", installation.version());
+        }
+        let server = $crate::harness::Server::builder()
+            .installation(installation)
+            .start();
+        server.install_testext();
+        server
+    }};
+}
+pub(crate) use server_with_testext;
