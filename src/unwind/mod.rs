@@ -124,6 +124,9 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
             Ok(step) => {
                 frame.cfa = step.cfa;
                 frame.signal_frame = step.signal_frame;
+                // Nothing called from there: the handler returns to its very start, which only call-frame
+                // information takes for one byte more (glibc, sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c).
+                frame.exact |= step.signal_frame;
                 frame.has_cleanup = step.has_cleanup;
                 frame.function = Some(step.function);
                 frames.push(frame);
