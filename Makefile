@@ -34,8 +34,8 @@ lint: ## check formatting, lints and documentation
 demo: build deps testext ## see a stuck backend inspected and interrupted
 	./scripts/demo.sh
 
-bench: deps ## measure how long a backend stands still
-	$(CARGO) bench
+bench: deps ## measure pgpoke beside gdb and eu-stack
+	$(CARGO) bench --bench versus
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -20,6 +20,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1016,9 +1017,22 @@ pgpoke_checked(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf("ok, %llu rounds", (unsigned long long) rounds)));
 }
 
+/* How often the process has waited for something, whoever made it wait. */
+static long
+waits_so_far(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_nvcsw;
+}
+
 /*
  * For how long, at most, the backend stood still within the given time, in
  * microseconds.  A cancel ends it early, with its answer.
+ *
+ * A stop by a tracer counts as a wait.  Where the processor merely was given
+ * to somebody else for a while, that was not a wait, and does not count.
  */
 PG_FUNCTION_INFO_V1(pgpoke_gap);
 Datum
@@ -1027,15 +1041,26 @@ pgpoke_gap(PG_FUNCTION_ARGS)
 	double		before,
 				end,
 				widest = 0;
+	long		waits;
 
 	say_stuck(__func__);
+	waits = waits_so_far();
 	before = seconds_now();
 	end = before + PG_GETARG_FLOAT8(0);
 	while (before < end && !told_to_end())
 	{
 		double		after = seconds_now();
 
-		widest = Max(widest, after - before);
+		/* No stop is as short as this. */
+		if (after - before > 5e-6)
+		{
+			long		waits_now = waits_so_far();
+
+			if (waits_now != waits)
+				widest = Max(widest, after - before);
+			waits = waits_now;
+			after = seconds_now();
+		}
 		before = after;
 	}
 	PG_RETURN_FLOAT8(widest * 1e6);
