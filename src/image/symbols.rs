@@ -153,15 +153,30 @@ impl Symbols {
         names.into_iter().map(|e| self.symbol(e))
     }
 
+    /// Whether the entry's name is this one, without looking at more of it than that takes.
+    fn is_named(&self, entry: &Entry, name: &[u8]) -> bool {
+        let rest = self.names[entry.name as usize..].strip_prefix(name);
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(0 | b'@')))
+    }
+
     /// Finds many symbols by name in one pass: for each name its symbol and kind, exported ones before local ones.
     pub fn by_name<'n>(&self, wanted: &[&'n str]) -> HashMap<&'n str, (Symbol<'_>, SymbolKind)> {
-        let wanted: HashMap<&str, &'n str> = wanted.iter().map(|n| (*n, *n)).collect();
+        // A server has tens of thousands of symbols; the first letters rule out nearly all of them.
+        let mut by_letter: Vec<Vec<&'n str>> = vec![Vec::new(); 256];
+        for name in wanted {
+            if let Some(first) = name.bytes().next() {
+                by_letter[usize::from(first)].push(name);
+            }
+        }
         let mut found = HashMap::new();
         for entry in &self.entries {
-            if let Some((_, name)) = wanted.get_key_value(self.name(entry))
-                && (!entry.local || !found.contains_key(name))
-            {
-                found.insert(*name, (self.symbol(entry), entry.kind));
+            let candidates = &by_letter[usize::from(self.names[entry.name as usize])];
+            for name in candidates {
+                if self.is_named(entry, name.as_bytes())
+                    && (!entry.local || !found.contains_key(name))
+                {
+                    found.insert(*name, (self.symbol(entry), entry.kind));
+                }
             }
         }
         found
@@ -169,7 +184,9 @@ impl Symbols {
 
     /// Whether there is a symbol of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|e| self.name(e) == name)
+        self.entries
+            .iter()
+            .any(|e| self.is_named(e, name.as_bytes()))
     }
 }
 
