@@ -2,6 +2,10 @@
 
 mod capture;
 mod harness;
+mod inspect;
+mod interrupt;
+mod refusals;
+mod report;
 
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
