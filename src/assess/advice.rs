@@ -1,12 +1,16 @@
 //! What to do next: a few sentences, the most useful first.
 
 use super::{Assessment, Interrupt, Verdict};
+use crate::postgres::BackendType;
 use crate::snapshot::Snapshot;
 
 /// Advice for the operator.
 pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
     let pid = snapshot.pid;
     let mut advice: Vec<String> = by_cause(snapshot, a.cause.code).into_iter().collect();
+    if a.objections().any(|c| c.code == "backend-type") {
+        advice.push(by_type(snapshot.backend.backend_type).into());
+    }
     match (a.verdict, a.interrupt) {
         (Verdict::Safe, Interrupt::Terminate) => {
             advice.push(format!(
@@ -64,6 +68,18 @@ pub const MOVES_ON: [&str; 9] = [
     "unwind",
     "foreign-runtime",
 ];
+
+/// What to do instead with a process that must never be interrupted.
+fn by_type(kind: BackendType) -> &'static str {
+    match kind {
+        BackendType::Postmaster => {
+            "leave it alone: pg_ctl stops or restarts the whole server; the PIDs of its sessions are in pg_stat_activity"
+        }
+        _ => {
+            "leave it alone: if it hangs, only a restart of the server helps: plan one; the PIDs of sessions are in pg_stat_activity"
+        }
+    }
+}
 
 fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
     let pid = snapshot.pid;

@@ -660,7 +660,7 @@ fn threads(s: Subject) -> Outcome {
 
 fn handlers(s: Subject) -> Outcome {
     let Some(handlers) = &s.snapshot.signals.handlers else {
-        return Unknown("not asked for".into());
+        return Unknown("not asked for, or no answer came".into());
     };
     let strange: Vec<String> = handlers
         .iter()

@@ -14,7 +14,7 @@ use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
-use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TraceError};
+use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::{RawFrame, RawStack, StackEnd, unwind};
 
 /// The signals whose handlers matter: what cancels, what terminates, and what a borrowed frame rides on.
@@ -617,8 +617,6 @@ impl Plan<'_, '_> {
     ) -> Result<(Avma, Option<u64>), Declined> {
         /// What an alternate signal stack must have left: `syscall` uses next to nothing.
         const LEAST_ROOM: u64 = 512;
-        /// The call takes microseconds.
-        const LIMIT: Duration = Duration::from_millis(50);
         let memory = &self.backend.memory;
         let frame = stopped.borrow_frame(None, memory, LEAST_ROOM)?;
         let answer = frame.scratch();
@@ -626,7 +624,7 @@ impl Plan<'_, '_> {
         // The kernel's own struct sigaction, 32 bytes (arch/x86/include/uapi/asm/signal.h), which the 128 bytes
         // of the frame's siginfo hold; libc's is larger. The last argument is the size of a signal set.
         let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
-        match frame.call(function, args)?.watch(LIMIT)? {
+        match frame.call(function, args)?.watch(TURN)? {
             CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), room)),
             CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.process.pid()).into()),
             CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),

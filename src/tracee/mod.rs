@@ -31,9 +31,13 @@ pub const CARRIER: i32 = libc::SIGUSR1;
 /// How long a backend may stand still in one stop before the fuse blows.
 pub const LONGEST_STOP: Duration = Duration::from_millis(100);
 
-/// How long a signal that we sent to a stopped thread may take to be delivered once it runs. It is the first
-/// thing the thread does on its way out of the kernel.
-const DELIVERY: Duration = Duration::from_millis(50);
+/// How long we wait, when we let go, for a thread that runs to stop once more.
+const LAST_STOP: Duration = Duration::from_millis(50);
+
+/// How long a thread that was let run may take for what is a matter of microseconds once it has a processor, such as
+/// the delivery of a signal, which is the first thing it does on its way out of the kernel. On a busy machine a thread
+/// that computes waits for its turn for many milliseconds; it is not us that holds it then.
+pub const TURN: Duration = Duration::from_secs(1);
 
 /// `<linux/ptrace.h>`
 const PTRACE_EVENT_STOP: i32 = 128;
@@ -383,7 +387,7 @@ impl<'p> Tracee<'p> {
         if self.state == State::Running {
             // Only a stopped thread can be detached. One that does not stop (state D) is let go by the kernel
             // when pgpoke exits; it was not changed.
-            let _ = self.stop(DELIVERY).map(Stopped::keep);
+            let _ = self.stop(LAST_STOP).map(Stopped::keep);
         }
         if let State::Stopped { signal, .. } = self.state {
             let _ = sys::detach(self.tid(), signal);
@@ -497,7 +501,7 @@ impl<'p> Stopped<'_, 'p> {
         // The kernel clears the single-step before it builds the frame and stops on the handler's first
         // instruction (arch/x86/kernel/signal.c, handle_signal): no instruction ever runs with it armed.
         tracee.resume(Resume::Step)?;
-        match tracee.wait(Instant::now() + DELIVERY)? {
+        match tracee.wait(Instant::now() + TURN)? {
             Some(Event::HandlerEntered) => {}
             Some(Event::Exiting(_) | Event::Ended(_)) => return Err(TraceError::Gone(tid).into()),
             Some(_) => {
@@ -553,7 +557,7 @@ fn check_frame(
 impl Tracee<'_> {
     /// Waits for the delivery of the carrier that we queued with `token`, passing on whatever comes first.
     fn await_own_signal(&mut self, token: usize) -> Result<(), Declined> {
-        let deadline = Instant::now() + DELIVERY;
+        let deadline = Instant::now() + TURN;
         loop {
             match self.wait(deadline)? {
                 Some(Event::Signal(info))

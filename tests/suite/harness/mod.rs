@@ -15,6 +15,7 @@
 //! Every server asserts when it is dropped that its log shows no crash recovery.
 
 mod backend;
+mod gate;
 mod installation;
 mod run;
 mod server;

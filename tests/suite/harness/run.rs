@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,40 @@ pub struct Run {
     pub stderr: String,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// The system calls by which pgpoke touched other processes, as strace shows them.
+#[derive(Debug)]
+pub struct Calls {
+    /// Every ptrace request.
+    pub ptrace: Vec<String>,
+    /// Every signal that was sent.
+    pub signals: Vec<String>,
+}
+
+impl Calls {
+    /// Nothing was sent.
+    #[track_caller]
+    pub fn assert_no_signal(&self) {
+        assert!(self.signals.is_empty(), "signals were sent: {self:#?}");
+    }
+
+    /// Nothing was sent that asks for anything: SIGUSR1 does not, and is how pgpoke borrows a frame.
+    #[track_caller]
+    pub fn assert_no_signal_but_usr1(&self) {
+        let usr1 = |line: &String| line.contains("SIGUSR1");
+        assert!(
+            self.signals.iter().all(usr1),
+            "signals were sent: {self:#?}"
+        );
+    }
+
+    /// Neither sent a signal nor traced.
+    #[track_caller]
+    pub fn assert_none(&self) {
+        self.assert_no_signal();
+        assert!(self.ptrace.is_empty(), "it was traced: {self:#?}");
+    }
 }
 
 impl Run {
@@ -87,6 +122,97 @@ impl Run {
         run
     }
 
+    /// Runs pgpoke under strace, and returns, too, what it did to other processes.
+    #[track_caller]
+    pub fn pgpoke_traced(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> (Self, Calls) {
+        const SIGNALS: [&str; 6] = [
+            "kill",
+            "tkill",
+            "tgkill",
+            "pidfd_send_signal",
+            "rt_sigqueueinfo",
+            "rt_tgsigqueueinfo",
+        ];
+        let dir = tempfile::tempdir().expect("a directory for strace's output");
+        let output = dir.path().join("calls");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "signal=none", "-e"]);
+        command
+            .arg(format!("trace=ptrace,{}", SIGNALS.join(",")))
+            .arg("-o")
+            .arg(&output)
+            .arg("--")
+            .arg(pgpoke().get_program())
+            .args(args);
+        let run = Self::of(command);
+        let output = std::fs::read_to_string(&output)
+            .unwrap_or_else(|error| panic!("strace left no output ({error}):\n{run}"));
+        // "PID name(arguments) = result"; the second line of a call that was suspended has no name.
+        let calls = |names: &[&str]| {
+            let name =
+                |line: &str| Some(line.split_once(' ')?.1.trim().split_once('(')?.0.to_owned());
+            let lines = output.lines();
+            lines
+                .filter(|line| name(line).is_some_and(|name| names.contains(&name.as_str())))
+                .map(str::to_owned)
+                .collect()
+        };
+        let (ptrace, signals) = (calls(&["ptrace"]), calls(&SIGNALS));
+        (run, Calls { ptrace, signals })
+    }
+
+    /// Runs pgpoke on a terminal, and types `answer` when it asks. Standard output and standard
+    /// error are one there.
+    #[track_caller]
+    pub fn pgpoke_on_a_terminal(
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        answer: &str,
+    ) -> Self {
+        let (mut terminal, other_end) = open_terminal();
+        let end = || Stdio::from(other_end.try_clone().expect("a copy of a descriptor"));
+        let mut command = pgpoke();
+        command.args(args).stdin(end()).stdout(end()).stderr(end());
+        let start = Instant::now();
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        // Else there would be no end of what can be read.
+        drop((command, other_end));
+        let mut keyboard = terminal.try_clone().expect("a copy of a descriptor");
+        let (seen, screen) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // EIO is how a terminal ends whose other end is closed.
+            while let Ok(count @ 1..) = terminal.read(&mut bytes) {
+                if seen.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut shown = Vec::new();
+        let mut answered = false;
+        let status = wait_for(Self::DEADLINE, "pgpoke shall come to an end", || {
+            shown.extend(screen.try_iter().flatten());
+            if !answered && shown.ends_with(b"[y/N] ") {
+                keyboard.write_all(answer.as_bytes()).expect("an answer");
+                answered = true;
+            }
+            child.try_wait().expect("the program's status")
+        });
+        let elapsed = start.elapsed();
+        reader.join().expect("a thread that only reads");
+        shown.extend(screen.try_iter().flatten());
+        let run = Self {
+            command: format!("{:?} on a terminal", pgpoke().get_program()),
+            status,
+            stdout: String::from_utf8_lossy(&shown).replace("\r\n", "\n"),
+            stderr: String::new(),
+            elapsed,
+        };
+        assert!(answered, "it did not ask:\n{run}");
+        run
+    }
+
     /// The exit code; None where a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
@@ -142,6 +268,28 @@ impl std::fmt::Display for Run {
             "{command}\n{status} after {elapsed:?}\n--- stdout\n{stdout}--- stderr\n{stderr}---"
         )
     }
+}
+
+/// A pseudo-terminal: the end of whoever sits before it, and the program's.
+fn open_terminal() -> (File, File) {
+    let (mut ours, mut theirs) = (-1, -1);
+    // SAFETY: openpty writes to two integers that outlive the call; null is allowed for the rest.
+    let opened = unsafe {
+        libc::openpty(
+            &mut ours,
+            &mut theirs,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            std::ptr::null(),
+        )
+    };
+    assert_eq!(opened, 0, "openpty: {}", std::io::Error::last_os_error());
+    for descriptor in [ours, theirs] {
+        // SAFETY: the descriptor is open. A child of another test must not keep it so.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: both descriptors are open, and nobody else's.
+    unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) }
 }
 
 fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
+use super::gate::Pass;
 use super::installation::{checked, copy, give, testext_source};
 use super::{Backend, DEADLINE, Installation, Stuck, wait_for};
 
@@ -58,6 +59,8 @@ const SETTINGS: [(&str, &str); 8] = [
 pub struct Builder {
     installation: Installation,
     settings: Vec<(String, String)>,
+    standby: bool,
+    alone: bool,
 }
 
 impl Builder {
@@ -73,11 +76,33 @@ impl Builder {
         self
     }
 
+    /// A standby: it recovers for ever. All clusters are copies of one, so it can follow any other
+    /// server of the same installation (`primary_conninfo`).
+    pub fn standby(mut self) -> Self {
+        self.standby = true;
+        // At least what the cluster was made with; recovery insists on it.
+        self.setting("max_connections", "100")
+    }
+
+    /// For a test that measures times: no other test's server runs meanwhile.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// Starts it, and returns when it takes connections.
     pub fn start(self) -> Server {
+        let pass = if self.alone {
+            Pass::alone()
+        } else {
+            Pass::together()
+        };
         let dir = Installation::temp_dir();
         let data = dir.path().join("data");
         copy(&self.installation.template(), &data);
+        if self.standby {
+            fs::write(data.join("standby.signal"), "").expect("standby.signal");
+        }
 
         let mut conf = String::new();
         let defaults = SETTINGS.iter().map(|(name, value)| (*name, *value));
@@ -133,6 +158,7 @@ impl Builder {
             word,
             postmaster,
             crash_expected: Cell::new(false),
+            _pass: pass,
         };
         wait_for(DEADLINE, "the server shall take connections", || {
             assert!(
@@ -156,6 +182,8 @@ pub struct Server {
     word: Option<ChildStdin>,
     postmaster: Backend,
     crash_expected: Cell<bool>,
+    /// Given back when everything above is gone.
+    _pass: Pass,
 }
 
 impl Server {
@@ -169,6 +197,8 @@ impl Server {
         Builder {
             installation: Installation::default(),
             settings: Vec::new(),
+            standby: false,
+            alone: false,
         }
     }
 
