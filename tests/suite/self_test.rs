@@ -253,7 +253,8 @@ fn undisturbed_backends_measure_nothing_amiss() {
         .query_one("SELECT pgpoke_gap(0.5)", &[])
         .unwrap()
         .get(0);
-    assert!(gap > 0.0 && gap < 500_000.0, "{gap} µs");
+    // Only waits count, not the processor's time that others got.
+    assert!((0.0..1_000.0).contains(&gap), "{gap} µs");
 }
 
 #[test]

@@ -31,8 +31,9 @@ fn hit(call: &str, nth: usize, signal: &str, args: &[&str]) -> Run {
 /// Ended by itself, with a code that the contract has.
 #[track_caller]
 fn assert_sane_exit(run: &Run) {
+    let ended = run.code() == Some(1) && run.stderr.contains("ended by signal");
     assert!(
-        matches!(run.code(), Some(0 | 3..=8)),
+        ended || matches!(run.code(), Some(0 | 3..=8)),
         "neither killed nor in its right mind:\n{run}"
     );
 }
@@ -431,6 +432,8 @@ fn inspect_told_to_end_at_random_moments() {
         witness.assert_computes_on();
         match status.code() {
             None => died += 1,
+            // It was told to end while it held the backend, let go of it, and said so.
+            Some(1) => died += 1,
             Some(code) => assert!(matches!(code, 0 | 3..=8), "exit code {code}"),
         }
     }
@@ -486,17 +489,9 @@ fn inspect_with_nobody_listening() {
             witness.assert_computes_on();
         }
         for (stdout, stderr) in [(true, false), (false, true), (true, true)] {
-            use std::os::unix::process::ExitStatusExt;
             let status = with_broken_pipes(stdout, stderr, args);
-            assert!(
-                status.signal() == Some(libc::SIGPIPE) || matches!(status.code(), Some(0 | 3..=8)),
-                "{status}"
-            );
-            assert_eq!(
-                status.signal() == Some(libc::SIGPIPE),
-                stdout,
-                "{status}: a pipe that nobody reads from ends it, as it ends other tools"
-            );
+            // Nobody hears the verdict, but the exit code still tells it.
+            assert!(matches!(status.code(), Some(0 | 3..=8)), "{status}");
             witness.assert_computes_on();
         }
     }
