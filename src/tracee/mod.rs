@@ -174,6 +174,7 @@ pub struct Tracee<'p> {
     signals: HeldSignals,
     since: Option<Instant>,
     stopped: Duration,
+    letting_go: bool,
 }
 
 impl<'p> Tracee<'p> {
@@ -213,6 +214,7 @@ impl<'p> Tracee<'p> {
             signals,
             since: None,
             stopped: Duration::ZERO,
+            letting_go: false,
         };
         // From here on the PID cannot be given to another process; before, it could have been.
         if process.still_the_same() {
@@ -289,7 +291,12 @@ impl<'p> Tracee<'p> {
             if left.is_zero() {
                 return Ok(None);
             }
-            match self.signals.take(left) {
+            let signal = match self.letting_go {
+                // Who is told to end while letting go does so afterwards.
+                true => self.signals.take_child(left),
+                false => self.signals.take(left),
+            };
+            match signal {
                 None | Some(libc::SIGCHLD) => {}
                 Some(signal) => return Err(TraceError::AskedToEnd(signal)),
             }
@@ -384,6 +391,7 @@ impl<'p> Tracee<'p> {
 
     /// Lets the thread go for good.
     fn detach(&mut self) {
+        self.letting_go = true;
         if self.state == State::Running {
             // Only a stopped thread can be detached. One that does not stop (state D) is let go by the kernel
             // when pgpoke exits; it was not changed.

@@ -255,6 +255,7 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
 #[derive(Debug)]
 pub struct HeldSignals {
     takes: libc::sigset_t,
+    child: libc::sigset_t,
     before: libc::sigset_t,
 }
 
@@ -284,6 +285,7 @@ impl HeldSignals {
             libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, &mut before);
             HeldSignals {
                 takes: set_of(takes),
+                child: set_of(&[libc::SIGCHLD]),
                 before,
             }
         }
@@ -291,12 +293,21 @@ impl HeldSignals {
 
     /// Takes one of the signals, waiting at most `limit` for it.
     pub fn take(&self, limit: Duration) -> Option<i32> {
+        Self::take_of(&self.takes, limit)
+    }
+
+    /// Takes a SIGCHLD, waiting at most `limit` for it. The others stay for later.
+    pub fn take_child(&self, limit: Duration) -> Option<i32> {
+        Self::take_of(&self.child, limit)
+    }
+
+    fn take_of(set: &libc::sigset_t, limit: Duration) -> Option<i32> {
         let timeout = libc::timespec {
             tv_sec: limit.as_secs().min(i32::MAX as u64) as _,
             tv_nsec: limit.subsec_nanos() as _,
         };
         // SAFETY: pointers to live data; a null siginfo means that none is wanted.
-        let signal = unsafe { libc::sigtimedwait(&self.takes, std::ptr::null_mut(), &timeout) };
+        let signal = unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &timeout) };
         (signal > 0).then_some(signal)
     }
 }
