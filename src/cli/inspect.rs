@@ -98,8 +98,11 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     stopped.keep();
     drop(tracee);
     // The signal was taken, so that it will not end us by itself; and nobody who pressed Ctrl-C wants us to go on.
-    if let Some(Err(Declined::Trace(e @ TraceError::AskedToEnd(_)))) = handlers {
-        return Err(Failure::trace(e, process));
+    if let Some(Err(Declined::Trace(
+        TraceError::AskedToEnd(signal) | TraceError::LeftAlone(signal),
+    ))) = handlers
+    {
+        return Err(Failure::trace(TraceError::AskedToEnd(signal), process));
     }
 
     let mut snapshot = plan.interpret(&capture, true, stopped_for);

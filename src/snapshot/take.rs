@@ -217,6 +217,8 @@ impl<'b, 'p> Plan<'b, 'p> {
     pub fn interpret(&self, capture: &Capture, lines: bool, stopped_for: Duration) -> Snapshot {
         let variables = self.variables(&capture.memory);
         let mut process = self.facts.clone();
+        // It was we who stopped it: whoever else traced it when the plan was made does so no more.
+        process.tracer = 0;
         process.threads = field(&capture.status, "Threads")
             .and_then(|t| t.parse().ok())
             .or(process.threads);

@@ -84,7 +84,13 @@ impl Run {
     /// The same, with a deadline of one's own; a program that is still running then is killed, and
     /// the test fails.
     #[track_caller]
-    pub fn within(deadline: Duration, mut command: Command) -> Self {
+    pub fn within(deadline: Duration, command: Command) -> Self {
+        Self::while_doing(deadline, command, |_| ())
+    }
+
+    /// The same, doing something to the program, by its PID, when it has just been started.
+    #[track_caller]
+    pub fn while_doing(deadline: Duration, mut command: Command, act: impl FnOnce(i32)) -> Self {
         let start = Instant::now();
         command
             .stdin(Stdio::null())
@@ -96,6 +102,8 @@ impl Run {
         // Threads, since a pipe that nobody empties would stop the program.
         let stdout = collect(child.stdout.take().expect("a pipe"));
         let stderr = collect(child.stderr.take().expect("a pipe"));
+        // Not yet waited for, so that the PID is its own even if it has ended.
+        act(child.id() as i32);
         let mut killed = false;
         let status = wait_for(deadline * 2, "a killed program shall be gone", || {
             if !killed && start.elapsed() >= deadline {
