@@ -48,9 +48,11 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
             ("cancel", a.verdict_if.cancel),
             ("terminate", a.verdict_if.terminate),
         ] {
-            advice.push(format!(
-                "a {name} would be {verdict}: pgpoke interrupt --{name} {pid}"
-            ));
+            if verdict != Verdict::Pointless {
+                advice.push(format!(
+                    "a {name} would be {verdict}: pgpoke interrupt --{name} {pid}"
+                ));
+            }
         }
     }
     advice
@@ -88,6 +90,9 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         "group-stopped" => format!("let it go on, if you may: kill -CONT {pid}"),
         "uninterruptible-syscall" => {
             "nothing but the kernel or the storage can help: look at dmesg and at the file system it waits for".into()
+        }
+        "exiting" if snapshot.process.state == Some('Z') => {
+            "nothing is left to interrupt; if it stays, look at its postmaster".into()
         }
         "exiting" => "find what it waits for on its way out; a further interrupt does nothing".into(),
         "postmaster-gone" => format!(

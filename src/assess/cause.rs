@@ -142,6 +142,12 @@ fn uninterruptible(s: &Snapshot) -> Found {
 }
 
 fn exiting(s: &Snapshot) -> Found {
+    if s.process.state == Some('Z') {
+        return Some((
+            "it has exited already; its postmaster has not noticed yet".into(),
+            vec!["process state Z".into()],
+        ));
+    }
     let flag = s.variables.proc_exit_in_progress == Some(true);
     let frame = rules::EXITING.find(frames(s));
     (flag || frame.is_some()).then(|| {

@@ -8,7 +8,7 @@ use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, prove};
 use crate::render::{json, text};
-use crate::snapshot::{Plan, Snapshot};
+use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::{Declined, TraceError, Tracee};
 
 /// The pause between two samples: long against a stop, short against a person's patience.
@@ -42,7 +42,13 @@ fn exit_of(verdict: Verdict) -> Exit {
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
     let process = open(pid)?;
-    let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
+    let backend = match prove(&process) {
+        Ok(backend) => backend,
+        Err(e) => match zombie(&process) {
+            Some(snapshot) => return Ok((snapshot, None)),
+            None => return Err(Failure::not_a_backend(e, &process)),
+        },
+    };
     let plan = Plan::new(&backend);
     let mut snapshot = take(&plan, args.passive)?;
     // Processor time is exact right after a stop, so it is measured from the first to the last.

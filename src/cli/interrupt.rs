@@ -10,7 +10,7 @@ use crate::assess::{Assessment, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
 use crate::postgres::prove;
 use crate::render::{json, text};
-use crate::snapshot::{Plan, Snapshot};
+use crate::snapshot::{Plan, Snapshot, zombie};
 
 /// Runs the command.
 pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
@@ -112,7 +112,16 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         allow: args.allow.clone(),
     };
     let process = open(pid)?;
-    let backend = prove(&process).map_err(|e| Failure::not_a_backend(e, &process))?;
+    let backend = match prove(&process) {
+        Ok(backend) => backend,
+        Err(e) => {
+            let ended = zombie(&process).map(|s| (assess(&s, request, &options.allow), s));
+            return match ended.and_then(|(a, s)| Some((settled(&a)?, a, s))) {
+                Some((report, judged, snapshot)) => Ok(Done::new(snapshot, judged, report)),
+                None => Err(Failure::not_a_backend(e, &process)),
+            };
+        }
+    };
     let plan = Plan::new(&backend);
 
     // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?

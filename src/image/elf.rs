@@ -128,8 +128,9 @@ impl Image {
         Image::load(Source::Bytes(bytes), layout)
     }
 
-    fn load(source: Source, layout: Layout) -> Result<Self, ElfError> {
-        let mut image = Image {
+    /// An image of which only the layout is known yet.
+    fn bare(source: Source, layout: Layout, is_debug_file: bool) -> Self {
+        Image {
             source,
             segments: layout.segments,
             sections: layout.sections,
@@ -139,8 +140,12 @@ impl Image {
             eh_frame_hdr: None,
             lines: OnceCell::new(),
             spinlocks: RefCell::default(),
-            is_debug_file: false,
-        };
+            is_debug_file,
+        }
+    }
+
+    fn load(source: Source, layout: Layout) -> Result<Self, ElfError> {
+        let mut image = Image::bare(source, layout, false);
         let tables = [
             (".dynsym", ".dynstr", SymbolSource::Dynsym),
             (".symtab", ".strtab", SymbolSource::Symtab),
@@ -174,18 +179,7 @@ impl Image {
     pub(super) fn debug_file(file: File) -> Result<Self, ElfError> {
         let cache = ReadCache::new(file.try_clone()?);
         let layout = Layout::read(&cache)?;
-        Ok(Image {
-            source: Source::File(file),
-            segments: layout.segments,
-            sections: layout.sections,
-            build_id: layout.build_id,
-            symbols: Symbols::default(),
-            eh_frame: None,
-            eh_frame_hdr: None,
-            lines: OnceCell::new(),
-            spinlocks: RefCell::default(),
-            is_debug_file: true,
-        })
+        Ok(Image::bare(Source::File(file), layout, true))
     }
 
     /// The bytes of a section that is in the file, not decompressed. None where there is no such section.

@@ -13,7 +13,7 @@ use crate::memory::Avma;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::{FoundBy, StackEnd};
-pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look};
+pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
 
 /// One backend at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
 use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
-use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status};
+use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status, prove};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
@@ -397,6 +397,30 @@ impl<'b, 'p> Plan<'b, 'p> {
                 .map(|(target, end)| sp < target && target < end),
         }
     }
+}
+
+/// What can be told of a process that has exited and waits for a postmaster to notice. Nothing of its own is left to
+/// prove it by; that its parent is a postmaster does.
+pub fn zombie(process: &Process) -> Option<Snapshot> {
+    let status = process.stat().ok().filter(|s| s.state == 'Z')?;
+    let parent = Process::open(status.ppid).ok()?;
+    let postmaster = prove(&parent)
+        .ok()
+        .filter(|p| p.backend_type == BackendType::Postmaster)?;
+    let of_postmaster = Plan::new(&postmaster).without_stopping();
+    Some(Snapshot {
+        pid: process.pid(),
+        backend: BackendFacts {
+            backend_type: BackendType::Unknown,
+            postmaster_pid: Some(parent.pid()),
+            title: String::new(),
+            ..of_postmaster.backend
+        },
+        process: look(process),
+        variables: Variables::default(),
+        signals: Signals::default(),
+        ..of_postmaster
+    })
 }
 
 /// Unwinds, loading each image that is met and was not loaded yet.

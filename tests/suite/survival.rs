@@ -15,12 +15,20 @@ const CALLS: [&str; 4] = ["ptrace", "wait4", "rt_sigtimedwait", "rt_tgsigqueuein
 /// How often it dies at each call.
 const TIMES: usize = 3;
 
+/// A program with all signals at their defaults: under nohup, or in a shell's background, it would inherit that
+/// some are ignored.
+fn heeding_signals(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
 /// pgpoke, with a signal sent to it by strace as it enters the `nth` call of that name. The call
 /// itself is not made any more if the signal is SIGKILL.
 ///
 /// strace ends as pgpoke does, by the same signal.
 fn hit(call: &str, nth: usize, signal: &str, args: &[&str]) -> Run {
-    let mut command = Command::new("strace");
+    let mut command = heeding_signals("strace");
     command.args(["-f", "-qq", "-o", "/dev/null"]);
     command.args(["-e", &format!("trace={call}"), "-e", "signal=none", "-e"]);
     command.arg(format!("inject={call}:signal={signal}:when={nth}"));
@@ -425,7 +433,7 @@ fn inspect_told_to_end_at_random_moments() {
     let mut died = 0;
     for turn in 0..80 {
         let (_, signal) = SIGNALS[turn % SIGNALS.len()];
-        let mut command = pgpoke();
+        let mut command = heeding_signals(pgpoke().get_program());
         command.args(["inspect", &witness.pid()]);
         let run = Run::while_doing(DEADLINE, command, |pid| {
             moments.pass(time);
