@@ -460,6 +460,38 @@ pgpoke_spinlock(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Holding a spinlock for ever, or no longer: only the code tells.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_spinlock_held);
+Datum
+pgpoke_spinlock_held(PG_FUNCTION_ARGS)
+{
+	static slock_t lock;
+
+	SpinLockInit(&lock);
+	say_stuck(__func__);
+	SpinLockAcquire(&lock);
+	spin();
+	SpinLockRelease(&lock);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(pgpoke_spinlock_released);
+Datum
+pgpoke_spinlock_released(PG_FUNCTION_ARGS)
+{
+	static slock_t lock;
+
+	SpinLockInit(&lock);
+	say_stuck(__func__);
+	SpinLockAcquire(&lock);
+	turns = 0;
+	SpinLockRelease(&lock);
+	spin();
+	PG_RETURN_VOID();
+}
+
+/*
  * "except: pass": code that catches every error, the cancel among them, and
  * carries on.  FATAL gets through.
  */

@@ -473,28 +473,62 @@ fn allocator(s: Subject) -> Outcome {
             frame.describe()
         ));
     }
-    // Without a name, a function that runs may be part of an allocator: `_int_malloc` and AllocSetFree (which
-    // pfree jumps to, leaving no frame of its own) are static. In a system call, it is not: theirs have names.
     let in_syscall = s.stack().is_some_and(|s| s.in_syscall);
-    for frame in frames.iter().filter(|f| !f.inlined) {
-        match frame.kind {
-            ModuleKind::Libc if frame.function.is_none() && !in_syscall => {
-                return Unknown(format!(
-                    "{}, without a name: it may be part of the allocator",
-                    frame.describe()
-                ));
-            }
-            ModuleKind::Server if frame.function.is_none() => {
-                return Unknown(format!(
-                    "{}, without a name: it may be part of a memory context",
-                    frame.describe()
-                ));
-            }
-            ModuleKind::Libc | ModuleKind::Vdso | ModuleKind::DynamicLinker => {}
-            _ => break,
+    let objection = frames
+        .iter()
+        .filter(|f| !f.inlined)
+        .map_while(|frame| nameless_allocator(s.snapshot, frame, in_syscall))
+        .find(Option::is_some);
+    objection
+        .flatten()
+        .unwrap_or_else(|| Pass("not in malloc, palloc or their kin".into()))
+}
+
+/// Whether the innermost frames have one without a name that may be part of an allocator: `_int_malloc` and AllocSetFree
+/// (which pfree jumps to, leaving no frame of its own) are static. None where a frame is at work that is surely none,
+/// and that those inside it were called by.
+fn nameless_allocator(s: &Snapshot, frame: &Frame, in_syscall: bool) -> Option<Option<Outcome>> {
+    match (frame.kind, &frame.function) {
+        // In a system call it is not the allocator: its own have names.
+        (ModuleKind::Libc, None) if !in_syscall => Some(Some(Unknown(format!(
+            "{}, without a name: it may be part of the allocator",
+            frame.describe()
+        )))),
+        (ModuleKind::Server, None) => Some(nameless_memory_context(s, frame)),
+        (ModuleKind::Libc | ModuleKind::Vdso | ModuleKind::DynamicLinker, _) => Some(None),
+        _ => None,
+    }
+}
+
+/// A server function without a name is no part of a memory context if its callers are known, none of them is, and it is
+/// none of the functions that are called through the contexts' tables.
+fn nameless_memory_context(s: &Snapshot, frame: &Frame) -> Option<Outcome> {
+    let unknown = |why: &str| {
+        Some(Unknown(format!(
+            "{}, without a name: it may be part of a memory context{why}",
+            frame.describe()
+        )))
+    };
+    match &frame.callers {
+        None => unknown(""),
+        Some(c) if c.incomplete => unknown(", as not all who can call it are known"),
+        Some(c) if c.by_address && !s.backend.memory_contexts_named => {
+            unknown(", as it is called through a pointer")
+        }
+        Some(c) => {
+            let allocating = c.named.iter().find(|n| rules::PALLOC.has_name(n))?;
+            Some(Fail(format!(
+                "{}, which {allocating}() calls: a memory context may be half changed",
+                frame.describe()
+            )))
         }
     }
-    Pass("not in malloc, palloc or their kin".into())
+}
+
+/// Whether a running thread whose innermost frame is this one is, or may be, in an allocator.
+pub fn may_be_allocating(innermost: &Frame) -> bool {
+    let nameless = innermost.kind == ModuleKind::Libc && innermost.function.is_none();
+    nameless || rules::MALLOC.has(innermost) || rules::PALLOC.has(innermost)
 }
 
 fn dynamic_linker(s: Subject) -> Outcome {
@@ -629,13 +663,19 @@ fn server_code(s: Subject) -> Outcome {
     if frame.kind != ModuleKind::Server {
         return Pass(format!("{} is at work, not the server", frame.describe()));
     }
-    let touches = rules::STATE_CHANGING
-        .iter()
-        .find(|(_, functions)| functions.has(frame));
-    if let Some((what, _)) = touches {
+    let named = frame.describe();
+    let one_of = |table: &[(&'static str, Functions)]| {
+        let found = table.iter().find(|(_, functions)| functions.own(frame));
+        found.map(|(what, _)| *what)
+    };
+    if let Some(what) = one_of(&rules::STATE_CHANGING) {
         return Fail(format!(
-            "{} changes {what}, which outlives the statement",
-            frame.describe()
+            "{named} changes {what}, which outlives the statement"
+        ));
+    }
+    if let Some(file) = one_of(&rules::COMPUTING) {
+        return Pass(format!(
+            "{named}, of {file}, only computes, in its statement's own memory"
         ));
     }
     let in_syscall = s.stack().is_some_and(|s| s.in_syscall);

@@ -3,7 +3,7 @@
 //! Names are compared without leading underscores and the prefixes that libraries give to their inner names
 //! (`__GI___libc_malloc` is `malloc`), so that a rule holds with and without debug symbols.
 
-use crate::image::ModuleKind;
+use crate::image::{Callers, ModuleKind};
 use crate::snapshot::Frame;
 
 /// A function's name as rules spell it.
@@ -28,14 +28,29 @@ pub struct Functions {
 impl Functions {
     /// Whether `frame` is one of them.
     pub fn has(&self, frame: &Frame) -> bool {
-        let Some(name) = frame.function.as_deref().map(plain) else {
-            return false;
+        let name = frame.function.as_deref();
+        self.kinds.contains(&frame.kind) && name.is_some_and(|n| self.has_name(n))
+    }
+
+    /// Whether one of them has this name.
+    pub fn has_name(&self, name: &str) -> bool {
+        let name = plain(name);
+        self.names.iter().any(|n| match n.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *n,
+        })
+    }
+
+    /// Whether `frame` is one of them, or has no name and is nobody's but theirs: only they can call it.
+    pub fn own(&self, frame: &Frame) -> bool {
+        let callers = |c: &Callers| {
+            let surely_all = !c.by_address && !c.incomplete && !c.named.is_empty();
+            surely_all && c.named.iter().all(|n| self.has_name(n))
         };
-        self.kinds.contains(&frame.kind)
-            && self.names.iter().any(|n| match n.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => name == *n,
-            })
+        self.has(frame)
+            || (self.kinds.contains(&frame.kind)
+                && frame.function.is_none()
+                && frame.callers.as_ref().is_some_and(callers))
     }
 
     /// The innermost frame that is one of them.
@@ -316,6 +331,126 @@ pub const CALM: Functions = Functions {
         "OpenPipeStream",
     ],
 };
+
+/// Server functions that only compute, in memory of their own statement: a jump out of them leaves nothing behind that
+/// is not thrown away with that memory.
+pub const COMPUTING: [(&str, Functions); 2] = [
+    (
+        // No static variable that is not constant, no cache, no malloc.
+        "src/backend/utils/adt/numeric.c",
+        server(&[
+            "numeric",
+            "numeric_abs",
+            "numeric_accum*",
+            "numeric_add*",
+            "numeric_avg*",
+            "numeric_ceil",
+            "numeric_cmp*",
+            "numeric_combine",
+            "numeric_deserialize",
+            "numeric_div*",
+            "numeric_eq",
+            "numeric_exp",
+            "numeric_fac",
+            "numeric_fast_cmp",
+            "numeric_float*",
+            "numeric_floor",
+            "numeric_gcd",
+            "numeric_ge",
+            "numeric_gt",
+            "numeric_in",
+            "numeric_inc",
+            "numeric_int*",
+            "numeric_is_*",
+            "numeric_l*",
+            "numeric_m*",
+            "numeric_ne",
+            "numeric_normalize",
+            "numeric_out*",
+            "numeric_poly_*",
+            "numeric_power",
+            "numeric_recv",
+            "numeric_round",
+            "numeric_s*",
+            "numeric_tr*",
+            "numeric_u*",
+            "numeric_var_*",
+            "generate_series_numeric",
+            "generate_series_step_numeric",
+            "hash_numeric*",
+            "in_range_numeric_numeric",
+            "int64_to_numeric*",
+            "int64_div_fast_to_numeric",
+            "int2_numeric",
+            "int4_numeric",
+            "int8_numeric",
+            "float4_numeric",
+            "float8_numeric",
+            "width_bucket_numeric",
+            "int2_accum*",
+            "int4_accum*",
+            "int8_accum*",
+            "int2_avg_accum*",
+            "int4_avg_accum*",
+            "int4_avg_combine",
+            "int8_avg*",
+            "int2int4_sum",
+            "int2_sum",
+            "int4_sum",
+            "int8_sum",
+            // Static ones.
+            "accum_sum_*",
+            "add_abs",
+            "add_var",
+            "apply_typmod*",
+            "ceil_var",
+            "cmp_abs*",
+            "cmp_numerics",
+            "cmp_var*",
+            "compute_bucket",
+            "div_mod_var",
+            "div_var*",
+            "do_numeric_*",
+            "estimate_ln_dweight",
+            "exp_var",
+            "floor_var",
+            "gcd_var",
+            "get_min_scale",
+            "get_str_from_var*",
+            "ln_var",
+            "log_var",
+            "make_result*",
+            "mod_var",
+            "mul_var*",
+            "numericvar_*",
+            "power_ten_int",
+            "power_var*",
+            "random_var",
+            "round_var",
+            "select_div_scale",
+            "set_var_from_*",
+            "sqrt_var",
+            "strip_var",
+            "sub_abs",
+            "sub_var",
+            "trunc_var",
+        ]),
+    ),
+    (
+        "src/backend/utils/adt/like.c",
+        server(&[
+            "textlike",
+            "textnlike",
+            "namelike",
+            "namenlike",
+            "bytealike",
+            "byteanlike",
+            "MB_MatchText",
+            "SB_MatchText",
+            "UTF8_MatchText",
+        ]),
+    ),
+];
 
 /// Server code that changes state which outlives an error: caches, hash tables, buffers, resource owners, WAL.
 pub const STATE_CHANGING: [(&str, Functions); 6] = [

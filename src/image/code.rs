@@ -1,44 +1,53 @@
-//! Reading machine code: does a function take a spinlock, and could it be holding it at this instruction?
+//! Reading machine code: could a function be holding a spinlock at this instruction?
 //!
 //! PostgreSQL takes a spinlock inline, with an atomic exchange of one byte (`tas()`, src/include/storage/s_lock.h, all
 //! versions), and releases it with a plain store of zero. Nothing counts those that are held.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind};
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess,
+    OpKind, Register,
+};
 
 use super::Svma;
 
 /// The largest function that is read. ExecInterpExpr(), PostgreSQL's largest, has some 20 KiB.
 const LARGEST_FUNCTION: u64 = 1 << 20;
 
-/// Where a function takes and releases spinlocks, by the address of the instruction that follows.
+/// Where in a function it may be holding a spinlock: at every instruction that can be reached from one that takes a lock
+/// without passing one that releases the same.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Spinlocks {
-    taken: Vec<u64>,
-    released: Vec<u64>,
+    strictly: Ranges,
+    leniently: Ranges,
+}
+
+/// Ranges of addresses, sorted, without overlaps.
+type Ranges = Vec<Range<u64>>;
+
+/// What is taken for the release of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// A store to the same operand, whose registers did not change since.
+    SameOperand,
+    /// A store to whatever place: for the server's own code, which often computes the lock's address anew, and which is
+    /// known to release what it takes before it calls out (src/include/storage/spin.h).
+    AnyOperand,
 }
 
 impl Spinlocks {
     /// Reads the code of one function.
     pub(super) fn read(code: &[u8], start: Svma) -> Self {
-        let mut found = Spinlocks::default();
-        let mut decoder = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE);
-        let mut instruction = Instruction::default();
-        while decoder.can_decode() {
-            decoder.decode_out(&mut instruction);
-            match instruction.code() {
-                Code::Xchg_rm8_r8 if instruction.op0_kind() == OpKind::Memory => {
-                    found.taken.push(instruction.next_ip());
-                }
-                Code::Mov_rm8_imm8
-                    if instruction.op0_kind() == OpKind::Memory
-                        && instruction.immediate8() == 0 =>
-                {
-                    found.released.push(instruction.next_ip());
-                }
-                _ => {}
-            }
+        let instructions: Vec<Instruction> =
+            Decoder::with_ip(64, code, start.0, DecoderOptions::NONE)
+                .into_iter()
+                .collect();
+        Spinlocks {
+            strictly: held(&instructions, Release::SameOperand),
+            leniently: held(&instructions, Release::AnyOperand),
         }
-        found
     }
 
     /// How much of a function is read, at most.
@@ -46,41 +55,205 @@ impl Spinlocks {
         size.min(LARGEST_FUNCTION)
     }
 
-    /// Whether it takes any.
-    pub fn any_taken(&self) -> bool {
-        !self.taken.is_empty()
+    /// Whether a spinlock may be held before the instruction that `at` lies in.
+    pub fn may_be_held_at(&self, at: Svma, release: Release) -> bool {
+        let held = match release {
+            Release::SameOperand => &self.strictly,
+            Release::AnyOperand => &self.leniently,
+        };
+        let after = held.partition_point(|r| r.start <= at.0);
+        after > 0 && held[after - 1].contains(&at.0)
     }
+}
 
-    /// Whether `at` lies between an instruction that takes a spinlock and the next one that releases one, in the
-    /// order of addresses. Compilers keep what runs under the lock there; a jump from elsewhere is not followed.
-    pub fn may_be_held_at(&self, at: Svma) -> bool {
-        self.taken
-            .iter()
-            .filter(|taken| **taken <= at.0)
-            .any(|taken| !self.released.iter().any(|r| taken < r && *r <= at.0))
+/// The instructions before which a lock may be held.
+fn held(instructions: &[Instruction], release: Release) -> Ranges {
+    let mut held = BTreeSet::new();
+    for (i, taking) in instructions.iter().enumerate() {
+        if taking.code() == Code::Xchg_rm8_r8 && taking.op0_kind() == OpKind::Memory {
+            follow(instructions, i, release, &mut held);
+        }
     }
+    let mut ranges = Ranges::new();
+    for i in held {
+        let (from, to) = (instructions[i].ip(), instructions[i].next_ip());
+        match ranges.last_mut() {
+            Some(last) if last.end == from => last.end = to,
+            _ => ranges.push(from..to),
+        }
+    }
+    ranges
+}
+
+/// Adds all instructions before which the lock that number `taking` takes may be held.
+fn follow(
+    instructions: &[Instruction],
+    taking: usize,
+    release: Release,
+    held: &mut BTreeSet<usize>,
+) {
+    let lock = &instructions[taking];
+    let mut info = InstructionInfoFactory::new();
+    // The operand means the same lock only while its registers keep their values.
+    let mut seen: HashSet<(usize, bool)> = HashSet::new();
+    let mut todo = vec![(taking + 1, true)];
+    while let Some((i, same)) = todo.pop() {
+        let Some(here) = instructions.get(i) else {
+            continue;
+        };
+        if !seen.insert((i, same)) {
+            continue;
+        }
+        held.insert(i);
+        if same && releases(here, lock, release) {
+            continue;
+        }
+        let same =
+            same && (release == Release::AnyOperand || !changes_operand(here, lock, &mut info));
+        let target = || {
+            let target = here.near_branch_target();
+            let found = instructions.binary_search_by_key(&target, Instruction::ip);
+            found.ok().map(|i| (i, same))
+        };
+        match here.flow_control() {
+            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {
+                todo.push((i + 1, same));
+            }
+            FlowControl::ConditionalBranch => {
+                todo.push((i + 1, same));
+                todo.extend(target());
+            }
+            FlowControl::UnconditionalBranch => todo.extend(target()),
+            // Where a jump through a table leads is not followed up: anywhere.
+            FlowControl::IndirectBranch => {
+                held.extend(0..instructions.len());
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether it stores zero where `lock` takes a spinlock, if the operand's registers are unchanged.
+fn releases(here: &Instruction, lock: &Instruction, release: Release) -> bool {
+    let stores_zero = here.code() == Code::Mov_rm8_imm8
+        && here.op0_kind() == OpKind::Memory
+        && here.immediate8() == 0;
+    let same_place = here.segment_prefix() == lock.segment_prefix()
+        && here.memory_base() == lock.memory_base()
+        && here.memory_index() == lock.memory_index()
+        && here.memory_index_scale() == lock.memory_index_scale()
+        // For an operand relative to the instruction pointer this is the address itself.
+        && here.memory_displacement64() == lock.memory_displacement64();
+    stores_zero && (same_place || release == Release::AnyOperand)
+}
+
+/// Whether it writes to a register of `lock`'s operand, or calls a function that may (System V ABI for AMD64, figure 3.4).
+fn changes_operand(
+    here: &Instruction,
+    lock: &Instruction,
+    info: &mut InstructionInfoFactory,
+) -> bool {
+    const KEPT_BY_CALLS: [Register; 6] = [
+        Register::RBX,
+        Register::RBP,
+        Register::R12,
+        Register::R13,
+        Register::R14,
+        Register::R15,
+    ];
+    let used = [lock.memory_base(), lock.memory_index()]
+        .into_iter()
+        .filter(|r| !matches!(r, Register::None | Register::RIP | Register::RSP))
+        .map(Register::full_register);
+    let calls = matches!(
+        here.flow_control(),
+        FlowControl::Call | FlowControl::IndirectCall
+    );
+    let written: Vec<Register> = info
+        .info(here)
+        .used_registers()
+        .iter()
+        .filter(|r| {
+            !matches!(
+                r.access(),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::None
+            )
+        })
+        .map(|r| r.register().full_register())
+        .collect();
+    used.into_iter()
+        .any(|r| written.contains(&r) || calls && !KEPT_BY_CALLS.contains(&r))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn held(code: &[u8]) -> Vec<u64> {
+        let found = Spinlocks::read(code, Svma(0x1000));
+        (0x1000..0x1000 + code.len() as u64)
+            .filter(|at| found.may_be_held_at(Svma(*at), Release::SameOperand))
+            .map(|at| at - 0x1000)
+            .collect()
+    }
+
     #[test]
     fn between_taking_and_releasing() {
         let code = [
-            0xb8, 1, 0, 0, 0, // mov $1,%eax
-            0xf0, 0x86, 0x07, // lock xchg %al,(%rdi)
-            0x84, 0xc0, // test %al,%al
-            0x90, // nop
-            0xc6, 0x07, 0x00, // movb $0,(%rdi)
-            0xc3, // ret
+            0xb8, 1, 0, 0, 0, // 0: mov $1,%eax
+            0xf0, 0x86, 0x07, // 5: lock xchg %al,(%rdi)
+            0x84, 0xc0, // 8: test %al,%al
+            0x90, // 10: nop
+            0xc6, 0x07, 0x00, // 11: movb $0,(%rdi)
+            0xc3, // 14: ret
         ];
-        let found = Spinlocks::read(&code, Svma(0x1000));
-        assert!(found.any_taken());
-        assert!(!found.may_be_held_at(Svma(0x1005)));
-        assert!(found.may_be_held_at(Svma(0x1008)));
-        assert!(found.may_be_held_at(Svma(0x100a)));
-        assert!(!found.may_be_held_at(Svma(0x100e)));
+        assert_eq!(held(&code), [8, 9, 10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn every_way_out_is_followed() {
+        let code = [
+            0xf0, 0x86, 0x03, // 0: lock xchg %al,(%rbx)
+            0x75, 0x05, // 3: jne 10
+            0x90, // 5: nop
+            0xc6, 0x03, 0x00, // 6: movb $0,(%rbx)
+            0xc3, // 9: ret
+            0xe8, 0, 0, 0, 0, // 10: call
+            0xeb, 0xfe, // 15: jmp 15
+            0x90, // 17: nop, never reached
+        ];
+        assert_eq!(held(&code), [3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16]);
+    }
+
+    #[test]
+    fn another_byte_set_to_zero_is_no_release() {
+        let other = [
+            0xf0, 0x86, 0x07, // 0: lock xchg %al,(%rdi)
+            0xc6, 0x47, 0x01, 0x00, // 3: movb $0,1(%rdi)
+            0x90, // 7: nop
+        ];
+        assert_eq!(held(&other), [3, 4, 5, 6, 7]);
+        let moved_on = [
+            0xf0, 0x86, 0x07, // 0: lock xchg %al,(%rdi)
+            0x48, 0x89, 0xf7, // 3: mov %rsi,%rdi
+            0xc6, 0x07, 0x00, // 6: movb $0,(%rdi)
+            0x90, // 9: nop
+        ];
+        assert_eq!(held(&moved_on).last(), Some(&9));
+        let found = Spinlocks::read(&moved_on, Svma(0));
+        assert!(!found.may_be_held_at(Svma(9), Release::AnyOperand));
+    }
+
+    #[test]
+    fn a_jump_through_a_table_leads_anywhere() {
+        let code = [
+            0x90, // 0: nop
+            0xf0, 0x86, 0x07, // 1: lock xchg %al,(%rdi)
+            0xff, 0xe0, // 4: jmp *%rax
+            0xc3, // 6: ret
+        ];
+        assert_eq!(held(&code), (0..7).collect::<Vec<_>>());
     }
 
     #[test]
@@ -90,7 +263,6 @@ mod tests {
             0x86, 0xc4, // xchg %al,%ah
             0xff, 0xff, 0xff, // no instruction
         ];
-        let found = Spinlocks::read(&code, Svma(0));
-        assert_eq!(found, Spinlocks::default());
+        assert_eq!(held(&code), [] as [u64; 0]);
     }
 }

@@ -10,9 +10,10 @@ use object::LittleEndian;
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::read::{Object as _, ObjectSection as _, ReadCache, ReadRef};
 
+use super::callers::Callers;
 use super::code::Spinlocks;
 use super::debug::LineTable;
-use super::symbols::{SymbolSource, Symbols};
+use super::symbols::{Symbol, SymbolSource, Symbols};
 use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
 use crate::process::read_at_most;
@@ -102,6 +103,8 @@ pub struct Image {
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
     spinlocks: RefCell<HashMap<Svma, Rc<Spinlocks>>>,
+    callers: RefCell<HashMap<Svma, Rc<Callers>>>,
+    told_names: RefCell<HashMap<Svma, &'static str>>,
     is_debug_file: bool,
 }
 
@@ -140,6 +143,8 @@ impl Image {
             eh_frame_hdr: None,
             lines: OnceCell::new(),
             spinlocks: RefCell::default(),
+            callers: RefCell::default(),
+            told_names: RefCell::default(),
             is_debug_file,
         }
     }
@@ -269,6 +274,71 @@ impl Image {
             let found = Rc::new(Spinlocks::read(&code, start));
             self.spinlocks.borrow_mut().insert(start, found);
         }
+    }
+
+    /// Takes a name for the function that starts at `start`, from someone who can tell it by other means than symbols.
+    pub fn tell_name(&self, start: Svma, name: &'static str) {
+        self.told_names.borrow_mut().insert(start, name);
+    }
+
+    /// The function that `at` lies in: by its symbol, or by a name that was told.
+    pub fn function_at(&self, at: Svma) -> Option<Symbol<'_>> {
+        self.symbols.function_at(at).or_else(|| {
+            if self.told_names.borrow().is_empty() {
+                return None;
+            }
+            let (start, size) = self.function_bounds(at)?;
+            Some(Symbol {
+                name: self.told_names.borrow().get(&start)?,
+                start,
+                size,
+                source: SymbolSource::Decoded,
+            })
+        })
+    }
+
+    /// Who can call the function that starts at `start`, if that was looked for before.
+    pub fn known_callers(&self, start: Svma) -> Option<Rc<Callers>> {
+        self.callers.borrow().get(&start).cloned()
+    }
+
+    /// Looks for those who can call the functions that start at `functions`. Never while a backend stands still.
+    pub fn learn_callers(&self, functions: &[Svma]) {
+        let mut wanted: Vec<Svma> = functions.to_vec();
+        wanted.retain(|f| self.known_callers(*f).is_none());
+        if !wanted.is_empty() {
+            let found = self.find_callers(&wanted);
+            let found = wanted.into_iter().zip(found.into_iter().map(Rc::new));
+            self.callers.borrow_mut().extend(found);
+        }
+    }
+
+    /// The code. None where the file does not say which section that is, or it is too large to be read whole.
+    pub(super) fn code(&self) -> Option<LoadedSection> {
+        let size = self.sections.iter().find(|s| s.name == ".text")?.size;
+        let code = self.section(".text").ok().flatten()?;
+        (code.bytes.len() as u64 == size).then_some(code)
+    }
+
+    /// What is loaded and is neither code nor call-frame information: data, constants, and relocations with the
+    /// addresses that the dynamic linker puts into data.
+    pub(super) fn data(&self) -> Option<Vec<LoadedSection>> {
+        let loaded =
+            |s: &&Section| s.start.0 != 0 && s.name != ".text" && !s.name.starts_with(".eh_frame");
+        self.sections
+            .iter()
+            .filter(loaded)
+            .map(|s| {
+                let section = self.section(&s.name).ok().flatten()?;
+                (section.bytes.len() as u64 == s.size).then_some(section)
+            })
+            .collect()
+    }
+
+    /// Whether it is not position-independent: addresses then also stand in the code itself.
+    pub(super) fn is_at_a_fixed_address(&self) -> bool {
+        const PAGE: u64 = 4096;
+        self.segments.iter().all(|s| s.start.0 >= PAGE)
     }
 
     /// Where in the constants (`.rodata`) `needle` is, with up to `more` of the bytes from there on.

@@ -3,6 +3,8 @@
 //! Everything is read from files before a stop or after it, never during one. Files are hostile input: each
 //! section is read with a cap, and each number in it is checked before it is used.
 
+mod callers;
+mod cfi;
 mod code;
 mod debug;
 mod elf;
@@ -13,7 +15,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use code::Spinlocks;
+pub use callers::Callers;
+pub use cfi::CallFrameEntry;
+pub use code::{Release, Spinlocks};
 pub use debug::{InlinedFrame, LineTable};
 pub use elf::{ElfError, Image};
 pub use space::{AddressSpace, Module, ModuleKind};

@@ -18,6 +18,8 @@ pub enum SymbolSource {
     DebugFile,
     /// Debug information (DWARF).
     Dwarf,
+    /// No symbol: told by the server's own tables of functions.
+    Decoded,
 }
 
 /// One function or variable.

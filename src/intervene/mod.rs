@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub use server::ServerWatch;
 
 use crate::assess::checks::{self, Weight};
-use crate::assess::{self, Check, Interrupt, Request, Status, Verdict, advice};
+use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
 use crate::postgres::Globals;
 use crate::process::Process;
@@ -150,6 +150,8 @@ pub fn signal_and_wait(
 enum Look {
     /// The call was made, and ended so.
     Called(CallEnd, Interrupt),
+    /// Still in an allocator, by its innermost frame: not safe for the reason that was seen before.
+    StillAllocating,
     /// Not safe here.
     Objected(Verdict, Vec<Check>, Option<Box<Capture>>),
     /// Safe, but the frame was not lent, for this reason.
@@ -180,11 +182,16 @@ pub fn step_in(
         report.attempts += 1;
         let started = Instant::now();
         let still_before = tracee.stopped_for();
-        let look = look(plan, &mut tracee, options, statement)?;
+        // Where the last objection was to an allocator, one look in many can be spared the stack.
+        let hurry = report.objections.iter().all(|c| c.code == "allocator")
+            && !report.objections.is_empty()
+            && Instant::now() < deadline;
+        let look = look(plan, &mut tracee, options, statement, hurry)?;
         let still_now = tracee.stopped_for();
         report.stopped = stood_still + still_now;
         match look {
             Look::Called(end, interrupt) => break (end, interrupt, started),
+            Look::StillAllocating => {}
             Look::StatementOver => {
                 report.outcome = Outcome::ObeyedSignal;
                 report.detail = "the statement ended by itself".into();
@@ -246,16 +253,25 @@ fn let_go_and_learn<'p>(
     Tracee::seize(plan.backend.process)
 }
 
-/// One stop: capture, judge, and if it is safe, call.
+/// One stop: capture, judge, and if it is safe, call. In a `hurry`, without more than a glance where that tells enough.
 fn look(
     plan: &Plan,
     tracee: &mut Tracee,
     options: &Options,
     statement: Option<i64>,
+    hurry: bool,
 ) -> Result<Look, TraceError> {
     let backend = plan.backend;
     let memory = &backend.memory;
     let mut stopped = tracee.stop(STOP_LIMIT)?;
+    if hurry {
+        let registers = stopped.registers()?;
+        let innermost = plan.innermost(&registers);
+        let running = registers.syscall().is_none();
+        if running && innermost.as_ref().is_some_and(checks::may_be_allocating) {
+            return Ok(Look::StillAllocating);
+        }
+    }
     let capture = plan.capture(&stopped)?;
     let snapshot = plan.interpret(&capture, false, stopped.stopped_for());
     if options.request == Request::Cancel && statement_changed(&snapshot, statement) {
@@ -264,11 +280,7 @@ fn look(
     let (verdict, checks) = assess::verdict(&snapshot, options.request, &options.allow);
     if verdict != Verdict::Safe {
         // Code that was not met before is read once the backend runs again.
-        let unread = checks.iter().any(|c| match c.code {
-            "spinlock" => c.status == Status::Unknown,
-            "unwind" => c.status == Status::Fail,
-            _ => false,
-        });
+        let unread = snapshot.stack.is_some_and(|s| s.unread);
         let to_learn = unread.then(|| Box::new(capture));
         let objections = checks.into_iter().filter(|c| c.objection.is_some());
         return Ok(Look::Objected(verdict, objections.collect(), to_learn));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::globals::Globals;
+use super::memory_contexts;
 use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
 use crate::image::{AddressSpace, Module};
@@ -30,6 +31,8 @@ pub struct Backend<'p> {
     pub globals: Globals,
     /// The server's version, where the executable tells.
     pub version: Option<Version>,
+    /// Whether all functions of memory contexts have names: then a function without one is none of them.
+    pub memory_contexts_named: bool,
     /// What it is for.
     pub backend_type: BackendType,
     /// Its postmaster.
@@ -167,6 +170,7 @@ pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
     Ok(Backend {
         process,
         inner_pid,
+        memory_contexts_named: memory_contexts::name_functions(&executable, &memory),
         memory,
         space,
         executable,

@@ -3,6 +3,7 @@
 
 mod globals;
 mod identity;
+mod memory_contexts;
 mod title;
 mod versions;
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{ModuleKind, SymbolSource};
+use crate::image::{Callers, ModuleKind, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
@@ -55,6 +55,9 @@ pub struct BackendFacts {
     pub server_version: Option<String>,
     /// Whether this major version has a row in our tables.
     pub version_known: bool,
+    /// Whether all functions of the server's memory contexts have names here, so that a frame without one is none of them.
+    #[serde(default)]
+    pub memory_contexts_named: bool,
     /// Why its interrupt model is not the classic one, if it is not.
     pub model_objection: Option<String>,
     /// The server's data directory.
@@ -184,6 +187,9 @@ pub struct Stack {
     pub in_syscall: bool,
     /// It was in a group-stop when we looked.
     pub group_stop: bool,
+    /// It goes through code that was not read yet: what is unknown for that reason may be known at the next look.
+    #[serde(default)]
+    pub unread: bool,
     /// How many bytes are left below the stack pointer on the main stack; none on another stack.
     pub room: Option<u64>,
     /// Where an ERROR would jump to lies further up on this stack.
@@ -207,6 +213,9 @@ pub struct Frame {
     pub function_start: Option<Avma>,
     /// Where the name comes from.
     pub symbol_source: Option<SymbolSource>,
+    /// For a function of the server without a name: who can call it; none where that was not looked for.
+    #[serde(default)]
+    pub callers: Option<Callers>,
     /// Compiled into its caller: has no frame of its own.
     pub inlined: bool,
     /// Source file.
@@ -240,7 +249,14 @@ impl Frame {
             (None, ModuleKind::Anonymous) => format!("code without a file at {}", self.ip),
             (None, _) => match (self.function_start, self.offset) {
                 (Some(start), _) => {
-                    format!("an unnamed function at {}+{start}", self.module_name())
+                    let callers = self
+                        .callers
+                        .as_ref()
+                        .map_or(String::new(), |c| c.describe());
+                    format!(
+                        "an unnamed function at {}+{start}{callers}",
+                        self.module_name()
+                    )
                 }
                 (None, Some(offset)) => format!("{}+{offset}", self.module_name()),
                 (None, None) => format!("code at {}", self.ip),

@@ -8,14 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
-use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
+use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status, prove};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
-use crate::unwind::{RawFrame, RawStack, StackEnd, unwind};
+use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind};
 
 /// The signals whose handlers matter: what cancels, what terminates, and what a borrowed frame rides on.
 pub const HANDLED_SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
@@ -181,6 +181,20 @@ impl<'b, 'p> Plan<'b, 'p> {
             group_stop: stopped.in_group_stop(),
             status: String::from_utf8_lossy(&status).into_owned(),
         })
+    }
+
+    /// The function that a thread with these registers is in, without a look at its stack. Opens nothing.
+    pub fn innermost(&self, registers: &Registers) -> Option<Frame> {
+        let raw = RawFrame {
+            ip: registers.ip(),
+            cfa: Avma(0),
+            found_by: FoundBy::Context,
+            signal_frame: false,
+            exact: true,
+            has_cleanup: false,
+            function: None,
+        };
+        describe(&raw, &self.backend.space, false).pop()
     }
 
     /// Where the stack that `sp` is on ends. The main stack may have grown below the mapping that we know.
@@ -349,6 +363,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend_type: backend.backend_type,
             server_version: backend.version.as_ref().map(|v| v.text.clone()),
             version_known: layout.is_some(),
+            memory_contexts_named: backend.memory_contexts_named,
             model_objection: backend.globals.model_objection().map(str::to_owned),
             data_directory: backend.data_directory.clone(),
             database: backend.title.database.clone(),
@@ -379,14 +394,19 @@ impl<'b, 'p> Plan<'b, 'p> {
         } else {
             unwind(&capture.unwind_registers, &capture.memory, space)
         };
+        if lines {
+            learn_callers(&raw, space);
+        }
         let sp = capture.registers.sp();
         let end = self.stack_end(sp);
+        let frames: Vec<Frame> = raw
+            .frames
+            .iter()
+            .flat_map(|f| describe(f, space, lines))
+            .collect();
         Stack {
-            frames: raw
-                .frames
-                .iter()
-                .flat_map(|f| describe(f, space, lines))
-                .collect(),
+            unread: raw.end == StackEnd::ImageNotLoaded || is_unread(&frames),
+            frames,
             end: raw.end,
             complete: raw.is_complete(),
             in_syscall: capture.registers.syscall().is_some(),
@@ -462,6 +482,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
             .function
             .and_then(|(start, _)| Some(Avma(module.as_ref()?.to_svma(start).0))),
         spinlock: None,
+        callers: None,
         symbol_source: None,
         inlined: false,
         file: None,
@@ -475,7 +496,11 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
     };
     let svma = module.to_svma(at);
     frame.spinlock = may_hold_spinlock(raw, &module, lines);
-    if let Some(symbol) = module.image.symbols().function_at(svma) {
+    if let Some((start, _)) = raw.function {
+        let known = module.image.known_callers(module.to_svma(start));
+        frame.callers = known.map(|c| (*c).clone());
+    }
+    if let Some(symbol) = module.image.function_at(svma) {
         frame.function = Some(symbol.name.to_owned());
         frame.symbol_source = Some(symbol.source);
     }
@@ -507,10 +532,46 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
     frames
 }
 
+/// Looks for those who can call the server's functions without a name that are at work, innermost.
+fn learn_callers(raw: &RawStack, space: &AddressSpace) {
+    let mut nameless = Vec::new();
+    for frame in &raw.frames {
+        let Some(module) = space.loaded_at(frame.lookup_address()) else {
+            return;
+        };
+        let named = module
+            .image
+            .function_at(module.to_svma(frame.lookup_address()));
+        match (module.kind, named, frame.function) {
+            (ModuleKind::Server, None, Some((start, _))) => nameless.push((module, start)),
+            (ModuleKind::Libc | ModuleKind::Vdso | ModuleKind::DynamicLinker, ..) => {}
+            _ => break,
+        }
+    }
+    let starts: Vec<Svma> = nameless
+        .iter()
+        .map(|(m, start)| m.to_svma(*start))
+        .collect();
+    if let Some((server, _)) = nameless.first() {
+        server.image.learn_callers(&starts);
+    }
+}
+
+/// Whether more can be known of these frames once their code was read.
+fn is_unread(frames: &[Frame]) -> bool {
+    let own = |f: &&Frame| !f.inlined;
+    let ours = |f: &Frame| matches!(f.kind, ModuleKind::Server | ModuleKind::Library);
+    let nameless = |f: &Frame| f.kind == ModuleKind::Server && f.function.is_none();
+    let without_spinlocks = |f: &Frame| ours(f) && f.spinlock.is_none();
+    frames.iter().filter(own).any(without_spinlocks)
+        || frames
+            .iter()
+            .filter(own)
+            .take_while(|f| nameless(f) || !ours(f))
+            .any(|f| nameless(f) && f.callers.is_none())
+}
+
 /// Whether the function of this frame may hold a spinlock where it stands.
-///
-/// Of an extension's function it is said of all of it; a server's function is trusted to release before it calls
-/// out (src/include/storage/spin.h: "at most a few dozen instructions", no calls), so only the place counts.
 fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<bool> {
     if !matches!(module.kind, ModuleKind::Server | ModuleKind::Library) {
         return None;
@@ -521,10 +582,11 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
         module.image.learn_spinlocks(start, size);
     }
     let spinlocks = module.image.known_spinlocks(start)?;
-    Some(match module.kind {
-        ModuleKind::Library => spinlocks.any_taken(),
-        _ => spinlocks.may_be_held_at(module.to_svma(raw.lookup_address())),
-    })
+    let release = match module.kind {
+        ModuleKind::Server => Release::AnyOperand,
+        _ => Release::SameOperand,
+    };
+    Some(spinlocks.may_be_held_at(module.to_svma(raw.lookup_address()), release))
 }
 
 /// What `/proc` tells of a process at this moment.

@@ -1,12 +1,12 @@
 //! One step up the stack by call-frame information.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, EvaluationResult, LittleEndian,
-    RegisterRule, UnwindContext, UnwindExpression, UnwindSection, Value,
+    CfaRule, EhFrame, EndianSlice, EvaluationResult, LittleEndian, RegisterRule, UnwindContext,
+    UnwindExpression, Value,
 };
 
 use super::Registers;
-use crate::image::{AddressSpace, Module};
+use crate::image::{AddressSpace, CallFrameEntry, Module};
 use crate::memory::{Avma, Memory};
 use crate::tracee::arch;
 
@@ -70,34 +70,12 @@ impl Unwinder {
                 CfiError::ImageNotLoaded
             });
         };
-        let (eh_frame, hdr) = module
-            .image
-            .unwind_sections()
-            .ok_or(CfiError::NoUnwindInfo)?;
         let svma = module.to_svma(at);
-        let mut bases = BaseAddresses::default().set_eh_frame(eh_frame.start.0);
-        let section = EhFrame::new(&eh_frame.bytes, LittleEndian);
-
-        let from_index = hdr.and_then(|hdr| {
-            bases = bases.clone().set_eh_frame_hdr(hdr.start.0);
-            let parsed = EhFrameHdr::new(&hdr.bytes, LittleEndian)
-                .parse(&bases, 8)
-                .ok()?;
-            let table = parsed.table()?;
-            let entry = table.lookup(svma.0, &bases).ok()?.direct().ok()?;
-            // gimli subtracts without looking; a hostile index may point below its section.
-            let offset = entry.checked_sub(eh_frame.start.0)?;
-            let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
-            section
-                .fde_from_offset(&bases, offset, EhFrame::cie_from_offset)
-                .ok()
-        });
-        let fde = match from_index {
-            Some(fde) if fde.contains(svma.0) => fde,
-            // The index is complete where there is one: outside its entries there is nothing to find.
-            Some(_) => return Err(CfiError::NoUnwindInfo),
-            None => section.fde_for_address(&bases, svma.0, EhFrame::cie_from_offset)?,
-        };
+        let CallFrameEntry {
+            section,
+            bases,
+            fde,
+        } = module.image.call_frame_entry(svma)?;
 
         let encoding = fde.cie().encoding();
         let row = fde.unwind_info_for_address(&section, &bases, &mut self.context, svma.0)?;

@@ -287,6 +287,22 @@ scenarios! {
             &["spinlock"],
         )
     },
+    // It does not wait for one, but it has one.
+    spinlock_held: Scenario {
+        facts: &[("/locks/spinlock", "\"maybe-held\"")],
+        ..not_safe(
+            "pgpoke_spinlock_held()",
+            &["spin", "pgpoke_spinlock_held"],
+            "unsafe",
+            "cpu-loop",
+            &["spinlock"],
+        )
+    },
+    spinlock_released: Scenario {
+        call: "pgpoke_spinlock_released()",
+        functions: &["spin", "pgpoke_spinlock_released"],
+        ..SPIN
+    },
     stdio: Scenario {
         doing: Doing::SleepsIn("read"),
         ..not_safe(

@@ -4,6 +4,7 @@ mod capture;
 mod harness;
 /// The JSON, held to what scripts rely on.
 mod report;
+mod safe_instruction;
 
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
 mod inspect;
