@@ -4,7 +4,7 @@ CARGO ?= cargo
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps testext test fixtures lint demo bench clean
+.PHONY: help build deps testext test fixtures docs lint demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: deps testext ## run all tests, on throwaway servers
 
 fixtures: deps testext ## capture the snapshots in tests/fixtures anew
 	$(CARGO) test --release --test suite -- --ignored --exact capture::capture_the_fixtures
+
+docs: ## write those pages of docs/ anew that are made from the code
+	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test docs
 
 lint: ## check formatting, lints and documentation
 	$(CARGO) fmt --all --check

@@ -180,11 +180,16 @@ fn a_stack_that_ends_in_unknown_code_is_never_safe() {
             ("dynamic-linker", "_dl_fixup".into()),
             ("libc", "fwrite".into()),
             ("library", "_ZNSt6vectorIiE9push_backEi".into()),
+            ("library of jemalloc", Value::Null),
         ] {
             let mut inner = frame.clone();
+            let (kind, module) = match kind.split_once(" of ") {
+                Some((kind, allocator)) => (kind, format!("/usr/lib/lib{allocator}.so.2")),
+                None => (kind, "/somewhere".to_owned()),
+            };
             inner["kind"] = kind.into();
             inner["function"] = function.clone();
-            inner["module"] = "/somewhere".into();
+            inner["module"] = module.into();
             let frames = value["stack"]["frames"].as_array_mut().unwrap();
             frames.insert(0, inner);
             value["stack"]["in_syscall"] = false.into();

@@ -1,5 +1,6 @@
 //! What to do next: a few sentences, the most useful first.
 
+use super::checks::TABLE;
 use super::{Assessment, Interrupt, Verdict};
 use crate::postgres::BackendType;
 use crate::snapshot::Snapshot;
@@ -42,6 +43,13 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
         }
         (Verdict::Unsafe, _) | (Verdict::Pointless, _) => {}
     }
+    let rows = a
+        .objections()
+        .filter_map(|c| TABLE.iter().find(|row| row.code == c.code));
+    advice.extend(
+        rows.filter_map(|row| row.next)
+            .map(|next| next.replace("PID", &pid.to_string())),
+    );
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
     if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
         for (name, verdict) in [

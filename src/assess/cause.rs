@@ -38,10 +38,10 @@ pub const TABLE: &[Row] = &[
     row("heavyweight-lock-wait", lock_wait),
     row("idle", idle),
     row("responsive", responsive),
+    row("barrier-ignored", barrier_ignored),
     row("foreign-runtime", foreign_runtime),
     row("latch-loop", latch_loop),
     row("blocked-syscall", blocked_syscall),
-    row("barrier-ignored", barrier_ignored),
     row("cpu-loop", cpu_loop),
 ];
 

@@ -95,7 +95,7 @@ fn not_stopped() -> Outcome {
     Unknown("its stack was not looked at".into())
 }
 
-/// One check: its name, what an objection weighs, what it does to the verdict, and the function.
+/// One check, and all that is to be said of it.
 #[derive(Debug)]
 pub struct Row {
     /// Its stable name.
@@ -106,104 +106,249 @@ pub struct Row {
     pub failure: Verdict,
     /// The check.
     pub judge: fn(Subject) -> Outcome,
-}
-
-const fn row(
-    code: &'static str,
-    weight: Weight,
-    failure: Verdict,
-    judge: fn(Subject) -> Outcome,
-) -> Row {
-    Row {
-        code,
-        weight,
-        failure,
-        judge,
-    }
+    /// Why it matters.
+    pub why: &'static str,
+    /// Where that was learned: files of PostgreSQL unless another project is named.
+    pub source: &'static str,
+    /// What to do if it objects, where the cause does not tell already; `PID` stands for the backend's.
+    pub next: Option<&'static str>,
 }
 
 /// All checks, in the order in which they are shown.
 pub const TABLE: &[Row] = &[
-    row("identity", Weight::Identity, Verdict::Unsafe, identity),
-    row(
-        "backend-type",
-        Weight::Identity,
-        Verdict::Unsafe,
-        backend_type,
-    ),
-    row(
-        "interrupt-model",
-        Weight::Identity,
-        Verdict::Unsafe,
-        interrupt_model,
-    ),
-    row("server-known", Weight::Risk, Verdict::Risky, server_known),
-    row(
-        "process-state",
-        Weight::Occasion,
-        Verdict::Pointless,
-        process_state,
-    ),
-    row("exiting", Weight::Occasion, Verdict::Pointless, exiting),
-    row("pending", Weight::Occasion, Verdict::Pointless, pending),
-    row(
-        "critical-section",
-        Weight::CriticalSection,
-        Verdict::Unsafe,
-        critical_section,
-    ),
-    row("held-off", Weight::HeldOff, Verdict::Pointless, held_off),
-    row(
-        "lwlock-wait",
-        Weight::HeldOff,
-        Verdict::Pointless,
-        lwlock_wait,
-    ),
-    row("lwlock-held", Weight::Danger, Verdict::Unsafe, lwlock_held),
-    row("spinlock", Weight::Danger, Verdict::Unsafe, spinlock),
-    row("unwind", Weight::Danger, Verdict::Unsafe, unwind),
-    row("allocator", Weight::Danger, Verdict::Unsafe, allocator),
-    row(
-        "dynamic-linker",
-        Weight::Danger,
-        Verdict::Unsafe,
-        dynamic_linker,
-    ),
-    row("stdio-lock", Weight::Danger, Verdict::Unsafe, stdio_lock),
-    row(
-        "error-in-progress",
-        Weight::Danger,
-        Verdict::Unsafe,
-        error_in_progress,
-    ),
-    row(
-        "exception-stack",
-        Weight::Danger,
-        Verdict::Unsafe,
-        exception_stack,
-    ),
-    row(
-        "signal-handler",
-        Weight::Danger,
-        Verdict::Unsafe,
-        signal_handler,
-    ),
-    row("client-io", Weight::Danger, Verdict::Unsafe, client_io),
-    row(
-        "foreign-runtime",
-        Weight::Danger,
-        Verdict::Unsafe,
-        foreign_runtime,
-    ),
-    row(
-        "signal-deliverable",
-        Weight::Danger,
-        Verdict::Unsafe,
-        signal_deliverable,
-    ),
-    row("server-code", Weight::Risk, Verdict::Risky, server_code),
-    row("threads", Weight::Risk, Verdict::Risky, threads),
-    row("handlers", Weight::Risk, Verdict::Safe, handlers),
+    Row {
+        code: "identity",
+        weight: Weight::Identity,
+        failure: Verdict::Unsafe,
+        judge: identity,
+        why: "only a process that was proved to be a server's is ever touched",
+        source: "src/backend/utils/init/globals.c, src/backend/utils/init/miscinit.c",
+        next: None,
+    },
+    Row {
+        code: "backend-type",
+        weight: Weight::Identity,
+        failure: Verdict::Unsafe,
+        judge: backend_type,
+        why: "of some processes the postmaster takes even an orderly end for a crash and restarts all sessions",
+        source: "reaper() and CleanupBackend() in src/backend/postmaster/postmaster.c",
+        next: None,
+    },
+    Row {
+        code: "interrupt-model",
+        weight: Weight::Identity,
+        failure: Verdict::Unsafe,
+        judge: interrupt_model,
+        why: "what ProcessInterrupts() does is known for the classic variables only",
+        source: "src/backend/utils/init/globals.c, src/include/miscadmin.h",
+        next: Some(
+            "this build of the server works in another way than those that pgpoke knows: look for a newer pgpoke, and tell its maintainers",
+        ),
+    },
+    Row {
+        code: "server-known",
+        weight: Weight::Risk,
+        failure: Verdict::Risky,
+        judge: server_known,
+        why: "rules and offsets were learned from the sources of certain versions",
+        source: "src/include/storage/proc.h, src/include/utils/backend_status.h",
+        next: None,
+    },
+    Row {
+        code: "process-state",
+        weight: Weight::Occasion,
+        failure: Verdict::Pointless,
+        judge: process_state,
+        why: "a process that does not run executes no call",
+        source: "Linux, fs/proc/array.c and kernel/signal.c",
+        next: None,
+    },
+    Row {
+        code: "exiting",
+        weight: Weight::Occasion,
+        failure: Verdict::Pointless,
+        judge: exiting,
+        why: "proc_exit() holds interrupts off, and an error on the way out skips what is still to be cleaned up",
+        source: "proc_exit_prepare() in src/backend/storage/ipc/ipc.c",
+        next: None,
+    },
+    Row {
+        code: "pending",
+        weight: Weight::Occasion,
+        failure: Verdict::Pointless,
+        judge: pending,
+        why: "ProcessInterrupts() acts on flags; without one it returns",
+        source: "ProcessInterrupts() in src/backend/tcop/postgres.c",
+        next: None,
+    },
+    Row {
+        code: "critical-section",
+        weight: Weight::CriticalSection,
+        failure: Verdict::Unsafe,
+        judge: critical_section,
+        why: "an ERROR in a critical section is a PANIC",
+        source: "errstart() in src/backend/utils/error/elog.c",
+        next: None,
+    },
+    Row {
+        code: "held-off",
+        weight: Weight::HeldOff,
+        failure: Verdict::Pointless,
+        judge: held_off,
+        why: "ProcessInterrupts() returns at once while a counter is not zero",
+        source: "ProcessInterrupts() in src/backend/tcop/postgres.c, HOLD_INTERRUPTS() in src/include/miscadmin.h",
+        next: None,
+    },
+    Row {
+        code: "lwlock-wait",
+        weight: Weight::HeldOff,
+        failure: Verdict::Pointless,
+        judge: lwlock_wait,
+        why: "who waits for an LWLock holds interrupts off until it has it",
+        source: "LWLockAcquire() in src/backend/storage/lmgr/lwlock.c",
+        next: None,
+    },
+    Row {
+        code: "lwlock-held",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: lwlock_held,
+        why: "what an LWLock guards may be half changed",
+        source: "LWLockAcquire() in src/backend/storage/lmgr/lwlock.c",
+        next: None,
+    },
+    Row {
+        code: "spinlock",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: spinlock,
+        why: "nobody releases a spinlock after an error, and whoever waits for it panics",
+        source: "src/include/storage/spin.h, src/include/storage/s_lock.h, src/backend/storage/lmgr/s_lock.c",
+        next: None,
+    },
+    Row {
+        code: "unwind",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: unwind,
+        why: "what is on the part of the stack that is not known cannot be judged",
+        source: "System V ABI for AMD64, chapter 3.7",
+        next: None,
+    },
+    Row {
+        code: "allocator",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: allocator,
+        why: "a heap or a memory context that is half changed is used again by the very error handling",
+        source: "glibc malloc/malloc.c; src/backend/utils/mmgr/aset.c and mcxt.c",
+        next: None,
+    },
+    Row {
+        code: "dynamic-linker",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: dynamic_linker,
+        why: "its lock would stay taken, and its list of objects half changed",
+        source: "glibc elf/dl-open.c, elf/dl-close.c",
+        next: None,
+    },
+    Row {
+        code: "stdio-lock",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: stdio_lock,
+        why: "a lock of the C library would stay taken; a terminate flushes all of stdio on its way out",
+        source: "glibc libio/libioP.h (_IO_acquire_lock), stdlib/exit.c",
+        next: None,
+    },
+    Row {
+        code: "error-in-progress",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: error_in_progress,
+        why: "an error within an error report uses up the few entries of its stack, and ends in a PANIC",
+        source: "errstart() and errfinish() in src/backend/utils/error/elog.c",
+        next: None,
+    },
+    Row {
+        code: "exception-stack",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: exception_stack,
+        why: "an ERROR that has nowhere to jump to becomes a FATAL one",
+        source: "errstart() in src/backend/utils/error/elog.c, PG_TRY in src/include/utils/elog.h",
+        next: Some("a terminate does not need it: pgpoke interrupt --terminate PID"),
+    },
+    Row {
+        code: "signal-handler",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: signal_handler,
+        why: "what the handler interrupted may be in any state",
+        source: "src/port/pqsignal.c; System V ABI for AMD64, signal frames",
+        next: None,
+    },
+    Row {
+        code: "client-io",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: client_io,
+        why: "a cancel leaves half a message on the wire: client and server then wait for each other for ever",
+        source: "secure_write() in src/backend/libpq/be-secure.c, socket_putmessage() in src/backend/libpq/pqcomm.c",
+        next: Some(
+            "a terminate ends the connection, and the client sees that: pgpoke interrupt --terminate PID",
+        ),
+    },
+    Row {
+        code: "foreign-runtime",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: foreign_runtime,
+        why: "a jump across its frames leaves a runtime with locks taken and clean-ups not done",
+        source: "siglongjmp(3); Itanium C++ ABI, exception handling; src/pl/plpython/plpy_exec.c, src/pl/plperl/plperl.c",
+        next: Some(
+            "a terminate never returns to those frames: pgpoke interrupt --terminate --allow foreign-runtime PID",
+        ),
+    },
+    Row {
+        code: "signal-deliverable",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: signal_deliverable,
+        why: "the call rides on the frame that the kernel builds for a signal's handler",
+        source: "Linux, arch/x86/kernel/signal.c; src/port/pqsignal.c",
+        next: Some(
+            "there is no way in for pgpoke: find what changed the handling of SIGUSR1 in this process (the server needs that signal, too), and plan a restart of the server if the session has to end",
+        ),
+    },
+    Row {
+        code: "server-code",
+        weight: Weight::Risk,
+        failure: Verdict::Risky,
+        judge: server_code,
+        why: "caches, hash tables and bookkeeping that outlive the statement may be half changed",
+        source: "src/backend/utils/cache/catcache.c and relcache.c, src/backend/utils/hash/dynahash.c, src/backend/storage/buffer/bufmgr.c, src/backend/utils/resowner/resowner.c, src/backend/access/transam/xloginsert.c",
+        next: None,
+    },
+    Row {
+        code: "threads",
+        weight: Weight::Risk,
+        failure: Verdict::Risky,
+        judge: threads,
+        why: "another thread may hold a lock that error handling or exit() needs; PostgreSQL has only one of its own",
+        source: "pthreads(7)",
+        next: None,
+    },
+    Row {
+        code: "handlers",
+        weight: Weight::Risk,
+        failure: Verdict::Safe,
+        judge: handlers,
+        why: "replaced handlers explain why no flag is set; pgpoke sets the flag instead",
+        source: "src/backend/tcop/postgres.c, src/port/pqsignal.c",
+        next: None,
+    },
 ];
 
 /// Does all checks. Warnings named in `allowed` are shown, but are no objections.
@@ -461,7 +606,7 @@ fn allocator(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
-    if let Some(frame) = rules::MALLOC.find(frames) {
+    if let Some(frame) = frames.iter().find(|f| rules::is_malloc(f)) {
         return Fail(format!(
             "{}: the heap may be half changed",
             frame.describe()
@@ -528,7 +673,7 @@ fn nameless_memory_context(s: &Snapshot, frame: &Frame) -> Option<Outcome> {
 /// Whether a running thread whose innermost frame is this one is, or may be, in an allocator.
 pub fn may_be_allocating(innermost: &Frame) -> bool {
     let nameless = innermost.kind == ModuleKind::Libc && innermost.function.is_none();
-    nameless || rules::MALLOC.has(innermost) || rules::PALLOC.has(innermost)
+    nameless || rules::is_malloc(innermost) || rules::PALLOC.has(innermost)
 }
 
 fn dynamic_linker(s: Subject) -> Outcome {
@@ -657,25 +802,26 @@ fn server_code(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
-    let Some(frame) = rules::at_work(frames) else {
+    let at_work = rules::at_work(frames);
+    let Some(frame) = at_work.last() else {
         return Unknown("no frame outside the C library".into());
     };
     if frame.kind != ModuleKind::Server {
         return Pass(format!("{} is at work, not the server", frame.describe()));
     }
-    let named = frame.describe();
-    let one_of = |table: &[(&'static str, Functions)]| {
-        let found = table.iter().find(|(_, functions)| functions.own(frame));
-        found.map(|(what, _)| *what)
-    };
-    if let Some(what) = one_of(&rules::STATE_CHANGING) {
+    let changing = at_work
+        .iter()
+        .find_map(|f| Some((f, Functions::owner(&rules::STATE_CHANGING, f)?)));
+    if let Some((frame, what)) = changing {
         return Fail(format!(
-            "{named} changes {what}, which outlives the statement"
+            "{} changes {what}, which outlives the statement",
+            frame.describe()
         ));
     }
-    if let Some(file) = one_of(&rules::COMPUTING) {
+    if let Some(file) = Functions::owner(&rules::COMPUTING, frame) {
         return Pass(format!(
-            "{named}, of {file}, only computes, in its statement's own memory"
+            "{}, of {file}, only computes, in its statement's own memory",
+            frame.describe()
         ));
     }
     let in_syscall = s.stack().is_some_and(|s| s.in_syscall);

@@ -53,6 +53,12 @@ impl Functions {
                 && frame.callers.as_ref().is_some_and(callers))
     }
 
+    /// What the first of several sets is about that [owns](Self::own) `frame`.
+    pub fn owner<'t>(table: &[(&'t str, Functions)], frame: &Frame) -> Option<&'t str> {
+        let (what, _) = table.iter().find(|(_, functions)| functions.own(frame))?;
+        Some(what)
+    }
+
     /// The innermost frame that is one of them.
     pub fn find<'f>(&self, frames: &'f [Frame]) -> Option<&'f Frame> {
         frames.iter().find(|f| self.has(f))
@@ -106,6 +112,27 @@ pub const MALLOC: Functions = Functions {
         "mi_*",
     ],
 };
+
+/// Libraries that stand in for the C library's allocator, by the start of the file's name: all of their code is part of it,
+/// with a name or without.
+const ALLOCATORS: [&str; 6] = [
+    "libjemalloc",
+    "libtcmalloc",
+    "libmimalloc",
+    "librpmalloc",
+    "libsnmalloc",
+    "libhoard",
+];
+
+/// Whether the frame is an allocator's: the C library's, one that stands in for it, or C++'s.
+pub fn is_malloc(frame: &Frame) -> bool {
+    let library = frame.kind == ModuleKind::Library;
+    let stands_in = library
+        && ALLOCATORS
+            .iter()
+            .any(|a| frame.module_name().starts_with(a));
+    stands_in || MALLOC.has(frame)
+}
 
 /// The server's memory contexts (src/backend/utils/mmgr). Static up to 15: AllocSetAlloc and its kin.
 pub const PALLOC: Functions = Functions {
@@ -614,15 +641,19 @@ pub fn is_leaf_library(frame: &Frame) -> bool {
     )
 }
 
-/// The innermost frame that is not the C library's, the dynamic linker's or the kernel's: who is at work.
-pub fn at_work(frames: &[Frame]) -> Option<&Frame> {
-    frames.iter().find(|f| !is_leaf_library(f))
+/// The innermost function that is not the C library's, the dynamic linker's or the kernel's: who is at work. Before it come
+/// the functions that were inlined into it there.
+pub fn at_work(frames: &[Frame]) -> &[Frame] {
+    let from = frames.iter().take_while(|f| is_leaf_library(f)).count();
+    let frames = &frames[from..];
+    let inlined = frames.iter().take_while(|f| f.inlined).count();
+    &frames[..frames.len().min(inlined + 1)]
 }
 
 /// Where it happens: the innermost frame that neither waits nor allocates on behalf of its caller.
 pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
     let on_behalf = |f: &Frame| {
-        let helper = CALM.has(f) || PALLOC.has(f) || MALLOC.has(f);
+        let helper = CALM.has(f) || PALLOC.has(f) || is_malloc(f);
         let unnamed = f.kind == ModuleKind::Server && f.function.is_none();
         is_leaf_library(f) || helper || unnamed || f.inlined
     };
@@ -635,7 +666,7 @@ pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
                 .iter()
                 .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined)
         })
-        .or_else(|| at_work(frames))
+        .or_else(|| at_work(frames).first())
 }
 
 #[cfg(test)]

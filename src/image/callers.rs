@@ -160,11 +160,7 @@ impl Image {
 /// Whether the displacement that follows these bytes is a call's or a jump's: `e8`, `e9`, `0f 80` to `0f 8f` (Intel SDM,
 /// volume 2). The one of a `lea` follows a ModRM byte, which none of these can be.
 fn is_branch(before: &[u8]) -> bool {
-    match before {
-        [.., 0xe8 | 0xe9] => true,
-        [.., 0x0f, 0x80..=0x8f] => true,
-        _ => false,
-    }
+    matches!(before, [.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f])
 }
 
 #[cfg(test)]
