@@ -607,7 +607,7 @@ fn foreign_runtime(s: Subject) -> Outcome {
     };
     let found = frames.iter().find_map(|f| Some((f, rules::runtime_of(f)?)));
     match (found, s.interrupt) {
-        (None, _) => Pass("no frame of another language's runtime".into()),
+        (None, _) => plain_library(s, frames),
         (Some((frame, runtime)), Interrupt::Terminate) => Warn(format!(
             "{}, {runtime}: it does not get to clean up, and may object on the way out",
             frame.describe()
@@ -619,11 +619,48 @@ fn foreign_runtime(s: Subject) -> Outcome {
     }
 }
 
+/// C libraries that know nothing of PostgreSQL, and code that has no file: no runtime, but foreign, too.
+fn plain_library(s: Subject, frames: &[Frame]) -> Outcome {
+    if let Some(frame) = frames.iter().find(|f| rules::is_plain_library(f).is_none()) {
+        return Unknown(format!(
+            "{}: whether that is an extension's code was not looked at",
+            frame.describe()
+        ));
+    }
+    let libraries = &s.snapshot.process.libraries;
+    let plain = |f: &&Frame| rules::is_plain_library(f) == Some(true);
+    let generated = |f: &&Frame| {
+        let generator = rules::generator_of(f, libraries);
+        generator.is_some_and(|name| name != rules::LLVM_JIT)
+    };
+    let client = frames.iter().find_map(|f| Some((f, rules::client_of(f)?)));
+    let foreign = frames.iter().find(plain).or(frames.iter().find(generated));
+    match (s.interrupt, client, foreign) {
+        (_, None, None) => Pass(
+            "no frame of another language's runtime, or of a library that is not PostgreSQL's"
+                .into(),
+        ),
+        (Interrupt::Terminate, Some((frame, name)), _) => Warn(format!(
+            "{}, {name}: in the middle of a call, and what it does at exit runs then",
+            frame.describe()
+        )),
+        (Interrupt::Terminate, None, _) => Pass("a terminate jumps across no library".into()),
+        (_, _, Some(frame)) => Warn(format!(
+            "{}: a library that knows nothing of PostgreSQL's errors: what it holds is not given back, and its locks stay taken",
+            frame.describe()
+        )),
+        (_, Some((frame, name)), None) => Warn(format!(
+            "{}, {name}: an ERROR would jump across it",
+            frame.describe()
+        )),
+    }
+}
+
 fn server_code(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
-    let Some(frame) = rules::at_work(frames) else {
+    let Some(frame) = rules::responsible(frames) else {
         return Unknown("no frame outside the C library".into());
     };
     if frame.kind != ModuleKind::Server {
@@ -652,7 +689,11 @@ fn threads(s: Subject) -> Outcome {
     match s.snapshot.process.threads {
         Some(1) => Pass("one".into()),
         Some(n) => Fail(format!(
-            "{n}: another one may hold a lock that the interrupt needs"
+            "{n}: another one{} may hold a lock that the interrupt needs",
+            match s.snapshot.process.thread_names.as_deref() {
+                Some(names @ [_, ..]) => format!(" ({})", rules::names(names)),
+                _ => String::new(),
+            }
         )),
         None => Unknown("their number could not be read".into()),
     }

@@ -54,6 +54,9 @@ struct Section {
     compressed: bool,
 }
 
+/// What every module that PostgreSQL loads has to define (`PG_MAGIC_FUNCTION_NAME`, src/include/fmgr.h).
+const MAGIC_FUNCTION: &str = "Pg_magic_func";
+
 /// A section's address and bytes.
 #[derive(Debug)]
 pub struct LoadedSection {
@@ -98,6 +101,7 @@ pub struct Image {
     sections: Vec<Section>,
     build_id: Option<BuildId>,
     symbols: Symbols,
+    is_extension: bool,
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
@@ -136,6 +140,7 @@ impl Image {
             sections: layout.sections,
             build_id: layout.build_id,
             symbols: Symbols::default(),
+            is_extension: false,
             eh_frame: None,
             eh_frame_hdr: None,
             lines: OnceCell::new(),
@@ -153,6 +158,7 @@ impl Image {
         for (table, strings, source) in tables {
             image.add_symbols(table, strings, source)?;
         }
+        image.is_extension = image.symbols.has(MAGIC_FUNCTION);
         image.eh_frame = image.section(".eh_frame")?;
         image.eh_frame_hdr = image.section(".eh_frame_hdr")?;
         Ok(image)
@@ -229,6 +235,11 @@ impl Image {
     }
 
     /// Its symbols.
+    /// Whether PostgreSQL would load it as an extension: then it knows of errors that jump across it.
+    pub fn is_extension(&self) -> bool {
+        self.is_extension
+    }
+
     pub fn symbols(&self) -> &Symbols {
         &self.symbols
     }
