@@ -41,12 +41,19 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
                 allow.join(" ")
             ));
         }
-        (Verdict::Unsafe, _) if a.objections().any(|c| MOVES_ON.contains(&c.code)) => {
+        (Verdict::Unsafe, _) if a.objections().any(|c| moves_on(a, c.code)) => {
             advice.push(format!(
                 "the objection is to where it is at this moment: pgpoke interrupt {pid} waits for a better one"
             ));
         }
         (Verdict::Unsafe, _) | (Verdict::Pointless, _) => {}
+    }
+    let better = [Verdict::Safe, Verdict::Risky].contains(&a.verdict_if.terminate);
+    if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better {
+        advice.push(format!(
+            "a terminate would be {}: pgpoke interrupt --terminate {pid}",
+            a.verdict_if.terminate
+        ));
     }
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
     if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
@@ -76,6 +83,18 @@ fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<String> {
     let call = snapshot.process.syscall.as_ref()?;
     let things = call.waits_for.iter().map(|a| &a.thing);
     things.filter_map(about).next()
+}
+
+fn waits_for_a_peer(snapshot: &Snapshot) -> bool {
+    let call = snapshot.process.syscall.as_ref();
+    let mut awaited = call.iter().flat_map(|c| &c.waits_for);
+    awaited.any(|a| matches!(a.thing, Thing::Socket(_)))
+}
+
+/// In a call that waits for nothing but a time.
+fn is_asleep(snapshot: &Snapshot) -> bool {
+    let call = snapshot.process.syscall.as_ref();
+    call.is_some_and(|c| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&c.number))
 }
 
 fn about(thing: &Thing) -> Option<String> {
@@ -141,6 +160,11 @@ pub const MOVES_ON: [&str; 9] = [
     "foreign-runtime",
 ];
 
+/// A runtime that is the very cause is not left by itself.
+fn moves_on(a: &Assessment, code: &str) -> bool {
+    MOVES_ON.contains(&code) && a.cause.code != code
+}
+
 /// What to do instead with a process that must never be interrupted.
 fn by_type(kind: BackendType) -> &'static str {
     match kind {
@@ -181,13 +205,19 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         }
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
         "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
+        "blocked-syscall" if is_asleep(snapshot) => {
+            "nobody is to answer here: tell the code's maintainers, who make it sleep again after each signal".into()
+        }
         "blocked-syscall" if by_what_it_waits_for(snapshot).is_none() => {
             "find who should answer that system call: a writer, a peer, a disk".into()
         }
         "cpu-loop" | "latch-loop" => {
             "keep this report for the code's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
         }
-        "foreign-runtime" => "look for a way of that runtime's or library's own to end this: a time limit, a keepalive".into(),
+        "foreign-runtime" if waits_for_a_peer(snapshot) => {
+            "give that connection a time limit or keepalives, so that the library comes back by itself next time".into()
+        }
+        "foreign-runtime" => "look for a way of that runtime's own to stop the code (a time limit, a memory limit)".into(),
         _ => return None,
     })
 }

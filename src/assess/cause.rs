@@ -288,7 +288,7 @@ fn critical_section(s: &Snapshot) -> Found {
         evidence.extend(at.map(frame_evidence));
         (
             format!(
-                "{} does not leave its critical section",
+                "it is in a critical section, and {} does not come back to leave it",
                 at.map_or("it".into(), Frame::describe)
             ),
             evidence,
@@ -307,7 +307,7 @@ fn held_off(s: &Snapshot) -> Found {
         evidence.extend(at.map(frame_evidence));
         (
             format!(
-                "{} holds interrupts off and does not come back",
+                "interrupts are held off, and {} does not come back to let them go",
                 at.map_or("it".into(), Frame::describe)
             ),
             evidence,
@@ -424,10 +424,7 @@ fn foreign_runtime(s: &Snapshot) -> Found {
     let libraries = &s.process.libraries;
     let work = rules::at_work(frames(s))?;
     let name = rules::foreign_code(work, libraries)?;
-    // Of its functions, the innermost that has a name.
-    let same_code = |f: &&Frame| rules::foreign_code(f, libraries) == Some(name);
-    let mut own = frames(s).iter().filter(same_code);
-    let at = own.find(|f| f.function.is_some()).unwrap_or(work);
+    let at = rules::named_alike(frames(s), work);
     let caller = frames(s)
         .iter()
         .find(|f| f.extension == Some(true) && f.function.is_some() && f.module != at.module);

@@ -642,17 +642,17 @@ fn plain_library(s: Subject, frames: &[Frame]) -> Outcome {
         ),
         (Interrupt::Terminate, Some((frame, name)), _) => Warn(format!(
             "{}, {name}: in the middle of a call, and what it does at exit runs then",
-            frame.describe()
+            rules::named_alike(frames, frame).describe()
         )),
         (Interrupt::Terminate, None, _) => Pass("a terminate jumps across no library".into()),
         (_, _, Some(frame)) => Warn(format!(
             "{}: a library that knows nothing of PostgreSQL's errors: what it holds is not given back, and its locks stay taken",
-            frame.describe()
+            rules::named_alike(frames, frame).describe()
         )),
-        (_, Some((frame, name)), None) => Warn(format!(
-            "{}, {name}: an ERROR would jump across it",
-            frame.describe()
-        )),
+        // A client library is a plain one.
+        (_, Some(_), None) => {
+            Unknown("the frames of a client library contradict each other".into())
+        }
     }
 }
 

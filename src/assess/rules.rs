@@ -487,18 +487,18 @@ pub const RUNTIMES: [(&str, &str); 35] = [
 
 /// Libraries that talk to someone else, and may wait for an answer for ever. By the start of the file's name.
 pub const CLIENTS: [(&str, &str); 22] = [
-    ("libpq.so", "libpq, a connection to another PostgreSQL"),
+    ("libpq.so", "libpq (a connection to another PostgreSQL)"),
     ("libcurl", "libcurl"),
-    ("libsybdb", "FreeTDS, a client of SQL Server and Sybase"),
-    ("libct.so", "FreeTDS, a client of SQL Server and Sybase"),
-    ("libtdsodbc", "FreeTDS, a client of SQL Server and Sybase"),
+    ("libsybdb", "FreeTDS (a client of SQL Server and Sybase)"),
+    ("libct.so", "FreeTDS (a client of SQL Server and Sybase)"),
+    ("libtdsodbc", "FreeTDS (a client of SQL Server and Sybase)"),
     ("libmysqlclient", "MySQL's client"),
     ("libmariadb", "MariaDB's client"),
     ("libodbc", "ODBC"),
     ("libiodbc", "ODBC"),
     ("libmsodbcsql", "SQL Server's ODBC driver"),
-    ("libhiredis", "hiredis, a client of Redis"),
-    ("librdkafka", "librdkafka, a client of Kafka"),
+    ("libhiredis", "hiredis (a client of Redis)"),
+    ("librdkafka", "librdkafka (a client of Kafka)"),
     ("libmongoc", "MongoDB's client"),
     ("libldap", "OpenLDAP's client"),
     ("libssh", "an SSH client"),
@@ -537,6 +537,12 @@ pub fn is_plain_library(frame: &Frame) -> Option<bool> {
         return Some(false);
     }
     frame.extension.map(|extension| !extension)
+}
+
+/// The innermost frame with a name that is of the same file as `frame`, or `frame` itself.
+pub fn named_alike<'f>(frames: &'f [Frame], frame: &'f Frame) -> &'f Frame {
+    let alike = |f: &&Frame| f.module == frame.module && f.function.is_some();
+    frames.iter().find(alike).unwrap_or(frame)
 }
 
 /// Whose code it is that was generated while running, by what is loaded beside it.

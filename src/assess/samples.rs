@@ -177,7 +177,7 @@ impl Motion {
             .below
             .iter()
             .take(SHOWN)
-            .map(|share| format!("{} in {}", share.function, share.looks))
+            .map(|share| format!("{} in {} of them", share.function, share.looks))
             .collect();
         if !below.is_empty() {
             lines.push(format!("and it called: {}", below.join(", ")));

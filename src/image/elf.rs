@@ -234,12 +234,12 @@ impl Image {
         self.build_id.as_ref()
     }
 
-    /// Its symbols.
     /// Whether PostgreSQL would load it as an extension: then it knows of errors that jump across it.
     pub fn is_extension(&self) -> bool {
         self.is_extension
     }
 
+    /// Its symbols.
     pub fn symbols(&self) -> &Symbols {
         &self.symbols
     }

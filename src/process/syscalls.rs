@@ -156,6 +156,16 @@ impl Awaited {
     }
 }
 
+impl Awaited {
+    /// What is being opened has no descriptor yet.
+    fn preposition(&self) -> &'static str {
+        match self.thing {
+            Thing::File { .. } | Thing::Fifo { .. } if self.descriptor.is_none() => "of",
+            _ => "on",
+        }
+    }
+}
+
 impl BlockedCall {
     /// The call that `process` is blocked in at this moment, and what it waits for.
     pub fn of(process: &Process, memory: &dyn Memory) -> Option<Self> {
@@ -206,8 +216,7 @@ impl BlockedCall {
     pub fn describe(&self) -> String {
         let name = format!("{}()", self.name);
         match (&self.waits_for[..], self.descriptor, &self.target) {
-            ([only], _, _) if only.descriptor.is_some() => format!("{name} on {}", only.describe()),
-            ([only], _, _) => format!("{name}: it waits for {}", only.describe()),
+            ([only], _, _) => format!("{name} {} {}", only.preposition(), only.describe()),
             (_, Some(fd), Some(target)) => format!("{name} on descriptor {fd}, {target}"),
             (_, Some(fd), None) => format!("{name} on descriptor {fd}"),
             _ => name,
