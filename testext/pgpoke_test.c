@@ -13,14 +13,23 @@
  */
 #include "postgres.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/auxv.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -198,6 +207,122 @@ pgpoke_stdio(PG_FUNCTION_ARGS)
 	say_stuck(__func__);
 	while (fgets(line, sizeof(line), file) == NULL)
 		clearerr(file);
+	PG_RETURN_VOID();
+}
+
+/* A connection to a port of this machine. */
+static int
+connected_socket(int port)
+{
+	struct sockaddr_in peer = {0};
+	int			fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	peer.sin_family = AF_INET;
+	peer.sin_port = htons(port);
+	peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	while (connect(fd, (struct sockaddr *) &peer, sizeof(peer)) != 0)
+		if (errno != EINTR && errno != EALREADY)
+			elog(ERROR, "connect: %m");
+	return fd;
+}
+
+/* A child that does nothing, and that no signal to the backend's group ends. */
+static pid_t
+silent_child(void)
+{
+	pid_t		child = fork();
+
+	if (child == 0)
+	{
+		setsid();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		execlp("sleep", "sleep", "3600", (char *) NULL);
+		_exit(1);
+	}
+	return child;
+}
+
+/*
+ * Other system calls that libraries wait in, each gone back to after every
+ * signal.  The argument is a port of this machine, or the path of a FIFO.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_wait);
+Datum
+pgpoke_wait(PG_FUNCTION_ARGS)
+{
+	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *argument = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (strcmp(kind, "poll") == 0)
+	{
+		struct pollfd waits = {.fd = silent_pipe(), .events = POLLIN};
+
+		say_stuck(__func__);
+		while (poll(&waits, 1, 3600 * 1000) < 1)
+			;
+	}
+	else if (strcmp(kind, "select") == 0)
+	{
+		int			fd = silent_pipe();
+		fd_set		set;
+
+		say_stuck(__func__);
+		do
+		{
+			FD_ZERO(&set);
+			FD_SET(fd, &set);
+		} while (select(fd + 1, &set, NULL, NULL, NULL) < 1);
+	}
+	else if (strcmp(kind, "epoll") == 0)
+	{
+		struct epoll_event event = {.events = EPOLLIN};
+		int			fd = epoll_create1(0);
+
+		epoll_ctl(fd, EPOLL_CTL_ADD, silent_pipe(), &event);
+		say_stuck(__func__);
+		while (epoll_wait(fd, &event, 1, -1) < 1)
+			;
+	}
+	else if (strcmp(kind, "child") == 0)
+	{
+		pid_t		child = silent_child();
+
+		say_stuck(__func__);
+		while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	else if (strcmp(kind, "futex") == 0)
+	{
+		static uint32 word = 0;
+
+		say_stuck(__func__);
+		while (stuck)
+			syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+	}
+	else if (strcmp(kind, "socket") == 0)
+	{
+		int			fd = connected_socket(atoi(argument));
+		char		byte;
+
+		say_stuck(__func__);
+		while (recv(fd, &byte, 1, 0) < 0 && errno == EINTR)
+			;
+	}
+	else if (strcmp(kind, "connect") == 0)
+	{
+		say_stuck(__func__);
+		close(connected_socket(atoi(argument)));
+	}
+	else if (strcmp(kind, "fifo") == 0)
+	{
+		int			fd;
+
+		say_stuck(__func__);
+		while ((fd = open(argument, O_RDONLY)) < 0 && errno == EINTR)
+			;
+	}
+	else
+		bad_kind(kind);
 	PG_RETURN_VOID();
 }
 
@@ -629,6 +754,20 @@ pgpoke_palloc(PG_FUNCTION_ARGS)
 			pfree(chunks[slot]);
 		chunks[slot] = palloc(some_size(&state));
 	}
+	PG_RETURN_VOID();
+}
+
+/* ---- Other languages ---- */
+
+extern void pgpoke_with_destructor(void (*function) (void));
+
+/* A C++ library below the loop: whoever jumps across it skips a destructor. */
+PG_FUNCTION_INFO_V1(pgpoke_cplusplus);
+Datum
+pgpoke_cplusplus(PG_FUNCTION_ARGS)
+{
+	say_stuck(__func__);
+	pgpoke_with_destructor(spin);
 	PG_RETURN_VOID();
 }
 

@@ -1,14 +1,20 @@
 //! What to do next: a few sentences, the most useful first.
 
+use std::net::SocketAddr;
+
 use super::checks::TABLE;
 use super::{Assessment, Interrupt, Verdict};
 use crate::postgres::BackendType;
+use crate::process::syscalls::Thing;
 use crate::snapshot::Snapshot;
 
 /// Advice for the operator.
 pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
     let pid = snapshot.pid;
     let mut advice: Vec<String> = by_cause(snapshot, a.cause.code).into_iter().collect();
+    if WAITING.contains(&a.cause.code) {
+        advice.extend(by_what_it_waits_for(snapshot));
+    }
     if a.objections().any(|c| c.code == "backend-type") {
         advice.push(by_type(snapshot.backend.backend_type).into());
     }
@@ -36,7 +42,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
                 allow.join(" ")
             ));
         }
-        (Verdict::Unsafe, _) if a.objections().any(|c| MOVES_ON.contains(&c.code)) => {
+        (Verdict::Unsafe, _) if a.objections().any(|c| moves_on(a, c.code)) => {
             advice.push(format!(
                 "the objection is to where it is at this moment: pgpoke interrupt {pid} waits for a better one"
             ));
@@ -50,6 +56,13 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
         rows.filter_map(|row| row.next)
             .map(|next| next.replace("PID", &pid.to_string())),
     );
+    let better = [Verdict::Safe, Verdict::Risky].contains(&a.verdict_if.terminate);
+    if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better {
+        advice.push(format!(
+            "a terminate would be {}: pgpoke interrupt --terminate {pid}",
+            a.verdict_if.terminate
+        ));
+    }
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
     if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
         for (name, verdict) in [
@@ -66,6 +79,82 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
     advice
 }
 
+/// Causes for which it counts what a system call waits for.
+const WAITING: [&str; 3] = [
+    "blocked-syscall",
+    "foreign-runtime",
+    "uninterruptible-syscall",
+];
+
+/// Who could end a system call.
+fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<String> {
+    let call = snapshot.process.syscall.as_ref()?;
+    let things = call.waits_for.iter().map(|a| &a.thing);
+    things.filter_map(about).next()
+}
+
+fn waits_for_a_peer(snapshot: &Snapshot) -> bool {
+    let call = snapshot.process.syscall.as_ref();
+    let mut awaited = call.iter().flat_map(|c| &c.waits_for);
+    awaited.any(|a| matches!(a.thing, Thing::Socket(_)))
+}
+
+/// In a call that waits for nothing but a time.
+fn is_asleep(snapshot: &Snapshot) -> bool {
+    let call = snapshot.process.syscall.as_ref();
+    call.is_some_and(|c| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&c.number))
+}
+
+fn about(thing: &Thing) -> Option<String> {
+    Some(match thing {
+        Thing::Socket(socket) => match &socket.remote {
+            Some(remote) if socket.protocol == "tcp" => about_peer(remote),
+            Some(remote) => format!("look at who listens at {remote}"),
+            None => "look at who is at the other end: ss -xp".into(),
+        },
+        Thing::Fifo { path } => {
+            format!(
+                "it needs somebody at the other end of {path}: whoever opens that lets it go on"
+            )
+        }
+        Thing::Pipe { also_open_in } => match also_open_in.as_deref()? {
+            [] => "nobody else has the other end of that pipe: nothing will ever come".into(),
+            [first, ..] => format!(
+                "look at {}, which has that pipe open, too: when it ends, so does the wait",
+                first.describe()
+            ),
+        },
+        Thing::Child(child) => format!(
+            "look at {}: when it ends, so does the wait",
+            child.describe()
+        ),
+        Thing::File {
+            filesystem: Some(filesystem),
+            ..
+        } if filesystem.is_remote() => format!(
+            "look at the mount {}: does {} answer?",
+            filesystem.mount_point, filesystem.source
+        ),
+        Thing::File { path, .. } => format!("look at what {path} lies on"),
+        Thing::Memory { .. } => {
+            "find the thread or process that holds that lock: it is the one to look into".into()
+        }
+        Thing::Kernel { .. } => return None,
+    })
+}
+
+/// `ss -K` needs root and CONFIG_INET_DIAG_DESTROY (ss(8)).
+fn about_peer(remote: &str) -> String {
+    let Ok(address) = remote.parse::<SocketAddr>() else {
+        return format!("is {remote} alive?");
+    };
+    format!(
+        "is {remote} alive? If not: ss -K dst {} dport = {} closes the connection from here, and the call comes back with an error",
+        address.ip(),
+        address.port()
+    )
+}
+
 /// Checks that object to where the backend is at this moment, and may not a moment later.
 pub const MOVES_ON: [&str; 9] = [
     "allocator",
@@ -78,6 +167,11 @@ pub const MOVES_ON: [&str; 9] = [
     "unwind",
     "foreign-runtime",
 ];
+
+/// A runtime that is the very cause is not left by itself.
+fn moves_on(a: &Assessment, code: &str) -> bool {
+    MOVES_ON.contains(&code) && a.cause.code != code
+}
 
 /// What to do instead with a process that must never be interrupted.
 fn by_type(kind: BackendType) -> &'static str {
@@ -119,11 +213,19 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         }
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
         "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
-        "blocked-syscall" => "find who should answer that system call: a writer, a peer, a disk".into(),
+        "blocked-syscall" if is_asleep(snapshot) => {
+            "nobody is to answer here: tell the code's maintainers, who make it sleep again after each signal".into()
+        }
+        "blocked-syscall" if by_what_it_waits_for(snapshot).is_none() => {
+            "find who should answer that system call: a writer, a peer, a disk".into()
+        }
         "cpu-loop" | "latch-loop" => {
             "keep this report for the code's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
         }
-        "foreign-runtime" => "look for a way of that runtime's own to stop the code (a timeout, a memory limit)".into(),
+        "foreign-runtime" if waits_for_a_peer(snapshot) => {
+            "give that connection a time limit or keepalives, so that the library comes back by itself next time".into()
+        }
+        "foreign-runtime" => "look for a way of that runtime's own to stop the code (a time limit, a memory limit)".into(),
         _ => return None,
     })
 }

@@ -1,6 +1,7 @@
 //! Why a backend is stuck: the most specific cause that the evidence carries.
 
 use super::checks::describe_handler;
+use super::samples::{common_frames, motion};
 use super::{Cause, Interrupt, Request, rules};
 use crate::postgres::wait_class;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
@@ -48,7 +49,8 @@ pub const TABLE: &[Row] = &[
 /// Finds the cause.
 pub fn find(snapshot: &Snapshot) -> Cause {
     for row in TABLE {
-        if let Some((summary, evidence)) = (row.recognise)(snapshot) {
+        if let Some((summary, mut evidence)) = (row.recognise)(snapshot) {
+            evidence.extend(motion(snapshot).iter().flat_map(|m| m.evidence()));
             return Cause {
                 code: row.code,
                 summary,
@@ -106,7 +108,9 @@ fn being_traced(s: &Snapshot) -> Found {
                 "process {} traces it and may keep it stopped",
                 s.process.tracer
             ),
-            vec![format!("TracerPid is {}", s.process.tracer)],
+            std::iter::once(format!("TracerPid is {}", s.process.tracer))
+                .chain(undelivered_evidence(s))
+                .collect(),
         )
     })
 }
@@ -116,29 +120,104 @@ fn group_stopped(s: &Snapshot) -> Found {
     stopped.then(|| {
         (
             "somebody stopped it with SIGSTOP; until SIGCONT it reacts to nothing".into(),
-            vec!["process state T".into()],
+            std::iter::once("process state T".into())
+                .chain(undelivered_evidence(s))
+                .collect(),
         )
     })
 }
 
 fn uninterruptible(s: &Snapshot) -> Found {
     (s.process.state == Some('D') && s.process.would_not_stop).then(|| {
-        let call = s.process.syscall.as_ref().map(|c| format!(" ({})", c.name));
+        let call = s.process.syscall.as_ref();
         let mut evidence = vec!["process state D, and it did not stop when asked to".into()];
-        evidence.extend(
-            s.process
-                .wait_channel
-                .as_ref()
-                .map(|w| format!("it waits in the kernel's {w}")),
-        );
+        let wait_channel = s.process.wait_channel.as_ref();
+        evidence.extend(wait_channel.map(|w| format!("it waits in the kernel's {w}")));
+        evidence.extend(kernel_evidence(s));
+        evidence.extend(awaited_evidence(s));
+        evidence.extend(undelivered_evidence(s));
         (
             format!(
-                "it is in a system call{} that the kernel does not let anyone interrupt",
-                call.unwrap_or_default()
+                "it is in a system call that the kernel does not let anyone interrupt{}",
+                call.map_or(String::new(), |c| format!(": {}", c.describe()))
             ),
             evidence,
         )
     })
+}
+
+/// The kernel functions it sleeps in.
+fn kernel_evidence(s: &Snapshot) -> Option<String> {
+    const SHOWN: usize = 6;
+    let stack = s.process.kernel_stack.as_ref()?;
+    let shown: Vec<&str> = stack.iter().take(SHOWN).map(String::as_str).collect();
+    Some(format!(
+        "in the kernel, innermost first: {}",
+        shown.join(", ")
+    ))
+}
+
+/// Signals that were sent and wait for it to come back from the kernel, or to be let go on.
+fn undelivered_evidence(s: &Snapshot) -> Option<String> {
+    let set = ENDING_SIGNALS
+        .into_iter()
+        .filter(|n| Signals::has(s.signals.pending, *n) == Some(true))
+        .fold(0, |set, n| set | 1 << (n - 1));
+    (set != 0).then(|| {
+        format!(
+            "{} sent, and not delivered yet",
+            signal_names(set).join(" and ")
+        )
+    })
+}
+
+/// Each of several things that a system call waits for, and where a file lies.
+fn awaited_evidence(s: &Snapshot) -> Vec<String> {
+    use crate::process::syscalls::Thing;
+    let Some(call) = &s.process.syscall else {
+        return Vec::new();
+    };
+    let mut lines: Vec<String> = match &call.waits_for[..] {
+        [] | [_] => Vec::new(),
+        several => several
+            .iter()
+            .map(|a| format!("{}() waits for {}", call.name, a.describe()))
+            .collect(),
+    };
+    for awaited in &call.waits_for {
+        match &awaited.thing {
+            Thing::File {
+                filesystem: Some(filesystem),
+                ..
+            } => lines.push(format!("that file lies on {}", filesystem.describe())),
+            Thing::Socket(socket) if socket.unacknowledged.is_some_and(|n| n > 0) => {
+                lines.push(format!(
+                    "the peer's machine has not acknowledged {} bytes",
+                    socket.unacknowledged.unwrap_or(0)
+                ))
+            }
+            _ => {}
+        }
+    }
+    lines.extend(call.time_limit_ms.map(|ms| {
+        format!(
+            "{}() was told to come back after {} s at the latest",
+            call.name,
+            ms as f64 / 1e3
+        )
+    }));
+    lines
+}
+
+/// Its other threads.
+fn threads_evidence(s: &Snapshot) -> Option<String> {
+    let names = s.process.thread_names.as_ref().filter(|n| !n.is_empty())?;
+    let count = s.process.threads?.checked_sub(1)?;
+    Some(format!(
+        "{count} more {}: {}",
+        if count == 1 { "thread" } else { "threads" },
+        rules::names(names)
+    ))
 }
 
 fn exiting(s: &Snapshot) -> Found {
@@ -209,7 +288,7 @@ fn critical_section(s: &Snapshot) -> Found {
         evidence.extend(at.map(frame_evidence));
         (
             format!(
-                "{} does not leave its critical section",
+                "it is in a critical section, and {} does not come back to leave it",
                 at.map_or("it".into(), Frame::describe)
             ),
             evidence,
@@ -228,7 +307,7 @@ fn held_off(s: &Snapshot) -> Found {
         evidence.extend(at.map(frame_evidence));
         (
             format!(
-                "{} holds interrupts off and does not come back",
+                "interrupts are held off, and {} does not come back to let them go",
                 at.map_or("it".into(), Frame::describe)
             ),
             evidence,
@@ -342,15 +421,26 @@ fn responsive(s: &Snapshot) -> Found {
 }
 
 fn foreign_runtime(s: &Snapshot) -> Found {
-    let (frame, runtime) = frames(s)
+    let libraries = &s.process.libraries;
+    let work = rules::at_work(frames(s)).first()?;
+    let name = rules::foreign_code(work, libraries)?;
+    let at = rules::named_alike(frames(s), work);
+    let caller = frames(s)
         .iter()
-        .find_map(|f| Some((f, rules::runtime_of(f)?)))?;
-    let mut evidence = vec![frame_evidence(frame), pending_evidence(s)];
-    evidence.extend(syscall_evidence(s));
+        .find(|f| f.extension == Some(true) && f.function.is_some() && f.module != at.module);
+    let mut evidence = vec![frame_evidence(at)];
+    evidence.extend(caller.map(|f| format!("called by {}", f.describe())));
+    evidence.push(pending_evidence(s));
+    evidence.extend(awaited_evidence(s));
+    evidence.extend(threads_evidence(s));
+    let doing = match in_syscall(s).and(s.process.syscall.as_ref()) {
+        Some(call) => format!("is blocked in {}", call.describe()),
+        None => "computes".into(),
+    };
     Some((
         format!(
-            "{} runs code of {runtime}, which does not look at PostgreSQL's interrupts",
-            frame.describe()
+            "{name} {doing}, in {}, and does not look at PostgreSQL's interrupts",
+            at.describe()
         ),
         evidence,
     ))
@@ -377,13 +467,14 @@ fn blocked_syscall(s: &Snapshot) -> Found {
     in_syscall(s)?;
     let at = rules::where_it_happens(frames(s))?;
     let call = s.process.syscall.as_ref()?;
-    let mut evidence: Vec<String> = syscall_evidence(s).into_iter().collect();
-    evidence.extend([frame_evidence(at), pending_evidence(s)]);
+    let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
+    evidence.extend(awaited_evidence(s));
+    evidence.extend(threads_evidence(s));
     Some((
         format!(
-            "{} is blocked in {}(), and goes back there when a signal wakes it",
+            "{} is blocked in {}, and goes back there when a signal wakes it",
             at.describe(),
-            call.name
+            call.describe()
         ),
         evidence,
     ))
@@ -403,28 +494,25 @@ fn barrier_ignored(s: &Snapshot) -> Found {
 
 fn cpu_loop(s: &Snapshot) -> Found {
     let stack = s.stack.as_ref()?;
-    let at = rules::where_it_happens(&stack.frames)?;
+    let motion = motion(s);
+    // With several looks, where all of them were.
+    let common = motion
+        .as_ref()
+        .filter(|m| m.progress.is_none())
+        .and_then(|m| rules::where_it_happens(common_frames(s, m.common.len())));
+    let at = common.or_else(|| rules::where_it_happens(&stack.frames))?;
     let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
     evidence.extend(
         s.process
             .cpu_percent
             .map(|p| format!("it used {p:.0} % of a processor while we looked")),
     );
-    if !s.samples.is_empty() {
-        let name = at.describe();
-        let hits = s.samples.iter().filter(|look| look.contains(&name)).count() + 1;
-        evidence.push(format!(
-            "in {hits} of {} looks {name} was on the stack",
-            s.samples.len() + 1
-        ));
-    }
-    Some((
-        format!(
-            "{} computes and does not check for interrupts",
-            at.describe()
-        ),
-        evidence,
-    ))
+    evidence.extend(threads_evidence(s));
+    let what = match motion.and_then(|m| m.progress) {
+        Some(_) => "makes progress, and has not come to a check for interrupts",
+        None => "computes and does not check for interrupts",
+    };
+    Some((format!("{} {what}", at.describe()), evidence))
 }
 
 /// In a system call and asleep there: one that was only passing through was running before we looked.
@@ -436,12 +524,5 @@ fn in_syscall(s: &Snapshot) -> Option<&Stack> {
 
 fn syscall_evidence(s: &Snapshot) -> Option<String> {
     let call = s.process.syscall.as_ref()?;
-    Some(match (&call.descriptor, &call.target) {
-        (Some(fd), Some(target)) => format!(
-            "in the system call {} on descriptor {fd}, {target}",
-            call.name
-        ),
-        (Some(fd), None) => format!("in the system call {} on descriptor {fd}", call.name),
-        _ => format!("in the system call {}", call.name),
-    })
+    Some(format!("in the system call {}", call.describe()))
 }

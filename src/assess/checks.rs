@@ -296,9 +296,7 @@ pub const TABLE: &[Row] = &[
         judge: client_io,
         why: "a cancel leaves half a message on the wire: client and server then wait for each other for ever",
         source: "secure_write() in src/backend/libpq/be-secure.c, socket_putmessage() in src/backend/libpq/pqcomm.c",
-        next: Some(
-            "a terminate ends the connection, and the client sees that: pgpoke interrupt --terminate PID",
-        ),
+        next: None,
     },
     Row {
         code: "foreign-runtime",
@@ -307,9 +305,7 @@ pub const TABLE: &[Row] = &[
         judge: foreign_runtime,
         why: "a jump across its frames leaves a runtime with locks taken and clean-ups not done",
         source: "siglongjmp(3); Itanium C++ ABI, exception handling; src/pl/plpython/plpy_exec.c, src/pl/plperl/plperl.c",
-        next: Some(
-            "a terminate never returns to those frames: pgpoke interrupt --terminate --allow foreign-runtime PID",
-        ),
+        next: None,
     },
     Row {
         code: "signal-deliverable",
@@ -786,7 +782,7 @@ fn foreign_runtime(s: Subject) -> Outcome {
     };
     let found = frames.iter().find_map(|f| Some((f, rules::runtime_of(f)?)));
     match (found, s.interrupt) {
-        (None, _) => Pass("no frame of another language's runtime".into()),
+        (None, _) => plain_library(s, frames),
         (Some((frame, runtime)), Interrupt::Terminate) => Warn(format!(
             "{}, {runtime}: it does not get to clean up, and may object on the way out",
             frame.describe()
@@ -798,11 +794,48 @@ fn foreign_runtime(s: Subject) -> Outcome {
     }
 }
 
+/// C libraries that know nothing of PostgreSQL, and code that has no file: no runtime, but foreign, too.
+fn plain_library(s: Subject, frames: &[Frame]) -> Outcome {
+    if let Some(frame) = frames.iter().find(|f| rules::is_plain_library(f).is_none()) {
+        return Unknown(format!(
+            "{}: whether that is an extension's code was not looked at",
+            frame.describe()
+        ));
+    }
+    let libraries = &s.snapshot.process.libraries;
+    let plain = |f: &&Frame| rules::is_plain_library(f) == Some(true);
+    let generated = |f: &&Frame| {
+        let generator = rules::generator_of(f, libraries);
+        generator.is_some_and(|name| name != rules::LLVM_JIT)
+    };
+    let client = frames.iter().find_map(|f| Some((f, rules::client_of(f)?)));
+    let foreign = frames.iter().find(plain).or(frames.iter().find(generated));
+    match (s.interrupt, client, foreign) {
+        (_, None, None) => Pass(
+            "no frame of another language's runtime, or of a library that is not PostgreSQL's"
+                .into(),
+        ),
+        (Interrupt::Terminate, Some((frame, name)), _) => Warn(format!(
+            "{}, {name}: in the middle of a call, and what it does at exit runs then",
+            rules::named_alike(frames, frame).describe()
+        )),
+        (Interrupt::Terminate, None, _) => Pass("a terminate jumps across no library".into()),
+        (_, _, Some(frame)) => Warn(format!(
+            "{}: a library that knows nothing of PostgreSQL's errors: what it holds is not given back, and its locks stay taken",
+            rules::named_alike(frames, frame).describe()
+        )),
+        // A client library is a plain one.
+        (_, Some(_), None) => {
+            Unknown("the frames of a client library contradict each other".into())
+        }
+    }
+}
+
 fn server_code(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
-    let at_work = rules::at_work(frames);
+    let at_work = rules::responsible(frames);
     let Some(frame) = at_work.last() else {
         return Unknown("no frame outside the C library".into());
     };
@@ -838,7 +871,11 @@ fn threads(s: Subject) -> Outcome {
     match s.snapshot.process.threads {
         Some(1) => Pass("one".into()),
         Some(n) => Fail(format!(
-            "{n}: another one may hold a lock that the interrupt needs"
+            "{n}: another one{} may hold a lock that the interrupt needs",
+            match s.snapshot.process.thread_names.as_deref() {
+                Some(names @ [_, ..]) => format!(" ({})", rules::names(names)),
+                _ => String::new(),
+            }
         )),
         None => Unknown("their number could not be read".into()),
     }

@@ -7,6 +7,7 @@ pub mod advice;
 pub mod cause;
 pub mod checks;
 pub mod rules;
+pub mod samples;
 
 use std::fmt;
 

@@ -577,9 +577,38 @@ const fn server(names: &'static [&'static str]) -> Functions {
     }
 }
 
-/// Libraries that keep state of their own across calls which a jump would tear: language runtimes and clients.
+/// Where statements are run: what any two looks at a backend that gets on have in common, and no more
+/// (src/backend/tcop, src/backend/executor/execMain.c, execProcnode.c).
+pub const EXECUTOR: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "main",
+        "start",
+        "PostmasterMain",
+        "ServerLoop",
+        "BackendStartup",
+        "BackendRun",
+        "BackendMain",
+        "postmaster_child_launch",
+        "PostgresMain",
+        "PostgresSingleUserMain",
+        "StartBackgroundWorker",
+        "exec_simple_query",
+        "exec_execute_message",
+        "Portal*",
+        "ProcessQuery",
+        "ProcessUtility",
+        "standard_ProcessUtility",
+        "ExecutorRun",
+        "standard_ExecutorRun",
+        "ExecutePlan",
+        "ExecProcNode*",
+    ],
+};
+
+/// Libraries that keep state of their own across calls which a jump would tear: language runtimes, and C++.
 /// By the start of the file's name.
-pub const RUNTIMES: [(&str, &str); 26] = [
+pub const RUNTIMES: [(&str, &str); 35] = [
     ("libpython", "Python"),
     ("plpython", "Python"),
     ("libperl", "Perl"),
@@ -599,29 +628,166 @@ pub const RUNTIMES: [(&str, &str); 26] = [
     ("libmono", "Mono"),
     ("libcoreclr", ".NET"),
     ("libruby", "Ruby"),
+    ("libgo.so", "Go"),
+    ("libstd-", "Rust"),
     ("libstdc++", "the C++ runtime"),
+    ("libc++", "the C++ runtime"),
+    ("libgcc_s", "the C++ runtime"),
     ("libLLVM", "LLVM"),
     ("llvmjit", "LLVM"),
+    // It takes over signals and has errors and threads of its own.
     ("libclntsh", "Oracle's client"),
+    ("libociei", "Oracle's client"),
     ("libduckdb", "DuckDB"),
     ("libSFCGAL", "SFCGAL"),
+    ("libCGAL", "CGAL"),
     ("libgeos", "GEOS"),
+    ("libproj", "PROJ"),
+    ("libgdal", "GDAL"),
+    ("libarrow", "Arrow"),
 ];
+
+/// Libraries that talk to someone else, and may wait for an answer for ever. By the start of the file's name.
+pub const CLIENTS: [(&str, &str); 22] = [
+    ("libpq.so", "libpq (a connection to another PostgreSQL)"),
+    ("libcurl", "libcurl"),
+    ("libsybdb", "FreeTDS (a client of SQL Server and Sybase)"),
+    ("libct.so", "FreeTDS (a client of SQL Server and Sybase)"),
+    ("libtdsodbc", "FreeTDS (a client of SQL Server and Sybase)"),
+    ("libmysqlclient", "MySQL's client"),
+    ("libmariadb", "MariaDB's client"),
+    ("libodbc", "ODBC"),
+    ("libiodbc", "ODBC"),
+    ("libmsodbcsql", "SQL Server's ODBC driver"),
+    ("libhiredis", "hiredis (a client of Redis)"),
+    ("librdkafka", "librdkafka (a client of Kafka)"),
+    ("libmongoc", "MongoDB's client"),
+    ("libldap", "OpenLDAP's client"),
+    ("libssh", "an SSH client"),
+    ("libzmq", "ZeroMQ"),
+    ("libgrpc", "gRPC"),
+    ("libkrb5", "Kerberos"),
+    ("libgssapi", "GSSAPI"),
+    ("libssl", "OpenSSL"),
+    ("libcrypto", "OpenSSL"),
+    ("libgnutls", "GnuTLS"),
+];
+
+/// The name in a table that belongs to the file of a frame.
+fn by_file(table: &[(&str, &'static str)], frame: &Frame) -> Option<&'static str> {
+    let file = frame.module_name();
+    let row = table.iter().find(|(start, _)| file.starts_with(start));
+    row.map(|(_, name)| *name)
+}
+
+/// The client library that a frame belongs to.
+pub fn client_of(frame: &Frame) -> Option<&'static str> {
+    let library = frame.kind == ModuleKind::Library;
+    library.then(|| by_file(&CLIENTS, frame)).flatten()
+}
+
+fn is_mathematics(frame: &Frame) -> bool {
+    const FILES: [&str; 3] = ["libm.so", "libm-", "libmvec"];
+    let file = frame.module_name();
+    frame.kind == ModuleKind::Library && FILES.iter().any(|f| file.starts_with(f))
+}
+
+/// Whether a frame belongs to a library that PostgreSQL did not load as an extension, and that therefore knows nothing
+/// of errors that jump across it. None where that was not looked at. The mathematical functions hold nothing.
+pub fn is_plain_library(frame: &Frame) -> Option<bool> {
+    if frame.kind != ModuleKind::Library || is_mathematics(frame) {
+        return Some(false);
+    }
+    frame.extension.map(|extension| !extension)
+}
+
+/// The innermost frame with a name that is of the same file as `frame`, or `frame` itself.
+pub fn named_alike<'f>(frames: &'f [Frame], frame: &'f Frame) -> &'f Frame {
+    let alike = |f: &&Frame| f.module == frame.module && f.function.is_some();
+    frames.iter().find(alike).unwrap_or(frame)
+}
+
+/// Whose code it is that was generated while running, by what is loaded beside it.
+pub fn generator_of(frame: &Frame, libraries: &[String]) -> Option<&'static str> {
+    const GENERATORS: [(&str, &str); 6] = [
+        ("llvmjit", LLVM_JIT),
+        ("libjvm", "the Java virtual machine"),
+        ("plv8", "V8"),
+        ("libv8", "V8"),
+        ("libcoreclr", ".NET"),
+        ("libluajit", "LuaJIT"),
+    ];
+    if frame.kind != ModuleKind::Anonymous || frame.module.is_some() {
+        return None;
+    }
+    let loaded = |start: &str| libraries.iter().any(|l| l.starts_with(start));
+    let mut all = GENERATORS.iter().filter(|(start, _)| loaded(start));
+    // With several of them there, it may be anyone's.
+    match (all.next(), all.next()) {
+        (Some((_, name)), None) => Some(name),
+        _ => Some("code that was generated while running"),
+    }
+}
+
+/// PostgreSQL's own just-in-time compilation (src/backend/jit/llvm).
+pub const LLVM_JIT: &str = "PostgreSQL's JIT (LLVM)";
+
+/// What to call the foreign code that a frame belongs to: a language's runtime, a client library, generated code.
+/// C++ and Rust are no runtimes that could be stopped by means of their own: there it is the extension that counts.
+pub fn foreign_code(frame: &Frame, libraries: &[String]) -> Option<&'static str> {
+    by_file(&RUNTIMES, frame)
+        .filter(|_| frame.kind == ModuleKind::Library)
+        .or_else(|| client_of(frame))
+        .or_else(|| is_go(frame).then_some("Go"))
+        .or_else(|| generator_of(frame, libraries))
+}
+
+/// Names of threads, each once, with how often it occurs; not more than a few.
+pub fn names(all: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut counted: Vec<(&String, usize)> = Vec::new();
+    for name in all {
+        match counted.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((name, 1)),
+        }
+    }
+    let shown = counted.iter().take(SHOWN).map(|(name, count)| match count {
+        1 => (*name).clone(),
+        n => format!("{n} times {name}"),
+    });
+    let mut shown: Vec<String> = shown.collect();
+    if counted.len() > SHOWN {
+        shown.push("…".into());
+    }
+    shown.join(", ")
+}
+
+/// By the names that Go's linker and cgo give (runtime/cgo).
+fn is_go(frame: &Frame) -> bool {
+    const STARTS: [&str; 6] = [
+        "runtime.",
+        "main.",
+        "_cgoexp_",
+        "crosscall",
+        "x_cgo_",
+        "_cgo_",
+    ];
+    let name = frame.function.as_deref().unwrap_or("");
+    frame.kind == ModuleKind::Library && STARTS.iter().any(|s| name.starts_with(s))
+}
 
 /// The runtime that a frame belongs to, if it is a foreign one.
 pub fn runtime_of(frame: &Frame) -> Option<&'static str> {
     if frame.kind == ModuleKind::Server || frame.kind == ModuleKind::Libc {
         return None;
     }
-    let file = frame.module_name();
-    let by_file = RUNTIMES
-        .iter()
-        .find(|(start, _)| file.starts_with(start))
-        .map(|(_, name)| *name);
     let name = frame.function.as_deref().unwrap_or("");
-    by_file.or_else(|| {
+    by_file(&RUNTIMES, frame).or_else(|| {
         let legacy_rust = name.starts_with("_ZN") && name.contains("17h");
-        if legacy_rust || name.starts_with("_R") || name.starts_with("rust_") {
+        if is_go(frame) {
+            Some("Go")
+        } else if legacy_rust || name.starts_with("_R") || name.starts_with("rust_") {
             Some("Rust")
         } else if name.starts_with("_Z") {
             Some("C++")
@@ -644,10 +810,23 @@ pub fn is_leaf_library(frame: &Frame) -> bool {
 /// The innermost function that is not the C library's, the dynamic linker's or the kernel's: who is at work. Before it come
 /// the functions that were inlined into it there.
 pub fn at_work(frames: &[Frame]) -> &[Frame] {
-    let from = frames.iter().take_while(|f| is_leaf_library(f)).count();
+    innermost(frames, is_leaf_library)
+}
+
+/// The innermost function after those that are passed over, behind those that were inlined into it.
+fn innermost(frames: &[Frame], passed_over: impl Fn(&Frame) -> bool) -> &[Frame] {
+    let from = frames.iter().take_while(|f| passed_over(f)).count();
     let frames = &frames[from..];
     let inlined = frames.iter().take_while(|f| f.inlined).count();
     &frames[..frames.len().min(inlined + 1)]
+}
+
+/// Who answers for what is at work: the same, but past plain libraries, which work on behalf of their caller.
+pub fn responsible(frames: &[Frame]) -> &[Frame] {
+    let plain = |f: &Frame| is_plain_library(f) == Some(true) && runtime_of(f).is_none();
+    innermost(frames, |f| {
+        is_leaf_library(f) || plain(f) || is_mathematics(f)
+    })
 }
 
 /// Where it happens: the innermost frame that neither waits nor allocates on behalf of its caller.

@@ -84,11 +84,7 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     let mut stopped = match tracee.stop(STOP_LIMIT) {
         Ok(stopped) => stopped,
         Err(TraceError::WouldNotStop { .. }) => {
-            let mut snapshot = plan.without_stopping();
-            snapshot.process.state = process.state();
-            snapshot.process.wait_channel = process.wait_channel();
-            snapshot.process.would_not_stop = true;
-            return Ok(snapshot);
+            return Ok(plan.that_would_not_stop());
         }
         Err(e) => return Err(Failure::trace(e, process)),
     };
@@ -116,8 +112,6 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
         snapshot.signals.handlers = Some(plan.name_handlers(&answers));
         snapshot.signals.alternate_room = answers.alternate_room;
     }
-    if let Some(call) = &mut snapshot.process.syscall {
-        call.find_target(process);
-    }
+    plan.look_up_syscall(&mut snapshot);
     Ok(snapshot)
 }

@@ -55,6 +55,9 @@ struct Section {
     compressed: bool,
 }
 
+/// What every module that PostgreSQL loads has to define (`PG_MAGIC_FUNCTION_NAME`, src/include/fmgr.h).
+const MAGIC_FUNCTION: &str = "Pg_magic_func";
+
 /// A section's address and bytes.
 #[derive(Debug)]
 pub struct LoadedSection {
@@ -99,6 +102,7 @@ pub struct Image {
     sections: Vec<Section>,
     build_id: Option<BuildId>,
     symbols: Symbols,
+    is_extension: bool,
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
@@ -139,6 +143,7 @@ impl Image {
             sections: layout.sections,
             build_id: layout.build_id,
             symbols: Symbols::default(),
+            is_extension: false,
             eh_frame: None,
             eh_frame_hdr: None,
             lines: OnceCell::new(),
@@ -158,6 +163,7 @@ impl Image {
         for (table, strings, source) in tables {
             image.add_symbols(table, strings, source)?;
         }
+        image.is_extension = image.symbols.has(MAGIC_FUNCTION);
         image.eh_frame = image.section(".eh_frame")?;
         image.eh_frame_hdr = image.section(".eh_frame_hdr")?;
         Ok(image)
@@ -231,6 +237,11 @@ impl Image {
     /// The build-id that the file carries.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// Whether PostgreSQL would load it as an extension: then it knows of errors that jump across it.
+    pub fn is_extension(&self) -> bool {
+        self.is_extension
     }
 
     /// Its symbols.

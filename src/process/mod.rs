@@ -2,7 +2,9 @@
 //! what it has mapped, and why tracing it would be refused.
 
 pub mod maps;
+pub mod mounts;
 pub mod permission;
+pub mod sockets;
 pub mod syscalls;
 
 use std::fs::File;
@@ -18,10 +20,28 @@ use procfs::process::{Stat, Status};
 
 pub use maps::Mapping;
 
+use crate::memory::Avma;
 use crate::tracee::sys;
 
 /// The largest text that is read from one file of `/proc`.
 const LARGEST_PROC_FILE: u64 = 64 << 20;
+
+/// The most entries of a kernel stack that are kept.
+const MOST_KERNEL_FRAMES: usize = 32;
+
+/// The most threads whose names are read.
+pub const MOST_THREADS: usize = 64;
+
+/// A system call as `/proc/PID/syscall` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawCall {
+    /// Its number.
+    pub number: i64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+    /// Where it returns to.
+    pub ip: Avma,
+}
 
 /// Why a process could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -150,16 +170,51 @@ impl Process {
             .filter(|name| !name.is_empty() && name != "0")
     }
 
-    /// The system call it is blocked in: number and arguments. Needs the right to trace it.
-    pub fn blocked_syscall(&self) -> Option<(i64, [u64; 6])> {
+    /// The system call it is blocked in. Needs the right to trace it.
+    pub fn blocked_syscall(&self) -> Option<RawCall> {
         match self.proc.syscall() {
             Ok(procfs::process::Syscall::Blocked {
-                syscall_number,
-                argument_registers,
+                syscall_number: number,
+                argument_registers: arguments,
+                program_counter,
                 ..
-            }) if syscall_number >= 0 => Some((syscall_number, argument_registers)),
+            }) if number >= 0 => Some(RawCall {
+                number,
+                arguments,
+                ip: Avma(program_counter),
+            }),
             _ => None,
         }
+    }
+
+    /// The kernel functions it is in, innermost first; none where the kernel does not tell (root only,
+    /// CONFIG_STACKTRACE), and only sensible while it sleeps (proc_pid_stack(5)).
+    pub fn kernel_stack(&self) -> Option<Vec<String>> {
+        let text = mounts::read(self, "stack", 16 << 10)?;
+        let functions: Vec<String> = text
+            .lines()
+            .take(MOST_KERNEL_FRAMES)
+            .filter_map(|line| {
+                let function = line.split_once("] ")?.1;
+                let name = function.split_once('+').map_or(function, |(name, _)| name);
+                Some(name.trim().to_owned())
+            })
+            .collect();
+        (!functions.is_empty()).then_some(functions)
+    }
+
+    /// The names of its threads but the main one; not more than [`MOST_THREADS`].
+    pub fn thread_names(&self) -> Option<Vec<String>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        let others = tasks
+            .flatten()
+            .filter_map(|task| task.file_name().into_string().ok())
+            .filter(|tid| *tid != self.pid.to_string());
+        let names = others.take(MOST_THREADS).filter_map(|tid| {
+            let name = mounts::read(self, &format!("task/{tid}/comm"), 64)?;
+            Some(name.trim_end().to_owned())
+        });
+        Some(names.collect())
     }
 
     /// What its descriptor `fd` points to, as the kernel words it (a path, `socket:[inode]`, `pipe:[inode]`).

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::assess::{Assessment, Status, rules};
+use crate::assess::{Assessment, Status, rules, samples};
 use crate::intervene::{Outcome, Report};
 use crate::postgres::wait_class;
 use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
@@ -131,7 +131,13 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
             "threads": p.threads,
             "cpu_percent": p.cpu_percent,
             "tracer": (p.tracer != 0).then_some(p.tracer),
+            "descriptor": p.syscall.as_ref().and_then(|c| c.descriptor),
+            "waits_for": p.syscall.as_ref().map(|c| &c.waits_for),
+            "time_limit_ms": p.syscall.as_ref().and_then(|c| c.time_limit_ms),
+            "kernel_stack": p.kernel_stack,
+            "thread_names": p.thread_names,
         },
+        "samples": samples::motion(s),
         "stopped_ms": s.stopped_ms,
         "stack": stack(s),
         "stack_complete": s.stack.as_ref().is_some_and(|s| s.complete),
@@ -221,6 +227,7 @@ fn stack(s: &Snapshot) -> Vec<Value> {
                 "symbol_source": f.symbol_source,
                 "found_by": f.found_by,
                 "signal_frame": f.signal_frame,
+                "extension": f.extension,
             })
         })
         .collect()

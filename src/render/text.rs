@@ -289,20 +289,15 @@ fn process(out: &mut String, s: &Snapshot) {
             format!("{n} threads")
         }
     }));
-    if let Some(call) = &p.syscall {
-        let mut text = format!("in {}()", call.name);
-        if let Some(fd) = call.descriptor {
-            let _ = write!(text, " on descriptor {fd}");
-        }
-        if let Some(target) = &call.target {
-            let _ = write!(text, " ({})", printable(target));
-        }
-        parts.push(text);
-    }
+    parts.extend(
+        p.syscall
+            .as_ref()
+            .map(|c| format!("in {}", printable(&c.describe()))),
+    );
     parts.extend(
         p.wait_channel
             .as_ref()
-            .map(|w| format!("kernel wait channel {w}")),
+            .map(|w| format!("kernel wait channel {}", printable(w))),
     );
     line(out, "process", &parts.join(", "));
 }
@@ -336,6 +331,12 @@ fn signals(out: &mut String, s: &Snapshot, a: &Assessment) {
 }
 
 fn stack(out: &mut String, s: &Snapshot, whole: bool) {
+    if let Some(kernel) = s.process.kernel_stack.as_ref().filter(|_| whole) {
+        line(out, "kernel stack", &format!("{} functions", kernel.len()));
+        for function in kernel {
+            let _ = writeln!(out, "  {}", printable(function));
+        }
+    }
     let Some(stack) = &s.stack else {
         line(out, "stack", "not looked at");
         return;

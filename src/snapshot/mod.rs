@@ -32,19 +32,53 @@ pub struct Snapshot {
     pub stack: Option<Stack>,
     /// How long it stood still for us, in milliseconds.
     pub stopped_ms: f64,
-    /// What further looks found on the stack: each function, described, innermost first.
+    /// What further looks found.
     #[serde(default)]
-    pub samples: Vec<Vec<String>>,
+    pub samples: Vec<Sample>,
 }
 
 impl Snapshot {
     /// Takes over where the backend was at a further look.
     pub fn add_sample(&mut self, other: &Snapshot) {
         self.stopped_ms += other.stopped_ms;
-        let frames = other.stack.iter().flat_map(|s| &s.frames);
-        self.samples.push(frames.map(Frame::describe).collect());
+        self.samples.push(other.as_sample());
+    }
+
+    /// What of this look counts beside others.
+    pub fn as_sample(&self) -> Sample {
+        Sample {
+            statement_start: self.backend.statement_start,
+            places: self
+                .stack
+                .as_ref()
+                .filter(|s| s.complete)
+                .map(Stack::places),
+        }
     }
 }
+
+/// One more look at a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When its statement began: tells one from the next.
+    pub statement_start: Option<i64>,
+    /// The functions on its stack, outermost first; none if it was not stopped, or its stack is not known to the root.
+    pub places: Option<Vec<Place>>,
+}
+
+/// One function of a program: the same for each look that finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The path of its image.
+    pub module: Option<String>,
+    /// Where it starts in the image, or where that is not known the address in it.
+    pub start: Option<Avma>,
+    /// How to name it in a sentence.
+    pub name: String,
+}
+
+/// The most functions of one look that are compared with another's, from the outermost on.
+const MOST_PLACES: usize = 1000;
 
 /// Who a backend is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,6 +137,15 @@ pub struct ProcessFacts {
     pub cpu_percent: Option<f64>,
     /// Whether we tried to stop it and it would not, in time.
     pub would_not_stop: bool,
+    /// The kernel functions it sleeps in, innermost first.
+    #[serde(default)]
+    pub kernel_stack: Option<Vec<String>>,
+    /// The names of its threads but the main one (the first of them, where there are very many).
+    #[serde(default)]
+    pub thread_names: Option<Vec<String>>,
+    /// The names of the files that it has code from (the first of them, where there are very many).
+    #[serde(default)]
+    pub libraries: Vec<String>,
 }
 
 /// The server's variables that decide what an interrupt does (src/backend/utils/init/globals.c and others).
@@ -231,6 +274,22 @@ pub struct Frame {
     pub spinlock: Option<bool>,
     /// A jump across it would skip something that it wants to clean up (C++, Rust).
     pub has_cleanup: bool,
+    /// Of a library: whether it is one that PostgreSQL loads as an extension; none where that was not looked at.
+    #[serde(default)]
+    pub extension: Option<bool>,
+}
+
+impl Stack {
+    /// The functions on it, outermost first.
+    fn places(&self) -> Vec<Place> {
+        self.frames
+            .iter()
+            .rev()
+            .filter(|f| !f.inlined)
+            .take(MOST_PLACES)
+            .map(Frame::place)
+            .collect()
+    }
 }
 
 impl Frame {
@@ -238,6 +297,15 @@ impl Frame {
     pub fn module_name(&self) -> &str {
         let path = self.module.as_deref().unwrap_or("");
         path.rsplit('/').next().unwrap_or(path)
+    }
+
+    /// Its function, to be compared with those of other looks.
+    pub fn place(&self) -> Place {
+        Place {
+            module: self.module.clone(),
+            start: self.function_start.or(self.offset).or(Some(self.ip)),
+            name: self.describe(),
+        }
     }
 
     /// How to name it in a sentence: `function in module`, or what is known instead.

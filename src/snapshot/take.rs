@@ -118,7 +118,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             status: process.open_file("status").ok(),
             libc: Libc::find(backend),
             stack_limit: process.stack_limit().ok().flatten(),
-            facts: look(process),
+            facts: facts(backend),
         }
     }
 
@@ -236,10 +236,12 @@ impl<'b, 'p> Plan<'b, 'p> {
         process.threads = field(&capture.status, "Threads")
             .and_then(|t| t.parse().ok())
             .or(process.threads);
-        process.syscall = capture
-            .registers
-            .syscall()
-            .map(|n| BlockedCall::from_registers(n, capture.registers.first_argument()));
+        process.syscall = capture.registers.syscall().map(|number| {
+            let arguments = capture.registers.syscall_arguments();
+            // What it waits for was looked up before the stop, if it was in this call then.
+            let before = process.syscall.filter(|c| c.is(number, arguments));
+            before.unwrap_or_else(|| BlockedCall::from_registers(number, arguments))
+        });
         let set = |name| capture.signal_set(name);
         let signals = Signals {
             blocked: Some(capture.blocked),
@@ -282,6 +284,27 @@ impl<'b, 'p> Plan<'b, 'p> {
             stack: None,
             stopped_ms: 0.0,
             samples: Vec::new(),
+        }
+    }
+
+    /// The same of one that we tried to stop, and that is still in the system call that keeps it from stopping.
+    pub fn that_would_not_stop(&self) -> Snapshot {
+        let mut snapshot = self.without_stopping();
+        snapshot.process = ProcessFacts {
+            would_not_stop: true,
+            // It was we who traced it just now, if anyone.
+            tracer: self.facts.tracer,
+            ..facts(self.backend)
+        };
+        snapshot
+    }
+
+    /// Looks up what a backend that runs again waits for, if it was not in that call before the stop.
+    pub fn look_up_syscall(&self, snapshot: &mut Snapshot) {
+        if let Some(call) = &mut snapshot.process.syscall
+            && self.facts.syscall.as_ref() != Some(call)
+        {
+            call.look_up(self.backend.process, &self.backend.memory);
         }
     }
 
@@ -490,6 +513,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         found_by: raw.found_by,
         signal_frame: raw.signal_frame,
         has_cleanup: raw.has_cleanup,
+        extension: None,
     };
     let Some(module) = module else {
         return vec![frame];
@@ -500,6 +524,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         let known = module.image.known_callers(module.to_svma(start));
         frame.callers = known.map(|c| (*c).clone());
     }
+    frame.extension = (module.kind == ModuleKind::Library).then(|| module.image.is_extension());
     if let Some(symbol) = module.image.function_at(svma) {
         frame.function = Some(symbol.name.to_owned());
         frame.symbol_source = Some(symbol.source);
@@ -592,15 +617,44 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
 /// What `/proc` tells of a process at this moment.
 pub fn look(process: &Process) -> ProcessFacts {
     let status = process.status().ok();
+    let state = process.state();
     ProcessFacts {
-        state: process.state(),
+        state,
         tracer: status.as_ref().map_or(0, |s| s.tracerpid),
         threads: status.as_ref().map(|s| s.threads),
         wait_channel: process.wait_channel(),
-        syscall: BlockedCall::of(process),
+        syscall: None,
         cpu_percent: None,
         would_not_stop: false,
+        kernel_stack: matches!(state, Some('S' | 'D'))
+            .then(|| process.kernel_stack())
+            .flatten(),
+        thread_names: process.thread_names(),
+        libraries: Vec::new(),
     }
+}
+
+/// The same of a backend, with what takes reading its memory.
+fn facts(backend: &Backend) -> ProcessFacts {
+    ProcessFacts {
+        syscall: BlockedCall::of(backend.process, &backend.memory),
+        libraries: libraries(&backend.space),
+        ..look(backend.process)
+    }
+}
+
+/// The names of the files that code is mapped from, each once.
+fn libraries(space: &AddressSpace) -> Vec<String> {
+    /// A server has some 30.
+    const MOST: usize = 512;
+    let mut names = Vec::new();
+    let mapped = space.mappings().iter();
+    for mapping in mapped.filter(|m| m.executable && m.has_file()).take(MOST) {
+        let name = mapping.path.file_name().map(|n| n.to_string_lossy());
+        names.extend(name.map(String::from));
+    }
+    names.dedup();
+    names
 }
 
 /// The value of a line of `/proc/PID/status`.

@@ -60,9 +60,10 @@ impl Registers {
         (number >= 0).then_some(number)
     }
 
-    /// The first argument of the system call it is in.
-    pub fn first_argument(&self) -> u64 {
-        self.0.rdi
+    /// The arguments of the system call it is in (System V ABI for AMD64, A.2.1).
+    pub fn syscall_arguments(&self) -> [u64; 6] {
+        let r = &self.0;
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
     }
 
     /// Whether it stands at the entry of the system call that ends a signal handler.

@@ -77,9 +77,7 @@ fn take(pid: i32) -> Snapshot {
     if let Some(Ok(answers)) = answers {
         snapshot.signals.handlers = Some(plan.name_handlers(&answers));
     }
-    if let Some(call) = &mut snapshot.process.syscall {
-        call.find_target(&process);
-    }
+    plan.look_up_syscall(&mut snapshot);
     snapshot
 }
 

@@ -172,6 +172,7 @@ impl Installation {
         for name in [
             "Makefile",
             "pgpoke_test.c",
+            "pgpoke_cplusplus.cpp",
             "pgpoke_test.control",
             "pgpoke_test--1.0.sql",
         ] {

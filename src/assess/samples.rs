@@ -1,0 +1,253 @@
+//! Several looks at one backend: does it go round in a loop, or does it get on?
+//!
+//! Stacks are merged into a tree, from the outermost function on. What all of them have in common is where the
+//! loop is; what lies below that is what the loop calls.
+
+use serde::Serialize;
+
+use super::rules;
+use crate::snapshot::{Frame, Place, Sample, Snapshot};
+
+/// Stacks, merged: each function below the one that called it, with the number of looks that found it there.
+#[derive(Debug)]
+pub struct Tree<'p> {
+    /// Parents come before their children; the first is no function, but what all stacks begin at.
+    nodes: Vec<Node<'p>>,
+}
+
+#[derive(Debug)]
+struct Node<'p> {
+    place: Option<&'p Place>,
+    looks: usize,
+    children: Vec<usize>,
+}
+
+impl<'p> Tree<'p> {
+    /// Merges stacks, each from its outermost function on.
+    pub fn of(stacks: impl IntoIterator<Item = &'p [Place]>) -> Self {
+        let mut tree = Tree {
+            nodes: vec![Node::new(None)],
+        };
+        for stack in stacks {
+            tree.add(stack);
+        }
+        tree
+    }
+
+    fn add(&mut self, stack: &'p [Place]) {
+        let mut at = 0;
+        self.nodes[at].looks += 1;
+        for place in stack {
+            let known = self.nodes[at]
+                .children
+                .iter()
+                .copied()
+                .find(|child| self.nodes[*child].place.is_some_and(|p| same(p, place)));
+            at = known.unwrap_or_else(|| {
+                self.nodes.push(Node::new(Some(place)));
+                let child = self.nodes.len() - 1;
+                self.nodes[at].children.push(child);
+                child
+            });
+            self.nodes[at].looks += 1;
+        }
+    }
+
+    /// How many stacks were merged.
+    pub fn looks(&self) -> usize {
+        self.nodes[0].looks
+    }
+
+    /// The functions that all stacks begin with, outermost first, and what was found below them: each function with
+    /// its number of looks, the most frequent first.
+    pub fn common(&self) -> (Vec<&'p Place>, Vec<(&'p Place, usize)>) {
+        let mut common = Vec::new();
+        let mut at = 0;
+        while let [only] = self.nodes[at].children[..]
+            && self.nodes[only].looks == self.looks()
+        {
+            common.extend(self.nodes[only].place);
+            at = only;
+        }
+        let children = self.nodes[at].children.iter().map(|c| &self.nodes[*c]);
+        let mut below: Vec<(&Place, usize)> = children
+            .filter_map(|child| Some((child.place?, child.looks)))
+            .collect();
+        below.sort_by_key(|(_, looks)| std::cmp::Reverse(*looks));
+        (common, below)
+    }
+}
+
+impl<'p> Node<'p> {
+    fn new(place: Option<&'p Place>) -> Self {
+        Node {
+            place,
+            looks: 0,
+            children: Vec::new(),
+        }
+    }
+}
+
+/// Whether both are the same function. Its name may have been found at one look only.
+fn same(a: &Place, b: &Place) -> bool {
+    (&a.module, a.start) == (&b.module, b.start)
+}
+
+/// What several looks say together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Motion {
+    /// How many looks found a stack that is known to its root.
+    pub looks: usize,
+    /// The functions that all of them have in common, innermost first, in words.
+    pub common: Vec<String>,
+    /// What was found below the innermost of these.
+    pub below: Vec<Share>,
+    /// Why it gets on, if it does.
+    pub progress: Option<&'static str>,
+}
+
+/// How often something was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// The function, in words.
+    pub function: String,
+    /// In how many looks.
+    pub looks: usize,
+}
+
+/// Compares the looks at a backend; none if there was only one that says something.
+pub fn motion(s: &Snapshot) -> Option<Motion> {
+    let first = s.as_sample();
+    let all: Vec<&Sample> = std::iter::once(&first).chain(&s.samples).collect();
+    let stacks: Vec<&[Place]> = all.iter().filter_map(|l| l.places.as_deref()).collect();
+    if s.samples.is_empty() || stacks.len() < 2 {
+        return None;
+    }
+    let tree = Tree::of(stacks);
+    let (common, below) = tree.common();
+    let innermost = common_frames(s, common.len()).first();
+    let another_statement = all
+        .windows(2)
+        .any(|two| matches!((two[0].statement_start, two[1].statement_start), (Some(a), Some(b)) if a != b));
+    let progress = if another_statement {
+        Some("the statement changed from one look to the next")
+    } else if innermost.is_none_or(|f| rules::EXECUTOR.has(f)) {
+        Some("the stacks have nothing in common beyond the executor")
+    } else {
+        None
+    };
+    Some(Motion {
+        looks: tree.looks(),
+        common: common.iter().rev().map(|p| p.name.clone()).collect(),
+        below: below
+            .into_iter()
+            .map(|(place, looks)| Share {
+                function: place.name.clone(),
+                looks,
+            })
+            .collect(),
+        progress,
+    })
+}
+
+/// The frames of the first look, but those below the `count` functions that all looks have in common.
+pub fn common_frames(s: &Snapshot, count: usize) -> &[Frame] {
+    let frames = s.stack.as_ref().map_or(&[][..], |s| &s.frames);
+    let mut own = frames.iter().enumerate().rev().filter(|(_, f)| !f.inlined);
+    match count.checked_sub(1).and_then(|n| own.nth(n)) {
+        Some((at, _)) => &frames[at..],
+        None => &[],
+    }
+}
+
+impl Motion {
+    /// What it says, in a line or two.
+    pub fn evidence(&self) -> Vec<String> {
+        const SHOWN: usize = 3;
+        if let Some(why) = self.progress {
+            return vec![format!("it makes progress: in {} looks, {why}", self.looks)];
+        }
+        let common: Vec<&str> = self.common.iter().take(SHOWN).map(String::as_str).collect();
+        let mut lines = vec![format!(
+            "on the stack in all of {} looks: {}",
+            self.looks,
+            common.join(", called by ")
+        )];
+        let below: Vec<String> = self
+            .below
+            .iter()
+            .take(SHOWN)
+            .map(|share| format!("{} in {} of them", share.function, share.looks))
+            .collect();
+        if !below.is_empty() {
+            lines.push(format!("and it called: {}", below.join(", ")));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Avma;
+
+    fn stack(names: &str) -> Vec<Place> {
+        let place = |name: &str| Place {
+            module: Some("/lib/x.so".into()),
+            start: Some(Avma(name.bytes().map(u64::from).sum())),
+            name: name.to_owned(),
+        };
+        names.split_whitespace().map(place).collect()
+    }
+
+    fn common(stacks: &[Vec<Place>]) -> (Vec<String>, Vec<(String, usize)>) {
+        let tree = Tree::of(stacks.iter().map(Vec::as_slice));
+        assert_eq!(tree.looks(), stacks.len());
+        let (common, below) = tree.common();
+        let name = |p: &Place| p.name.clone();
+        (
+            common.into_iter().map(name).collect(),
+            below.into_iter().map(|(p, n)| (name(p), n)).collect(),
+        )
+    }
+
+    #[test]
+    fn the_loop_is_where_the_stacks_part() {
+        let (common, below) = common(&[
+            stack("main run loop malloc"),
+            stack("main run loop free x"),
+            stack("main run loop free"),
+            stack("main run loop"),
+        ]);
+        assert_eq!(common, ["main", "run", "loop"]);
+        assert_eq!(below, [("free".into(), 2), ("malloc".into(), 1)]);
+    }
+
+    #[test]
+    fn functions_are_told_apart_by_where_they_are_and_not_by_their_names() {
+        let mut renamed = stack("main loop");
+        renamed[1].name = "an unnamed function".into();
+        let (same, _) = common(&[stack("main loop"), renamed.clone()]);
+        assert_eq!(same, ["main", "loop"]);
+        let mut elsewhere = stack("main loop");
+        elsewhere[1].module = None;
+        let (same, below) = common(&[stack("main loop"), elsewhere]);
+        assert_eq!(same, ["main"]);
+        assert_eq!(below, [("loop".into(), 1), ("loop".into(), 1)]);
+    }
+
+    #[test]
+    fn odd_stacks() {
+        assert_eq!(common(&[]), (vec![], vec![]));
+        assert_eq!(
+            common(&[vec![], stack("a")]),
+            (vec![], vec![("a".into(), 1)])
+        );
+        assert_eq!(common(&[stack("a b"), stack("a b")]).0, ["a", "b"]);
+        let recursion = "f ".repeat(100_000);
+        assert_eq!(
+            common(&[stack(&recursion), stack(&recursion)]).0.len(),
+            100_000
+        );
+    }
+}
