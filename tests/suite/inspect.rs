@@ -6,7 +6,7 @@ use std::path::Path;
 use postgres::NoTls;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, DEADLINE, How, Installation, Run, Server, Stuck, skip, wait_for};
+use crate::harness::{Backend, DEADLINE, How, Run, Server, Stuck, server_with_testext, wait_for};
 use crate::report::{Report, function_of};
 
 /// What a signal does in the backend, as `signals.SIG….function` has it, and whether that is what
@@ -170,9 +170,7 @@ macro_rules! scenarios {
             $(
                 #[test]
                 fn $name() {
-                    let Some(server) = server_with_testext() else {
-                        skip!("no headers to build testext with");
-                    };
+                    let server = server_with_testext!();
                     is_seen_as_it_is(&server, &$scenario);
                 }
             )+
@@ -299,18 +297,10 @@ scenarios! {
     },
 }
 
-fn server_with_testext() -> Option<Server> {
-    let installation = Installation::default();
-    installation.pg_config()?;
-    let server = Server::builder().installation(installation).start();
-    server.install_testext();
-    Some(server)
-}
-
 fn is_seen_as_it_is(server: &Server, scenario: &Scenario) {
     let sql = format!("SELECT {}", scenario.call);
     let stuck = server.stuck(&sql);
-    for how in [How::Cancel, How::Terminate] {
+    for how in How::BOTH {
         stuck.prove_stuck(how);
         let report = Report::of(&["inspect"], stuck.pid());
         stuck.backend().assert_running_untraced();
@@ -473,11 +463,8 @@ fn assert_backend(report: &Report, server: &Server, query: &str) {
 #[track_caller]
 fn assert_flags(report: &Report, how: How, flagged: bool) {
     // A terminate comes after the cancel, whose flag stays.
-    let terminated = how == How::Terminate;
     report
-        .assert_at("/interrupts/interrupt_pending", flagged)
-        .assert_at("/interrupts/query_cancel_pending", flagged)
-        .assert_at("/interrupts/proc_die_pending", flagged && terminated)
+        .assert_flags(flagged, flagged && how == How::Terminate)
         .assert_at("/interrupts/proc_signal_barrier_pending", false);
 }
 
@@ -485,7 +472,7 @@ fn assert_flags(report: &Report, how: How, flagged: bool) {
 /// interrupt would be safe there.
 fn is_a_moving_target(server: &Server, call: &str, function: &str, when_calm: &str) {
     let stuck = server.stuck(&format!("SELECT {call}"));
-    for how in [How::Cancel, How::Terminate] {
+    for how in How::BOTH {
         stuck.prove_stuck(how);
         for _ in 0..20 {
             let report = Report::of(&["inspect"], stuck.pid());
@@ -521,9 +508,7 @@ macro_rules! moving_targets {
             $(
                 #[test]
                 fn $name() {
-                    let Some(server) = server_with_testext() else {
-                        skip!("no headers to build testext with");
-                    };
+                    let server = server_with_testext!();
                     is_a_moving_target(&server, $call, $function, $when_calm);
                 }
             )+
@@ -539,9 +524,7 @@ moving_targets! {
 
 #[test]
 fn a_second_thread_is_counted_and_warned_of() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_malloc_threads()");
     stuck.prove_stuck(How::Cancel);
     let report = Report::of(&["inspect"], stuck.pid());
@@ -552,9 +535,7 @@ fn a_second_thread_is_counted_and_warned_of() {
 
 #[test]
 fn a_stack_of_thousands_of_frames_is_known_to_its_root() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_deep(5000)");
     stuck.prove_stuck(How::Cancel);
     let report = Report::of(&["inspect"], stuck.pid());
@@ -573,7 +554,7 @@ fn a_stack_of_thousands_of_frames_is_known_to_its_root() {
 fn a_copy_from_a_fifo_is_blocked_in_open() {
     let server = Server::start();
     let stuck = server.stuck_on_fifo();
-    for how in [How::Cancel, How::Terminate] {
+    for how in How::BOTH {
         stuck.prove_stuck(how);
         let report = Report::of(&["inspect"], stuck.pid());
         report
@@ -658,9 +639,7 @@ fn a_backend_that_would_obey_is_responsive() {
 /// Stuck, but nobody has asked it to stop.
 #[test]
 fn with_nothing_pending_it_says_what_a_cancel_or_terminate_would_meet() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     for (call, cancel, terminate) in [
         ("pgpoke_spin()", "safe", "safe"),
         ("pgpoke_crit()", "unsafe", "unsafe"),
@@ -682,9 +661,7 @@ fn with_nothing_pending_it_says_what_a_cancel_or_terminate_would_meet() {
 
 #[test]
 fn passive_runs_nothing_in_the_backend_and_leaves_the_handlers_unknown() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     // It is done by sending SIGUSR1 to it, which strace shows; else the absence would prove nothing.
@@ -721,9 +698,7 @@ fn passive_runs_nothing_in_the_backend_and_leaves_the_handlers_unknown() {
 
 #[test]
 fn samples_tell_how_busy_it_is() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     let busy = server.stuck("SELECT pgpoke_spin()");
     let asleep = server.stuck("SELECT pgpoke_read()");
     for stuck in [&busy, &asleep] {
@@ -746,9 +721,7 @@ fn samples_tell_how_busy_it_is() {
 /// What a person reads: the verdict first, and the stack in full only where it was asked for.
 #[test]
 fn the_text_says_the_verdict_first_and_the_whole_stack_on_demand() {
-    let Some(server) = server_with_testext() else {
-        skip!("no headers to build testext with");
-    };
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_deep(50)");
     stuck.prove_stuck(How::Cancel);
     let pid = stuck.pid().to_string();
