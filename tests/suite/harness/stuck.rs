@@ -174,6 +174,11 @@ impl<'s> Stuck<'s> {
         self.backend
     }
 
+    /// Its statement.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// What the statement came to, once it ends.
     #[track_caller]
     pub fn result(&self) -> Outcome {
