@@ -94,3 +94,7 @@ fi
 if ! id "$server_user" >/dev/null 2>&1; then
     as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$server_user"
 fi
+
+# PostgreSQL with DWARF and with assertions: what needs it is skipped, loudly, where it is not to be had.
+scripts=$(dirname "$0")
+"$scripts/build-postgres.sh" || echo "install-deps: tests on builds with DWARF or assertions will be skipped" >&2

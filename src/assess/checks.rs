@@ -487,6 +487,13 @@ fn pending(s: Subject) -> Outcome {
         Interrupt::Nothing => {
             Fail("neither a cancel nor a terminate has reached the backend's flags".into())
         }
+        // It looks at ProcDiePending first: what is thought to end a statement may end a session.
+        Interrupt::Cancel | Interrupt::Barrier if v.proc_die_pending.is_none() => {
+            Unknown("whether a terminate is pending could not be read".into())
+        }
+        Interrupt::Barrier if v.query_cancel_pending.is_none() => {
+            Unknown("whether a cancel is pending could not be read".into())
+        }
         // ProcessInterrupts() drops a cancel while DoingCommandRead (src/backend/tcop/postgres.c).
         Interrupt::Cancel if idle => Fail("it is idle: there is no statement to cancel".into()),
         what => Pass(what.to_string()),
@@ -526,6 +533,10 @@ fn lwlock_wait(s: Subject) -> Outcome {
         )),
         (None, Some(true)) => Fail("its PGPROC says that it waits for an LWLock".into()),
         (None, _) if s.frames().is_none() => not_stopped(),
+        // Whoever waits for one holds interrupts off (LWLockAcquire, src/backend/storage/lmgr/lwlock.c).
+        (None, None) if s.snapshot.variables.interrupt_holdoff_count != Some(0) => {
+            Unknown("its PGPROC could not be read".into())
+        }
         (None, _) => Pass("no".into()),
     }
 }
@@ -550,8 +561,12 @@ fn spinlock(s: Subject) -> Outcome {
             frame.describe()
         ));
     }
-    let ours =
-        |f: &&Frame| matches!(f.kind, ModuleKind::Server | ModuleKind::Library) && !f.inlined;
+    let ours = |f: &&Frame| {
+        matches!(
+            f.kind,
+            ModuleKind::Server | ModuleKind::Library | ModuleKind::Anonymous
+        ) && !f.inlined
+    };
     match frames
         .iter()
         .filter(ours)
@@ -580,6 +595,11 @@ fn unwind(s: Subject) -> Outcome {
     let last = last.map_or_else(String::new, |f| {
         format!(" at frame {}, {}", count - 1, f.describe())
     });
+    if stack.complete
+        && let Some(why) = contradiction(stack)
+    {
+        return Unknown(format!("said to be complete, but {why}"));
+    }
     if stack.complete {
         return Pass(format!("{count} frames, to the root"));
     }
@@ -596,6 +616,48 @@ fn unwind(s: Subject) -> Outcome {
         StackEnd::NotGrowing => format!("the stack runs in a circle{last}"),
         StackEnd::TooDeep => format!("more than {count} frames"),
     })
+}
+
+/// What cannot be so on a stack that is known to its root.
+fn contradiction(stack: &Stack) -> Option<String> {
+    use crate::unwind::FoundBy;
+    let frames = &stack.frames;
+    let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+        return Some("it has no frames".into());
+    };
+    if stack.end != StackEnd::Root {
+        return Some("it does not end at a root".into());
+    }
+    if first.found_by != FoundBy::Context {
+        return Some("its first frame is not where the process stands".into());
+    }
+    if frames.iter().any(|f| f.found_by == FoundBy::FramePointer) {
+        return Some("a frame was only guessed".into());
+    }
+    // The entry point of the executable calls main() (through the C library), and nothing calls the entry point.
+    let entry = last.function.as_deref().is_none_or(|name| name == "_start");
+    if last.kind != ModuleKind::Server || last.inlined || !entry {
+        return Some(format!("its root is {}", last.describe()));
+    }
+    // The server's main() has a name in every build: extensions are linked against the executable's symbols.
+    let main = |f: &Frame| f.kind == ModuleKind::Server && f.function.as_deref() == Some("main");
+    if !frames.iter().any(main) {
+        return Some("the server's main() is not on it".into());
+    }
+    // What was compiled into its caller stands where its caller stands.
+    if let Some(pair) = frames
+        .windows(2)
+        .find(|pair| pair[0].inlined && pair[0].ip != pair[1].ip)
+    {
+        return Some(format!("{} is not in its caller", pair[0].describe()));
+    }
+    let mut kinds = std::collections::HashMap::new();
+    let torn = frames.iter().find(|f| {
+        f.module
+            .as_deref()
+            .is_some_and(|module| *kinds.entry(module).or_insert(f.kind) != f.kind)
+    });
+    torn.map(|f| format!("{} is called two things", f.module_name()))
 }
 
 fn allocator(s: Subject) -> Outcome {
@@ -704,13 +766,17 @@ fn stdio_lock(s: Subject) -> Outcome {
     let locked = frames
         .iter()
         .find(|f| rules::STDIO.has(f) && !(opening && rules::FOPEN.has(f)));
-    match locked {
-        Some(frame) => Fail(format!(
+    match (locked, rules::unnamed_entry(frames)) {
+        (Some(frame), _) => Fail(format!(
             "{}: it holds a lock of the C library, or may",
             frame.describe()
         )),
-        None if opening => Pass("opening a file, which no one else knows yet".into()),
-        None => Pass("not in stdio, the resolver or their kin".into()),
+        (None, Some(frame)) => Unknown(format!(
+            "{}, without a name, was called from outside the C library: it may hold a lock of it",
+            frame.describe()
+        )),
+        _ if opening => Pass("opening a file, which no one else knows yet".into()),
+        _ => Pass("not in stdio, the resolver or their kin".into()),
     }
 }
 
@@ -781,6 +847,15 @@ fn foreign_runtime(s: Subject) -> Outcome {
         return not_stopped();
     };
     let found = frames.iter().find_map(|f| Some((f, rules::runtime_of(f)?)));
+    let nowhere = |f: &&Frame| f.kind == ModuleKind::Library && f.module.is_none();
+    if found.is_none()
+        && let Some(frame) = frames.iter().find(nowhere)
+    {
+        return Unknown(format!(
+            "{}: which library that is could not be told",
+            frame.describe()
+        ));
+    }
     match (found, s.interrupt) {
         (None, _) => plain_library(s, frames),
         (Some((frame, runtime)), Interrupt::Terminate) => Warn(format!(
@@ -899,7 +974,12 @@ fn handlers(s: Subject) -> Outcome {
 
 /// A handler in words.
 pub(super) fn describe_handler(h: &crate::snapshot::Handler) -> String {
-    let signal = signal_names(1 << (h.signal - 1)).concat();
+    let bit = u32::try_from(i64::from(h.signal) - 1).ok();
+    let bit = bit.and_then(|bit| 1_u64.checked_shl(bit));
+    let signal = bit.map_or_else(
+        || format!("signal {}", h.signal),
+        |bit| signal_names(bit).concat(),
+    );
     let module = h.module.as_deref().unwrap_or("");
     let module = module.rsplit('/').next().unwrap_or(module);
     match (&h.function, h.address.0) {

@@ -807,6 +807,19 @@ pub fn is_leaf_library(frame: &Frame) -> bool {
     )
 }
 
+/// A function without a name by which the C library was entered. Static functions run on behalf of the exported one
+/// that called them, which a rule knows by its name; but when that one is nameless, too, nothing is known.
+pub fn unnamed_entry(frames: &[Frame]) -> Option<&Frame> {
+    let libc = |f: &Frame| f.kind == ModuleKind::Libc;
+    let entered = frames
+        .windows(2)
+        .filter(|pair| libc(&pair[0]) && !libc(&pair[1]))
+        .map(|pair| &pair[0]);
+    // Whoever is in a signal handler was not called by what lies outside.
+    let mut entries = entered.filter(|f| !f.signal_frame);
+    entries.find(|f| f.function.is_none())
+}
+
 /// The innermost function that is not the C library's, the dynamic linker's or the kernel's: who is at work. Before it come
 /// the functions that were inlined into it there.
 pub fn at_work(frames: &[Frame]) -> &[Frame] {

@@ -5,35 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Backend, DEADLINE, How, Installation, Run, Server, Stuck, skip, wait_for};
+use crate::harness::{
+    Backend, DEADLINE, How, Run, Server, Stuck, server_with_testext, skip, wait_for,
+};
 use crate::report::Report;
-
-fn server_with_testext() -> Option<Server> {
-    let installation = Installation::default();
-    installation.pg_config()?;
-    let server = Server::builder().installation(installation).start();
-    server.install_testext();
-    Some(server)
-}
-
-/// `let server = testext!();`
-macro_rules! testext {
-    () => {
-        match server_with_testext() {
-            Some(server) => server,
-            None => skip!("no headers to build testext with"),
-        }
-    };
-}
-
-const BOTH: [How; 2] = [How::Cancel, How::Terminate];
-
-fn option(how: How) -> &'static str {
-    match how {
-        How::Cancel => "--cancel",
-        How::Terminate => "--terminate",
-    }
-}
 
 /// Interrupts, and asserts that all went as it should.
 #[track_caller]
@@ -53,7 +28,7 @@ fn interrupt(server: &Server, stuck: &Stuck, how: How, args: &[&str]) -> Report 
     assert!(report.at("/call_ms").as_f64() > Some(0.0), "{}", report.run);
     match how {
         How::Cancel => is_cancelled(stuck),
-        How::Terminate => is_terminated(server, stuck),
+        How::Terminate => stuck.assert_terminated(),
     }
     server.assert_unharmed();
     report
@@ -62,11 +37,7 @@ fn interrupt(server: &Server, stuck: &Stuck, how: How, args: &[&str]) -> Report 
 /// The statement was cancelled, and the session is as good as new.
 #[track_caller]
 fn is_cancelled(stuck: &Stuck) {
-    let failure = stuck.result().expect_err("a cancelled statement");
-    assert_eq!(
-        failure.to_string(),
-        "57014: canceling statement due to user request"
-    );
+    stuck.assert_cancelled();
     is_usable(stuck);
 }
 
@@ -96,28 +67,6 @@ fn is_usable(stuck: &Stuck) {
     stuck.backend().assert_running_untraced();
 }
 
-/// The session has ended in the way of pg_terminate_backend(), and there can be another.
-#[track_caller]
-fn is_terminated(server: &Server, stuck: &Stuck) {
-    wait_for(DEADLINE, "the backend shall be gone", || {
-        (!stuck.backend().is_alive()).then_some(())
-    });
-    let failure = stuck.result().expect_err("a terminated session");
-    assert!(
-        failure.sqlstate.is_none() || failure.code() == "57P01",
-        "{failure}"
-    );
-    // What PostgreSQL says of it, and at which level.
-    wait_for(DEADLINE, "the log shall tell of the end", || {
-        let log = server.log();
-        let pid = format!(
-            "[{}] FATAL:  terminating connection due to administrator command",
-            stuck.pid()
-        );
-        log.contains(&pid).then_some(())
-    });
-}
-
 /// It is as stuck as before, and nothing was left in it.
 #[track_caller]
 fn is_untouched(server: &Server, stuck: &Stuck) {
@@ -128,11 +77,7 @@ fn is_untouched(server: &Server, stuck: &Stuck) {
 
 #[track_caller]
 fn assert_flags(pid: i32, cancel: bool, terminate: bool) {
-    let report = Report::of(&["inspect", "--passive"], pid);
-    report
-        .assert_at("/interrupts/query_cancel_pending", cancel)
-        .assert_at("/interrupts/proc_die_pending", terminate)
-        .assert_at("/interrupts/interrupt_pending", cancel || terminate);
+    Report::of(&["inspect", "--passive"], pid).assert_flags(cancel, terminate);
 }
 
 /// A backend that computes, or waits, and whose flags the signals have set.
@@ -152,8 +97,8 @@ macro_rules! frees {
             $(
                 #[test]
                 fn $name() {
-                    let server = testext!();
-                    for how in BOTH {
+                    let server = server_with_testext!();
+                    for how in How::BOTH {
                         frees(&server, how, $sql, &[$($arg),*]);
                     }
                 }
@@ -186,7 +131,7 @@ fn sets_the_flags(server: &Server, how: How, call: &str) {
     report.assert_outcome("pointless", 5);
     stuck.backend().assert_running_untraced();
     assert_flags(stuck.pid(), false, false);
-    interrupt(server, &stuck, how, &[option(how), "--grace", "100ms"]);
+    interrupt(server, &stuck, how, &[how.option(), "--grace", "100ms"]);
 }
 
 macro_rules! sets_the_flags {
@@ -196,8 +141,8 @@ macro_rules! sets_the_flags {
             $(
                 #[test]
                 fn $name() {
-                    let server = testext!();
-                    for how in BOTH {
+                    let server = server_with_testext!();
+                    for how in How::BOTH {
                         sets_the_flags(&server, how, $call);
                     }
                 }
@@ -215,10 +160,10 @@ sets_the_flags! {
 /// Nobody has asked the backend for anything yet: the signal is sent first, and only then looked.
 #[test]
 fn asked_for_it_sends_the_signal_and_steps_in_after_the_grace() {
-    let server = testext!();
-    for how in BOTH {
+    let server = server_with_testext!();
+    for how in How::BOTH {
         let stuck = server.stuck("SELECT pgpoke_spin()");
-        let report = interrupt(&server, &stuck, how, &[option(how), "--grace", "700ms"]);
+        let report = interrupt(&server, &stuck, how, &[how.option(), "--grace", "700ms"]);
         assert!(
             report.run.elapsed >= Duration::from_millis(700),
             "{}",
@@ -229,7 +174,7 @@ fn asked_for_it_sends_the_signal_and_steps_in_after_the_grace() {
 
 #[test]
 fn a_pending_cancel_stays_a_cancel_unless_asked() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     interrupt(&server, &stuck, How::Cancel, &[]);
@@ -245,7 +190,7 @@ fn a_pending_cancel_stays_a_cancel_unless_asked() {
 
 #[test]
 fn nothing_is_invented() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     let (run, calls) =
         Run::pgpoke_traced(["interrupt", "--yes", "--json", &stuck.pid().to_string()]);
@@ -265,10 +210,10 @@ fn nothing_is_invented() {
 fn a_backend_that_obeys_is_not_touched() {
     let server = Server::start();
     let sleeping = |backend: &Backend| backend.syscall() == Some(libc::SYS_epoll_wait);
-    for how in BOTH {
+    for how in How::BOTH {
         let well = server.stuck_when("SELECT pg_sleep(3600)", sleeping);
         let pid = well.pid().to_string();
-        let (run, calls) = Run::pgpoke_traced(["interrupt", option(how), "--yes", "--json", &pid]);
+        let (run, calls) = Run::pgpoke_traced(["interrupt", how.option(), "--yes", "--json", &pid]);
         let report = Report::read(run, well.pid());
         report
             .assert_outcome("obeyed-signal", 0)
@@ -278,7 +223,7 @@ fn a_backend_that_obeys_is_not_touched() {
         assert_eq!(calls.signals.len(), 1, "{calls:#?}");
         match how {
             How::Cancel => is_cancelled(&well),
-            How::Terminate => is_terminated(&server, &well),
+            How::Terminate => well.assert_terminated(),
         }
         server.assert_unharmed();
     }
@@ -311,7 +256,7 @@ fn an_idle_session_has_nothing_to_cancel() {
 
 #[test]
 fn a_dry_run_sends_and_changes_nothing() {
-    let server = testext!();
+    let server = server_with_testext!();
     // What is pending, what is asked for, and what would come of it.
     type Row = (
         &'static str,
@@ -359,7 +304,7 @@ fn a_dry_run_sends_and_changes_nothing() {
 
 #[test]
 fn without_a_terminal_and_without_yes_nothing_is_done() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     let pid = stuck.pid().to_string();
     for args in [&["--cancel"][..], &["--terminate"], &[]] {
@@ -376,7 +321,7 @@ fn without_a_terminal_and_without_yes_nothing_is_done() {
 /// The prompt says who is hit and what will happen, and only a clear yes is one.
 #[test]
 fn on_a_terminal_it_asks() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     let pid = stuck.pid().to_string();
@@ -404,7 +349,7 @@ fn on_a_terminal_it_asks() {
 
 #[test]
 fn it_looks_for_a_safe_instruction_for_as_long_as_it_may() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_handler_loop()");
     stuck.prove_stuck(How::Cancel);
     for (wait, at_least) in [("0s", 0), ("1500ms", 1500)] {
@@ -426,7 +371,7 @@ fn it_looks_for_a_safe_instruction_for_as_long_as_it_may() {
 /// The error is raised, and caught: the statement goes on, and so does the backend.
 #[test]
 fn an_error_that_is_swallowed_is_no_success() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_swallow()");
     stuck.prove_stuck(How::Cancel);
     let report = Report::of(&["interrupt", "--yes", "--timeout", "1s"], stuck.pid());
@@ -452,8 +397,8 @@ fn an_error_that_is_swallowed_is_no_success() {
 /// A second thread allocates beside it: that is a risk to be accepted by its name.
 #[test]
 fn a_warning_is_accepted_by_its_name() {
-    let server = testext!();
-    for how in BOTH {
+    let server = server_with_testext!();
+    for how in How::BOTH {
         let stuck = server.stuck("SELECT pgpoke_malloc_threads()");
         stuck.prove_stuck(how);
         for args in [&[][..], &["--allow", "server-code"]] {
@@ -479,7 +424,7 @@ fn a_warning_is_accepted_by_its_name() {
 /// DROP DATABASE waits until every backend has seen a barrier, one in a tight loop among them.
 #[test]
 fn a_barrier_is_accepted_and_the_loop_goes_on() {
-    let server = testext!();
+    let server = server_with_testext!();
     if server.installation().major() < 15 {
         skip!("DROP DATABASE waits for a barrier from 15 on");
     }
@@ -530,12 +475,7 @@ fn a_barrier_is_accepted_and_the_loop_goes_on() {
 /// From the stop to the outcome: a debugger takes some 450 ms.
 #[test]
 fn a_cancel_of_a_tight_loop_takes_less_than_2_ms() {
-    let installation = Installation::default();
-    if installation.pg_config().is_none() {
-        skip!("no headers to build testext with");
-    }
-    let server = Server::builder().alone().start();
-    server.install_testext();
+    let server = server_with_testext!(Server::builder().alone());
     let mut times: Vec<f64> = (0..10)
         .map(|_| {
             let stuck = server.stuck("SELECT pgpoke_spin()");

@@ -6,10 +6,16 @@ mod harness;
 mod report;
 mod safe_instruction;
 
+/// What comes after an interrupt that was called safe.
+mod aftermath;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
 mod interrupt;
+/// Well backends under load, looked at a thousand times.
+mod load;
+/// Every state of a backend × every kind of build.
+mod matrix;
 /// What pgpoke refuses to touch.
 mod refusals;
 /// What is printed as JSON is what the published schema says.

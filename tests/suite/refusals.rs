@@ -7,28 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, as_other_user, as_user_without_ptrace,
-    is_root, pgpoke, skip, wait_for,
+    Backend, DEADLINE, How, Run, Server, as_other_user, as_user_without_ptrace, is_root, pgpoke,
+    server_with_testext, skip, wait_for,
 };
 use crate::report::{Report, run_json};
-
-fn server_with_testext() -> Option<Server> {
-    let installation = Installation::default();
-    installation.pg_config()?;
-    let server = Server::builder().installation(installation).start();
-    server.install_testext();
-    Some(server)
-}
-
-/// `let server = testext!();`
-macro_rules! testext {
-    () => {
-        match server_with_testext() {
-            Some(server) => server,
-            None => skip!("no headers to build testext with"),
-        }
-    };
-}
 
 /// Every command that is refused, without the PID; the last two are the ones that would send a
 /// signal.
@@ -98,12 +80,6 @@ impl Drop for Started {
     }
 }
 
-#[track_caller]
-fn send(process: Backend, signal: i32) {
-    // SAFETY: kill takes any numbers; the process is one that the test started.
-    assert_eq!(unsafe { libc::kill(process.pid, signal) }, 0, "{process:?}");
-}
-
 #[test]
 fn there_is_no_such_process() {
     let mut child = Command::new("true").spawn().expect("a child");
@@ -117,7 +93,7 @@ fn there_is_no_such_process() {
 
 #[test]
 fn a_thread_is_no_process() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_malloc_threads()");
     let threads = fs::read_dir(format!("/proc/{}/task", stuck.pid())).expect("its threads");
     let second = threads
@@ -291,7 +267,7 @@ fn are_never_touched(server: &Server, kinds: &[(&str, &str)]) {
 /// Stuck in a way in which an interrupt would do harm, or nothing: pgpoke says so, and why, for
 /// what is pending and for what is asked for.
 fn is_refused(call: &str, outcome: &str, code: i32, check: &str) {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck(&format!("SELECT {call}"));
     stuck.prove_stuck(How::Cancel);
     stuck.prove_stuck(How::Terminate);
@@ -387,13 +363,13 @@ fn assert_out_of_reach(pid: i32, cause: &str, advice: &str) {
 
 #[test]
 fn a_backend_stopped_by_sigstop_stays_stopped() {
-    let server = testext!();
+    let server = server_with_testext!();
     for (call, pending) in [("pgpoke_spin()", true), ("pgpoke_read()", false)] {
         let stuck = server.stuck(&format!("SELECT {call}"));
         if pending {
             stuck.prove_stuck(How::Cancel);
         }
-        send(stuck.backend(), libc::SIGSTOP);
+        stuck.backend().send(libc::SIGSTOP);
         let stopped = |what: &str| {
             stuck.wait_until(what, DEADLINE, |backend| backend.state() == Some('T'));
             assert_eq!(stuck.backend().tracer_pid(), 0);
@@ -411,7 +387,7 @@ fn a_backend_stopped_by_sigstop_stays_stopped() {
         assert!(!stuck.backend().is_pending(libc::SIGINT));
         assert!(!stuck.backend().is_pending(libc::SIGTERM));
         assert!(stuck.backend().cpu_ticks() <= ticks + 1, "it has run");
-        send(stuck.backend(), libc::SIGCONT);
+        stuck.backend().send(libc::SIGCONT);
         stuck.backend().assert_running_untraced();
         stuck.prove_stuck(How::Terminate);
         Report::of(&["inspect"], stuck.pid())
@@ -423,7 +399,7 @@ fn a_backend_stopped_by_sigstop_stays_stopped() {
 
 #[test]
 fn a_backend_in_an_uninterruptible_call_is_not_waited_for() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_vfork(3600)");
     stuck.wait_until("it shall wait for its child", DEADLINE, |backend| {
         backend.state() == Some('D')
@@ -441,7 +417,7 @@ fn a_backend_in_an_uninterruptible_call_is_not_waited_for() {
         .trim()
         .parse()
         .expect("one child");
-    send(Backend::open(child).expect("its child"), libc::SIGKILL);
+    Backend::open(child).expect("its child").send(libc::SIGKILL);
     let failure = stuck.result().expect_err("a terminated session");
     assert!(
         failure.sqlstate.is_none() || failure.code() == "57P01",
@@ -471,7 +447,7 @@ fn a_zombie_has_exited_already() {
         .unwrap()
         .get(0);
     let backend = Backend::open(pid).expect("the backend");
-    send(server.postmaster(), libc::SIGSTOP);
+    server.postmaster().send(libc::SIGSTOP);
     let postmaster = Continue(server.postmaster());
     other
         .execute("SELECT pg_terminate_backend($1)", &[&pid])
@@ -491,7 +467,7 @@ fn a_zombie_has_exited_already() {
 
 #[test]
 fn a_backend_that_somebody_traces_is_left_to_them() {
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     let pid = stuck.pid().to_string();
@@ -517,7 +493,7 @@ fn without_permission_the_rule_and_the_next_step_are_said() {
     if !is_root() {
         skip!("only root can be someone else");
     }
-    let server = testext!();
+    let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     let owner = fs::metadata(server.data_directory()).expect("the data directory");

@@ -202,6 +202,14 @@ impl Report {
         self.assert_at("/outcome", expected).assert_code(code)
     }
 
+    /// Asserts which of the server's flags are set.
+    #[track_caller]
+    pub fn assert_flags(&self, cancel: bool, terminate: bool) -> &Self {
+        self.assert_at("/interrupts/query_cancel_pending", cancel)
+            .assert_at("/interrupts/proc_die_pending", terminate)
+            .assert_at("/interrupts/interrupt_pending", cancel || terminate)
+    }
+
     /// A text that has to be there.
     #[track_caller]
     pub fn text(&self, pointer: &str) -> &str {

@@ -91,6 +91,13 @@ impl Backend {
         self.has_signal("SigCgt", signal)
     }
 
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn send(&self, signal: i32) {
+        // SAFETY: kill takes any numbers; the process is one that the test started.
+        assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0, "{self:?}");
+    }
+
     /// Alive, not stopped, and nobody's tracee: what it must be after pgpoke is done with it, or
     /// has been killed.
     #[track_caller]

@@ -48,6 +48,33 @@ impl Default for Installation {
 }
 
 impl Installation {
+    /// The one that tests run on unless they say otherwise: as Debian ships it, stripped and
+    /// optimised at link time.
+    pub fn debian() -> Self {
+        Self::default()
+    }
+
+    /// PostgreSQL 15 with DWARF, and otherwise as a distribution would build it; None where
+    /// scripts/build-postgres.sh has not made it.
+    pub fn dwarf() -> Option<Self> {
+        Self::built("dwarf")
+    }
+
+    /// The same with assertions, which also watch over memory, caches and reference counts.
+    pub fn cassert() -> Option<Self> {
+        Self::built("cassert")
+    }
+
+    /// Where a build lies, the script that makes it knows.
+    fn built(way: &str) -> Option<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/build-postgres.sh");
+        let output = Command::new(&script).args(["--where", way]).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+        output.status.success().then(|| Self {
+            bindir: String::from_utf8_lossy(&output.stdout).trim().into(),
+        })
+    }
+
     /// One of its programs.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bindir.join(name)

@@ -81,19 +81,30 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
-/// A server that has testext's functions. Where there are no headers to build them with, returns
-/// from the test through [`skip!`].
+/// A server that has testext's functions; on which installation and with which settings, a builder
+/// may say. Where there are no headers to build them with, returns from the test through [`skip!`].
 macro_rules! server_with_testext {
-    () => {{
-        let installation = $crate::harness::Installation::default();
-        if installation.pg_config().is_none() {
-            $crate::harness::skip!("no headers for {}", installation.version());
+    () => {
+        $crate::harness::server_with_testext!($crate::harness::Server::builder())
+    };
+    ($builder:expr) => {{
+        match $builder.start_with_testext() {
+            Ok(server) => server,
+            Err(reason) => $crate::harness::skip!("{reason}"),
         }
-        let server = $crate::harness::Server::builder()
-            .installation(installation)
-            .start();
-        server.install_testext();
-        server
     }};
 }
 pub(crate) use server_with_testext;
+
+/// An installation that had to be built: where it was not, returns from the test through [`skip!`].
+macro_rules! built {
+    ($installation:expr) => {
+        match $installation {
+            Some(installation) => installation,
+            None => $crate::harness::skip!(
+                "PostgreSQL was not built from its sources: run scripts/build-postgres.sh"
+            ),
+        }
+    };
+}
+pub(crate) use built;

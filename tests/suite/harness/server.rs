@@ -90,6 +90,16 @@ impl Builder {
         self
     }
 
+    /// Starts it with testext's functions, or says why these cannot be built.
+    pub fn start_with_testext(self) -> Result<Server, String> {
+        if self.installation.pg_config().is_none() {
+            return Err(format!("no headers for {}", self.installation.version()));
+        }
+        let server = self.start();
+        server.install_testext();
+        Ok(server)
+    }
+
     /// Starts it, and returns when it takes connections.
     pub fn start(self) -> Server {
         let pass = if self.alone {

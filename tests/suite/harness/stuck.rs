@@ -23,11 +23,22 @@ pub enum How {
 }
 
 impl How {
+    /// One after the other.
+    pub const BOTH: [Self; 2] = [Self::Cancel, Self::Terminate];
+
     /// The SQL function.
     pub fn function(self) -> &'static str {
         match self {
             How::Cancel => "pg_cancel_backend",
             How::Terminate => "pg_terminate_backend",
+        }
+    }
+
+    /// The option of `pgpoke interrupt`.
+    pub fn option(self) -> &'static str {
+        match self {
+            How::Cancel => "--cancel",
+            How::Terminate => "--terminate",
         }
     }
 
@@ -163,6 +174,11 @@ impl<'s> Stuck<'s> {
         self.backend
     }
 
+    /// Its statement.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// What the statement came to, once it ends.
     #[track_caller]
     pub fn result(&self) -> Outcome {
@@ -196,6 +212,38 @@ impl<'s> Stuck<'s> {
                 self.server.log()
             ),
         }
+    }
+
+    /// The statement has ended as a cancel ends it, and the session is still there.
+    #[track_caller]
+    pub fn assert_cancelled(&self) {
+        let failure = self.result().expect_err("a cancelled statement");
+        assert_eq!(
+            failure.to_string(),
+            "57014: canceling statement due to user request"
+        );
+        self.backend.assert_running_untraced();
+    }
+
+    /// The session has ended in the way of pg_terminate_backend().
+    #[track_caller]
+    pub fn assert_terminated(&self) {
+        wait_for(DEADLINE, "the backend shall be gone", || {
+            (!self.backend.is_alive()).then_some(())
+        });
+        let failure = self.result().expect_err("a terminated session");
+        assert!(
+            failure.sqlstate.is_none() || failure.code() == "57P01",
+            "{failure}"
+        );
+        // What PostgreSQL says of it, and at which level.
+        wait_for(DEADLINE, "the log shall tell of the end", || {
+            let line = format!(
+                "[{}] FATAL:  terminating connection due to administrator command",
+                self.pid()
+            );
+            self.server.log().contains(&line).then_some(())
+        });
     }
 
     /// Waits until the backend is in a certain state; panics if the statement ends before.

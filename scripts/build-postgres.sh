@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Builds PostgreSQL from Debian's sources, in the two ways that Debian does not ship: with DWARF, and with assertions.
+#
+#   build-postgres.sh                 builds what is missing; says and does nothing when nothing is
+#   build-postgres.sh --where WAY     prints the directory of the programs of a finished build (WAY: dwarf or cassert)
+#
+# The system is left as it is: apt works on a state and a list of sources of its own, nothing is installed, and the
+# builds lie in a cache beside the repository. They are made for the tests: readline, zlib, ICU, OpenSSL, LLVM and the
+# documentation are left out, so that a compiler and make are all that is needed.
+set -euo pipefail
+
+pg=15
+ways=(dwarf cassert)
+common=(--enable-debug --without-readline --without-zlib --without-icu 'CFLAGS=-O2 -g')
+
+# Tests that run as root start their servers as another user, who cannot look into root's home.
+if [ "$(id -u)" -eq 0 ]; then
+    cache=/var/cache/pgpoke-tests
+else
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/pgpoke-tests
+fi
+
+options_of() {
+    options=("${common[@]}")
+    case $1 in
+        dwarf) ;;
+        cassert) options+=(--enable-cassert) ;;
+        *)
+            echo "build-postgres: no way to build is called $1" >&2
+            exit 2
+            ;;
+    esac
+}
+
+# The version that Debian's own server has here, since the two are compared; any, if there is none.
+installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' "postgresql-$pg" 2>/dev/null |
+    sed -n 's/^installed //p' || true)
+
+# A build is in its place only once it is whole.
+place_of() {
+    local key
+    options_of "$1"
+    # The contents of this script tell how it is built, too.
+    key=$(printf '%s\n' "${options[@]}" | sha256sum | cut -c 1-8)
+    place=$cache/postgresql-${installed:-$pg}-$1-$key
+}
+
+if [ "${1:-}" = --where ]; then
+    place_of "${2:?which way?}"
+    [ -d "$place" ] || exit 1
+    echo "$place/bin"
+    exit
+fi
+
+missing() {
+    todo=()
+    for way in "${ways[@]}"; do
+        place_of "$way"
+        [ -d "$place" ] || todo+=("$way")
+    done
+    [ ${#todo[@]} -gt 0 ]
+}
+missing || exit 0
+
+mkdir -p "$cache"
+chmod 755 "$cache"
+# One at a time. Whoever had to wait finds the work done.
+exec 9>"$cache/lock"
+flock 9
+missing || exit 0
+
+work=$(mktemp -d "$cache/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+chmod 755 "$work"
+cd "$work"
+
+# Everything a build prints, in case it fails.
+fail() {
+    [ ! -s "$work/log" ] || tail -n 40 "$work/log" >&2
+    echo "build-postgres: $*" >&2
+    exit 1
+}
+
+# ---- The sources ----
+
+echo "build-postgres: fetching the sources of PostgreSQL $pg ..." >&2
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+mirror=http://deb.debian.org
+cat >sources.list <<LIST
+deb-src [signed-by=$keyring] $mirror/debian $codename main
+deb-src [signed-by=$keyring] $mirror/debian $codename-updates main
+deb-src [signed-by=$keyring] $mirror/debian-security $codename-security main
+LIST
+mkdir -p state/lists/partial cache/archives/partial
+private=(-qq -o "Dir::State=$work/state" -o "Dir::Cache=$work/cache" -o "Dir::Etc::sourcelist=$work/sources.list"
+    -o Dir::Etc::sourceparts=- -o APT::Sandbox::User=root)
+command -v apt-get >/dev/null || fail "no apt-get here, so no sources"
+apt-get "${private[@]}" update >log 2>&1 || fail "apt-get found no lists of sources"
+
+# An index may already name a version that the mirror does not have yet.
+found=''
+for version in "$installed" $(apt-cache "${private[@]}" showsrc "postgresql-$pg" 2>>log |
+    sed -n 's/^Version: //p' | sort -Vru); do
+    [ -n "$version" ] || continue
+    if apt-get "${private[@]}" --download-only --only-source source "postgresql-$pg=$version" >>log 2>&1; then
+        found=$version
+        break
+    fi
+done
+[ -n "$found" ] || fail "no sources of PostgreSQL $pg are to be had"
+if [ -n "$installed" ] && [ "$found" != "$installed" ]; then
+    echo "build-postgres: no sources of $installed; building $found in its stead" >&2
+fi
+# As upstream published them: what Debian patches are paths, and its own would lead to its own server.
+mkdir source
+tar -xf postgresql-"$pg"_*.orig.tar.* -C source --strip-components=1 || fail "the sources could not be unpacked"
+
+# ---- The builds ----
+
+# The server, what makes and talks to one, and what extensions need to be built. Contrib: what tests load.
+parts=(src/common src/port src/timezone src/backend src/backend/utils/mb/conversion_procs src/backend/snowball
+    src/include src/interfaces/libpq src/fe_utils src/bin/initdb src/bin/pg_ctl src/bin/pg_config src/bin/psql
+    src/bin/pgbench src/pl/plpgsql/src src/makefiles config contrib/amcheck contrib/dblink)
+
+build() {
+    local final=$1 make=(make -s -j2)
+    ../source/configure -q --prefix="$final" "${options[@]}"
+    # Makefile.global's own things (pgxs among them) are installed by src/Makefile, whose subdirectories are left out.
+    "${make[@]}" -C src/backend generated-headers
+    for part in "${parts[@]}"; do
+        [ ! -e "$part/Makefile" ] && [ ! -e "../source/$part/Makefile" ] && continue
+        "${make[@]}" -C "$part" all
+        make -s -C "$part" install DESTDIR="$work/root"
+    done
+    make -s -C src install-local DESTDIR="$work/root"
+}
+
+for way in "${todo[@]}"; do
+    place_of "$way"
+    echo "build-postgres: building PostgreSQL $found ($way), a few minutes ..." >&2
+    mkdir "$way"
+    # Not called in a condition, where an error would go unnoticed.
+    status=0
+    (cd "$way" && set -e && build "$place") >log 2>&1 9>&- || status=$?
+    [ "$status" -eq 0 ] || fail "PostgreSQL $found ($way) could not be built"
+    [ -x "$work/root$place/bin/postgres" ] && [ -x "$work/root$place/bin/initdb" ] || fail "the build ($way) is not whole"
+    # No one may find half of it.
+    mv "$work/root$place" "$place"
+    rm -rf "${way:?}" root
+done
