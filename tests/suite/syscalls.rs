@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -80,6 +80,18 @@ fn a_pipe_that_no_one_else_has_is_seen_through_every_call() {
     }
 }
 
+fn fifo_of(server: &Server) -> PathBuf {
+    let fifo = server.data_directory().join("silent fifo");
+    let made = Installation::command("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo").success());
+    fifo
+}
+
+/// Opens the other end, and closes it again.
+fn write_nothing_to(fifo: &Path) {
+    fs::OpenOptions::new().write(true).open(fifo).unwrap();
+}
+
 /// Without any extension: COPY reads from a program that says nothing.
 #[test]
 fn the_process_at_the_other_end_of_a_pipe_is_named() {
@@ -88,20 +100,26 @@ fn the_process_at_the_other_end_of_a_pipe_is_named() {
         .connect()
         .batch_execute("CREATE TABLE filled (line text)")
         .unwrap();
-    let reads = |b: &Backend| b.state() == Some('S') && b.syscall() == Some(libc::SYS_read);
-    let stuck = server.stuck_when("COPY filled FROM PROGRAM 'exec sleep 3600'", reads);
-    let report = Report::of(&["inspect"], stuck.pid());
-    report.assert_at("/process/waits_for/0/kind", "pipe");
-    let others = report.at("/process/waits_for/0/also_open_in").clone();
-    let sleep = others
-        .as_array()
-        .and_then(|o| o.iter().find(|o| o["name"] == "sleep"));
-    let pid = sleep.and_then(|s| s["pid"].as_i64()).unwrap_or_else(|| {
-        panic!("{others}: sleep has the pipe open\n{}", report.run);
+    let fifo = fifo_of(&server);
+    let sql = format!("COPY filled FROM PROGRAM 'exec cat \"{}\"'", fifo.display());
+    let is_cat = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "cat")
+    };
+    let stuck = server.stuck_when(&sql, |b| {
+        let reads = b.state() == Some('S') && b.syscall() == Some(libc::SYS_read);
+        reads && children(b.pid).iter().any(is_cat)
     });
+    let report = Report::of(&["inspect"], stuck.pid());
+    let cat = children(stuck.pid()).pop().expect("a child");
+    report
+        .assert_at("/process/waits_for/0/kind", "pipe")
+        .assert_at(
+            "/process/waits_for/0/also_open_in",
+            json!([{ "pid": cat, "name": "cat" }]),
+        );
     // It is the one: when it ends, COPY does, too.
-    kill(pid as i32);
-    assert!(stuck.result().is_err());
+    write_nothing_to(&fifo);
+    stuck.result().expect("an empty COPY");
     server.assert_unharmed();
 }
 
@@ -170,9 +188,7 @@ fn a_peer_that_does_not_answer_is_named_before_there_is_a_connection() {
 #[test]
 fn a_fifo_is_named_by_its_path() {
     let server = server_with_testext!();
-    let fifo = server.data_directory().join("silent fifo");
-    let made = Installation::command("mkfifo").arg(&fifo).status();
-    assert!(made.expect("mkfifo").success());
+    let fifo = fifo_of(&server);
     let sql = format!("SELECT pgpoke_wait('fifo', '{}')", fifo.display());
     let stuck = server.stuck(&sql);
     let report = assert_waits(&stuck, "openat", "fifo");
@@ -186,7 +202,7 @@ fn a_fifo_is_named_by_its_path() {
         "{summary}"
     );
     // It is the one: when somebody opens its other end, the call comes back.
-    fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    write_nothing_to(&fifo);
     is_freed(&server, &stuck);
 }
 
