@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, Stuck, is_root, server_with_testext,
-    wait_for,
+    DEADLINE, How, Installation, Run, Server, Stuck, is_root, server_with_testext, wait_for,
 };
 use crate::report::Report;
 
