@@ -267,10 +267,11 @@ fn several_looks_tell_where_a_loop_is() {
     let below = report.at("/samples/below").as_array().expect("a list");
     let looks: u64 = below.iter().filter_map(|b| b["looks"].as_u64()).sum();
     assert!((1..=30).contains(&looks), "{}", report.run);
+    // Nearly all of its time goes into these two; the rest are its own jumps to them.
+    let most = below[0]["function"].as_str().unwrap_or_default();
+    let allocator = ["malloc() in ", "free() in "];
     assert!(
-        below
-            .iter()
-            .all(|b| b["function"].to_string().contains("libc.so")),
+        allocator.iter().any(|f| most.starts_with(f)),
         "{}",
         report.run
     );
