@@ -6,6 +6,7 @@ set -euo pipefail
 pg=15
 server=postgresql-$pg
 headers=postgresql-server-dev-$pg
+languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
 tools=(build-essential strace gdb elfutils procps util-linux)
 server_user=pgpoke-test
 
@@ -56,13 +57,15 @@ for package in "${tools[@]}"; do
 done
 have=$(installed "$server")
 postgres_missing=false
-if [ -z "$have" ] || [ "$(installed "$headers")" != "$have" ]; then
-    postgres_missing=true
-fi
+for package in "$headers" "${languages[@]}"; do
+    if [ -z "$have" ] || [ "$(installed "$package")" != "$have" ]; then
+        postgres_missing=true
+    fi
+done
 
 if $postgres_missing || [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
-        echo "install-deps: no apt-get here; install by hand: $server $headers ${missing[*]}" >&2
+        echo "install-deps: no apt-get here; install by hand: $server $headers ${languages[*]} ${missing[*]}" >&2
         exit 1
     fi
     echo "install-deps: installing what is missing ..." >&2
@@ -74,13 +77,13 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if $postgres_missing; then
-    # Server and headers of one version: PostgreSQL's structures may change within a major version, at their ends.
-    # A server that is installed already stays as it is, if headers for it can be had.
+    # Server, headers and languages of one version: PostgreSQL's structures may change within a major version, at
+    # their ends. A server that is installed already stays as it is, if headers for it can be had.
     version=$have
     if [ -z "$version" ] || ! available "$headers" "$version"; then
         version=$(candidate "$server")
     fi
-    packages=("$server=$version" "$headers=$version")
+    packages=("$server=$version" "$headers=$version" "${languages[@]/%/=$version}")
     if [ -z "$have" ]; then
         # Owns the directory of the drop-in file, so it comes first.
         apt install --no-install-recommends postgresql-common

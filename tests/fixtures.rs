@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// File, cause, verdict for what is pending, verdicts had a cancel or a terminate been asked for.
 const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
-    use Verdict::{Pointless, Safe, Unsafe};
+    use Verdict::{Pointless, Risky, Safe, Unsafe};
     &[
         ("idle", "idle", Pointless, Pointless, Safe),
         ("spin", "responsive", Pointless, Safe, Safe),
@@ -55,6 +55,11 @@ const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
         ("stdio-cancel", "blocked-syscall", Unsafe, Unsafe, Unsafe),
         ("qsort-cancel", "cpu-loop", Safe, Safe, Safe),
         ("fifo-cancel", "blocked-syscall", Safe, Safe, Safe),
+        ("poll-cancel", "blocked-syscall", Safe, Safe, Safe),
+        ("child-cancel", "blocked-syscall", Safe, Safe, Safe),
+        ("cplusplus-cancel", "cpu-loop", Unsafe, Unsafe, Risky),
+        ("python-cancel", "foreign-runtime", Unsafe, Unsafe, Risky),
+        ("dblink-cancel", "foreign-runtime", Risky, Risky, Risky),
     ]
 };
 
@@ -135,6 +140,30 @@ fn a_stack_that_ends_in_unknown_code_is_never_safe() {
             value["stack"]["frames"].as_array_mut().unwrap().remove(0);
         }
     }
+}
+
+/// The same stack, with its innermost frame in a library that is no extension, in a client library, or in one of which
+/// that was not looked at.
+#[test]
+fn a_library_that_is_no_extension_is_a_risk() {
+    let judge = |module: &str, extension: Value| {
+        let mut value = fixture("spin-cancel");
+        let frame = &mut value["stack"]["frames"][0];
+        frame["module"] = module.into();
+        frame["extension"] = extension;
+        let snapshot = snapshot(&value);
+        let cancel = verdict(&snapshot, Request::Cancel, &[]).0;
+        (cancel, verdict(&snapshot, Request::Terminate, &[]).0)
+    };
+    use Verdict::{Risky, Safe, Unsafe};
+    let own = "/somewhere/own.so";
+    assert_eq!(judge(own, true.into()), (Safe, Safe));
+    assert_eq!(judge(own, false.into()), (Risky, Safe));
+    assert_eq!(judge(own, Value::Null), (Unsafe, Unsafe));
+    assert_eq!(judge("/lib/libm.so.6", false.into()), (Safe, Safe));
+    let client = "/lib/libcurl.so.4";
+    assert_eq!(judge(client, false.into()), (Risky, Risky));
+    assert_eq!(judge(client, Value::Null), (Unsafe, Unsafe));
 }
 
 #[test]

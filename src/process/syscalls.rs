@@ -16,7 +16,9 @@ const MOST_DESCRIPTORS: usize = 32;
 /// The most children that are listed.
 const MOST_CHILDREN: usize = 16;
 /// The most descriptors of all processes that are compared in search of a pipe's other end.
-const MOST_COMPARED: usize = 50_000;
+const MOST_COMPARED: usize = 20_000;
+/// The most processes that are listed as having a pipe open.
+const MOST_OTHERS: usize = 8;
 /// Linux's PATH_MAX.
 const LONGEST_PATH: usize = 4096;
 
@@ -70,7 +72,8 @@ pub enum Thing {
     },
     /// A pipe without one.
     Pipe {
-        /// Which other processes have it open; none if not all could be looked at.
+        /// Which other processes have it open (the first of them, where there are many); none if not all could be
+        /// looked at.
         also_open_in: Option<Vec<Other>>,
     },
     /// A socket.
@@ -129,9 +132,9 @@ impl Thing {
             Thing::Fifo { path } => format!("the FIFO {path}"),
             Thing::Pipe { also_open_in } => match also_open_in.as_deref() {
                 Some([]) => "a pipe that no other process has open".into(),
-                Some(others) => {
-                    let others: Vec<String> = others.iter().map(Other::describe).collect();
-                    format!("a pipe that {} has open, too", others.join(", "))
+                Some([one]) => format!("a pipe that {} has open, too", one.describe()),
+                Some([one, ..]) => {
+                    format!("a pipe that {} and others have open, too", one.describe())
                 }
                 None => "a pipe".into(),
             },
@@ -209,6 +212,7 @@ impl BlockedCall {
         let look = Look { process, memory };
         self.target = self.descriptor.and_then(|fd| process.descriptor(fd));
         self.waits_for = look.waits_for(self).unwrap_or_default();
+        look.find_other_ends(&mut self.waits_for);
         self.time_limit_ms = look.time_limit(self);
     }
 
@@ -302,9 +306,7 @@ impl Look<'_> {
                 Thing::Socket,
             )
         } else if link.starts_with("pipe:[") {
-            Thing::Pipe {
-                also_open_in: who_has_open(&link, self.process.pid()),
-            }
+            Thing::Pipe { also_open_in: None }
         } else if link.starts_with('/') {
             let filesystem = Filesystem::of_descriptor(self.process, fd);
             if self.is_fifo(fd, filesystem.as_ref()) {
@@ -411,12 +413,44 @@ impl Look<'_> {
         })
     }
 
-    /// The peer, which the kernel's tables know once it has been asked for.
+    /// The peer: the kernel's tables know it once it has been asked for, and the address in memory from the start.
     fn connecting(&self, call: &BlockedCall) -> Option<Thing> {
+        let in_table = self.behind(call.descriptor?).map(|a| a.thing);
+        if let Some(
+            thing @ Thing::Socket(Socket {
+                remote: Some(_), ..
+            }),
+        ) = in_table
+        {
+            return Some(thing);
+        }
         let size = call.arguments[2].min(128) as usize;
         let mut bytes = vec![0; size];
         self.memory.read(Avma(call.arguments[1]), &mut bytes).ok()?;
         peer_in(&bytes).map(Thing::Socket)
+    }
+
+    /// Who has the other ends of pipes: one search for all of them, since it goes through all processes.
+    fn find_other_ends(&self, awaited: &mut [Awaited]) {
+        let mut pipes: Vec<(String, &mut Option<Vec<Other>>)> = awaited
+            .iter_mut()
+            .filter_map(|a| match &mut a.thing {
+                Thing::Pipe { also_open_in } => {
+                    Some((self.process.descriptor(a.descriptor?)?, also_open_in))
+                }
+                _ => None,
+            })
+            .collect();
+        let links: Vec<&str> = pipes.iter().map(|(link, _)| link.as_str()).collect();
+        if links.is_empty() {
+            return;
+        }
+        let Some(found) = who_has_open(&links, self.process.pid()) else {
+            return;
+        };
+        for ((_, others), found) in pipes.iter_mut().zip(found) {
+            **others = Some(found);
+        }
     }
 
     /// Its children, or the one that it knows by that PID.
@@ -462,10 +496,11 @@ impl Look<'_> {
     }
 }
 
-/// Which processes but `own` have something open that the kernel words so. None if not all could be looked at.
-fn who_has_open(link: &str, own: i32) -> Option<Vec<Other>> {
+/// For each of `links`, which processes but `own` have something open that the kernel words so. None if not all could be
+/// looked at.
+fn who_has_open(links: &[&str], own: i32) -> Option<Vec<Vec<Other>>> {
     let mut left = MOST_COMPARED;
-    let mut found = Vec::new();
+    let mut found = vec![Vec::new(); links.len()];
     for pid in super::all_pids().into_iter().filter(|pid| *pid != own) {
         // A process that ends meanwhile has nothing open any more; one that may not be looked into might.
         let descriptors = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
@@ -475,9 +510,14 @@ fn who_has_open(link: &str, own: i32) -> Option<Vec<Other>> {
         };
         for fd in descriptors.flatten() {
             left = left.checked_sub(1)?;
-            if std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == link) {
-                found.push(Other::new(pid));
-                break;
+            let Ok(target) = std::fs::read_link(fd.path()) else {
+                continue;
+            };
+            for (link, others) in links.iter().zip(&mut found) {
+                let known = others.last().is_some_and(|o: &Other| o.pid == pid);
+                if target.as_os_str() == *link && !known && others.len() < MOST_OTHERS {
+                    others.push(Other::new(pid));
+                }
             }
         }
     }

@@ -59,6 +59,21 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
     ),
     ("stdio-cancel", "SELECT pgpoke_stdio()", Some(How::Cancel)),
     ("qsort-cancel", "SELECT pgpoke_qsort()", Some(How::Cancel)),
+    (
+        "poll-cancel",
+        "SELECT pgpoke_wait('poll')",
+        Some(How::Cancel),
+    ),
+    (
+        "child-cancel",
+        "SELECT pgpoke_wait('child')",
+        Some(How::Cancel),
+    ),
+    (
+        "cplusplus-cancel",
+        "SELECT pgpoke_cplusplus()",
+        Some(How::Cancel),
+    ),
 ];
 
 /// Takes a snapshot as `pgpoke inspect` does, handlers included.
@@ -113,10 +128,33 @@ fn capture_the_fixtures() {
         capture(name, server.stuck(sql), *how);
     }
     capture("fifo-cancel", server.stuck_on_fifo(), Some(How::Cancel));
+    capture_foreign_code(&server);
     let mut idle = server.connect();
     let pid: i32 = idle
         .query_one("SELECT pg_backend_pid()", &[])
         .unwrap()
         .get(0);
     write("idle", pid);
+}
+
+/// Language runtimes and client libraries, of PostgreSQL's own packages.
+fn capture_foreign_code(server: &Server) {
+    let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = "CREATE EXTENSION plpython3u; CREATE EXTENSION dblink;
+        CREATE FUNCTION python() RETURNS void LANGUAGE plpython3u AS $$\nimport time\ntime.sleep(3600)\n$$";
+    server.connect().batch_execute(setup).unwrap();
+    let port = peer.local_addr().unwrap().port();
+    let dblink = format!("SELECT dblink_connect('host=127.0.0.1 dbname=x user=x port={port}')");
+    for (name, sql, call) in [
+        (
+            "python-cancel",
+            "SELECT python()",
+            libc::SYS_clock_nanosleep,
+        ),
+        ("dblink-cancel", dblink.as_str(), libc::SYS_poll),
+    ] {
+        let stuck = server.stuck_when(sql, |b| b.syscall() == Some(call));
+        stuck.prove_stuck(How::Cancel);
+        write(name, stuck.pid());
+    }
 }

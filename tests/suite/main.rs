@@ -8,6 +8,8 @@ mod safe_instruction;
 
 /// What comes after an interrupt that was called safe.
 mod aftermath;
+/// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
+mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
@@ -27,3 +29,5 @@ mod stacks;
 /// What is left behind when pgpoke is killed, or anything else goes wrong around it: a backend that
 /// goes on.
 mod survival;
+/// What a blocked system call waits for.
+mod syscalls;
