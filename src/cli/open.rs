@@ -56,6 +56,10 @@ impl Failure {
     /// Tracing failed.
     pub fn trace(error: TraceError, process: &Process) -> Self {
         let (exit, hint) = match &error {
+            // The kernel denies access to what is just ending, too (ptrace_attach, kernel/ptrace.c).
+            TraceError::Denied(_) if process.has_ended() => {
+                return Failure::trace(TraceError::Gone(process.pid()), process);
+            }
             TraceError::Denied(_) => return Failure::denied(process),
             TraceError::Gone(_) => (Exit::NotABackend, None),
             TraceError::WouldNotStop { .. } => (
