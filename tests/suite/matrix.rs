@@ -726,7 +726,12 @@ fn is_judged(server: &Server, actor: &Actor, how: How, scenario: &Scenario) {
 /// Interrupts it, and what comes of that is what the row says.
 fn interrupt(server: &Server, actor: &Actor, how: How, scenario: &Scenario) -> Report {
     let (outcome, code) = scenario.expected(how);
-    let wait = if scenario.moving { "60s" } else { "300ms" };
+    let wait = match scenario.start {
+        // It moves, and no place is better than another.
+        Start::Divide => "2s",
+        _ if scenario.moving => "60s",
+        _ => "300ms",
+    };
     let grace = if outcome == "obeyed-signal" {
         "10s"
     } else {
