@@ -73,6 +73,9 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     let backend: &Backend = plan.backend;
     let process = backend.process;
     let facts = plan.facts();
+    if facts.state.is_none() && !process.still_the_same() {
+        return Err(Failure::trace(TraceError::Gone(process.pid()), process));
+    }
     // A postmaster is never stopped, and what another tracer holds or what has ended cannot be.
     if backend.backend_type == BackendType::Postmaster
         || facts.tracer != 0

@@ -1,5 +1,7 @@
 //! From a PID to a backend, or to the reason why not, with its exit code.
 
+use std::time::Duration;
+
 use super::{Exit, say, say_error};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
@@ -23,6 +25,9 @@ pub struct Failure {
     pub outcome: Option<Outcome>,
 }
 
+/// From the moment at which a process has given up its memory to its end, on a busy machine.
+const TIME_TO_END: Duration = Duration::from_millis(200);
+
 impl Failure {
     /// Says so, in both languages if JSON was asked for.
     ///
@@ -43,6 +48,11 @@ impl Failure {
 
     /// The kernel does not let us in: says which rule, and the one thing to type next.
     pub fn denied(process: &Process) -> Self {
+        // It denies access to what is just ending, too (ptrace_attach in kernel/ptrace.c, proc_pid_readlink in
+        // fs/proc/base.c). Who was denied for another reason can wait that long.
+        if process.wait_for_end(TIME_TO_END) {
+            return Failure::trace(TraceError::Gone(process.pid()), process);
+        }
         let permission = Permission::examine(process);
         Failure {
             exit: Exit::Denied,
