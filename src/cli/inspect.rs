@@ -119,5 +119,6 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     if let Some(call) = &mut snapshot.process.syscall {
         call.find_target(process);
     }
+    plan.find_blockers(&mut snapshot);
     Ok(snapshot)
 }

@@ -80,6 +80,7 @@ fn take(pid: i32) -> Snapshot {
     if let Some(call) = &mut snapshot.process.syscall {
         call.find_target(&process);
     }
+    plan.find_blockers(&mut snapshot);
     snapshot
 }
 
