@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// File, cause, verdict for what is pending, verdicts had a cancel or a terminate been asked for.
 const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
-    use Verdict::{Pointless, Safe, Unsafe};
+    use Verdict::{Pointless, Risky, Safe, Unsafe};
     &[
         ("idle", "idle", Pointless, Pointless, Safe),
         ("spin", "responsive", Pointless, Safe, Safe),
@@ -38,11 +38,27 @@ const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
         ("crit-terminate", "critical-section", Unsafe, Unsafe, Unsafe),
         (
             "lwlock-terminate",
+            "lwlock-self-deadlock",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        (
+            "lwlock-held-cancel",
+            "interrupts-held-off",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        (
+            "lwlock-wait-terminate",
             "lwlock-wait",
             Pointless,
             Pointless,
             Pointless,
         ),
+        ("lock-wait", "heavyweight-lock-wait", Pointless, Safe, Safe),
+        ("catch-cancel", "cpu-loop", Risky, Risky, Risky),
         (
             "spinlock-terminate",
             "spinlock-wait",

@@ -76,9 +76,7 @@ impl Tranches {
 
 fn built_in(major: u32) -> HashMap<u16, String> {
     let table: Option<HashMap<u32, HashMap<u16, String>>> = serde_json::from_str(TABLE).ok();
-    table
-        .and_then(|mut t| t.remove(&major))
-        .unwrap_or_default()
+    table.and_then(|mut t| t.remove(&major)).unwrap_or_default()
 }
 
 /// What the backend's own `LWLockRegisterTranche()` noted, and what the postmaster handed out before it started anyone.
@@ -88,7 +86,9 @@ fn names_of_extensions(backend: &Backend, statics: &Statics, first: u16) -> Hash
     let memory = &backend.memory;
     let number = |at: Avma| memory.read_u32(at).ok().filter(|n| *n <= MOST);
     let name = |at: Avma| {
-        let text = memory.read_c_string(pointer(memory, at)?, LONGEST_NAME).ok()?;
+        let text = memory
+            .read_c_string(pointer(memory, at)?, LONGEST_NAME)
+            .ok()?;
         String::from_utf8(text).ok().filter(|t| !t.is_empty())
     };
     let mut names = HashMap::new();
@@ -96,9 +96,10 @@ fn names_of_extensions(backend: &Backend, statics: &Statics, first: u16) -> Hash
         && let Some(array) = pointer(memory, table.names)
     {
         for n in 0..number(table.allocated).unwrap_or(0) {
-            if let (Some(name), Some(id)) =
-                (name(array.offset(i64::from(n) * 8)), first.checked_add(n as u16))
-            {
+            if let (Some(name), Some(id)) = (
+                name(array.offset(i64::from(n) * 8)),
+                first.checked_add(n as u16),
+            ) {
                 names.insert(id, name);
             }
         }
@@ -237,7 +238,12 @@ struct Queue {
 
 impl Queue {
     /// None unless the size of a PGPROC is right: each process's own has to lie at a multiple of it.
-    fn find(backend: &Backend, siblings: &Siblings, layout: &Layout, my_proc: Avma) -> Option<Self> {
+    fn find(
+        backend: &Backend,
+        siblings: &Siblings,
+        layout: &Layout,
+        my_proc: Avma,
+    ) -> Option<Self> {
         let memory = &backend.memory;
         // struct PROC_HDR begins with allProcs (src/include/storage/proc.h, 12 to 18).
         let procs = pointer(memory, pointer(memory, backend.globals.get("ProcGlobal")?)?)?;
@@ -332,9 +338,21 @@ mod tests {
         assert_eq!(tranches(15).name(76), "extension tranche 76");
         assert_eq!(tranches(11).name(21), "tranche 21");
         // LWTRANCHE_FIRST_USER_DEFINED
-        let firsts = [(12, 70), (13, 73), (14, 72), (15, 75), (16, 77), (17, 92), (18, 95)];
+        let firsts = [
+            (12, 70),
+            (13, 73),
+            (14, 72),
+            (15, 75),
+            (16, 77),
+            (17, 92),
+            (18, 95),
+        ];
         for (major, first) in firsts {
-            assert_eq!(tranches(major).first_of_extensions(), Some(first), "{major}");
+            assert_eq!(
+                tranches(major).first_of_extensions(),
+                Some(first),
+                "{major}"
+            );
         }
     }
 
@@ -367,7 +385,10 @@ mod tests {
         assert!(waiting(1, &two, 0) && waiting(1, &two, 1));
         assert!(!waiting(NONE, &two, 0) && !waiting(u32::MAX, &two, 0));
         assert!(!waiting(1, &two, 5), "not in it");
-        assert!(!waiting(0, &two, 0), "the head's link says that another comes before");
+        assert!(
+            !waiting(0, &two, 0),
+            "the head's link says that another comes before"
+        );
         assert!(!waiting(0, &[(1, NONE), (0, 0)], 7), "a circle");
         assert!(!waiting(9, &two, 0), "beyond what can be read");
     }

@@ -79,7 +79,9 @@ impl Siblings {
 
 fn pids(backend: &Backend) -> Vec<i32> {
     let mut pids = match backend.postmaster {
-        Postmaster::Running(pid) => Process::open(pid).map_or_else(|_| Vec::new(), |p| p.children()),
+        Postmaster::Running(pid) => {
+            Process::open(pid).map_or_else(|_| Vec::new(), |p| p.children())
+        }
         Postmaster::Gone => Vec::new(),
     };
     pids.push(backend.process.pid());

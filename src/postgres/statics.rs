@@ -108,7 +108,9 @@ impl Statics {
         let busy = reading.and_then(|r| comm_reset(executable, globals, memory).busy(r));
         let command = address("proc_exit_inprogress")
             .zip(address("whereToSendOutput"))
-            .and_then(|(exiting, destination)| code("die").doing_command_read(exiting, destination));
+            .and_then(|(exiting, destination)| {
+                code("die").doing_command_read(exiting, destination)
+            });
         let (names, allocated) = code("GetLWLockIdentifier").tranche_names().unzip();
 
         let both = |a: Option<Avma>, b: Option<Avma>| a.zip(b);
@@ -186,7 +188,12 @@ impl Code {
     /// Up to the first byte that begins no instruction.
     fn decode(bytes: &[u8], start: Svma) -> Self {
         let decoder = Decoder::with_ip(64, bytes, start.0, DecoderOptions::NONE);
-        Code(decoder.into_iter().take_while(|i| !i.is_invalid()).collect())
+        Code(
+            decoder
+                .into_iter()
+                .take_while(|i| !i.is_invalid())
+                .collect(),
+        )
     }
 
     /// The reads and writes of static variables: instruction, address, size in bytes.
@@ -240,10 +247,7 @@ impl Code {
 
     /// The one static byte that a function reads.
     fn only_byte(&self) -> Option<Svma> {
-        let to_return = self
-            .0
-            .iter()
-            .position(|i| i.mnemonic() == Mnemonic::Ret)?;
+        let to_return = self.0.iter().position(|i| i.mnemonic() == Mnemonic::Ret)?;
         let mut bytes = self.accesses().filter(|(_, _, size)| *size == 1);
         let (i, at, _) = bytes.next()?;
         (bytes.next().is_none() && i.ip() <= self.0[to_return].ip()).then_some(at)
@@ -275,8 +279,8 @@ impl Code {
     /// `if (eventId >= LWLockTrancheNamesAllocated || LWLockTrancheNames[eventId] == NULL)`
     fn tranche_names(&self) -> Option<(Svma, Svma)> {
         let mut accesses = self.accesses();
-        let (_, allocated, _) = accesses
-            .find(|(i, _, size)| *size == 4 && i.mnemonic() == Mnemonic::Cmp)?;
+        let (_, allocated, _) =
+            accesses.find(|(i, _, size)| *size == 4 && i.mnemonic() == Mnemonic::Cmp)?;
         let (i, names, size) = accesses.next()?;
         // The pointer comes right behind the number in every build that was looked at.
         (size == 8 && i.mnemonic() == Mnemonic::Mov && names.0 == allocated.0.wrapping_add(4))

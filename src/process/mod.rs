@@ -110,7 +110,9 @@ impl Process {
         let list = || {
             let mut text = String::new();
             let file = self.open_file(format!("task/{}/children", self.pid)).ok()?;
-            file.take(LARGEST_PROC_FILE).read_to_string(&mut text).ok()?;
+            file.take(LARGEST_PROC_FILE)
+                .read_to_string(&mut text)
+                .ok()?;
             Some(text)
         };
         let mut children: Vec<i32> = match list().zip(list()) {
@@ -122,7 +124,9 @@ impl Process {
                 .into_iter()
                 .filter(|pid| {
                     let process = procfs::process::Process::new(*pid);
-                    process.and_then(|p| p.stat()).is_ok_and(|s| s.ppid == self.pid)
+                    process
+                        .and_then(|p| p.stat())
+                        .is_ok_and(|s| s.ppid == self.pid)
                 })
                 .collect(),
         };

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::{
-    BackendFacts, Blocker, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder, LwLockWait, ProcessFacts,
-    Signals, Snapshot, Stack, Variables,
+    BackendFacts, Blocker, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder, LwLockWait,
+    ProcessFacts, Signals, Snapshot, Stack, Variables,
 };
 use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
@@ -377,8 +377,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         let variables = &snapshot.variables;
         if variables.lw_waiting == Some(true) {
             let tranche = self.awaited_tranche(variables);
-            let wait =
-                lwlocks::find_wait(self.backend, &self.statics, layout, my_proc, tranche);
+            let wait = lwlocks::find_wait(self.backend, &self.statics, layout, my_proc, tranche);
             snapshot.locks.lwlock = wait.map(|w| LwLockWait {
                 lock: w.lock,
                 holders: w.lock.map(|_| {

@@ -219,11 +219,11 @@ scenarios! {
         ..SPIN
     },
     held_off: Scenario {
-        // What holds interrupts off may be an LWLock.
+        // What holds interrupts off is no LWLock.
         facts: &[
             ("/interrupts/interrupt_holdoff_count", "1"),
             ("/interrupts/crit_section_count", "0"),
-            ("/locks/lwlocks_held", "null"),
+            ("/locks/lwlocks_held", "0"),
         ],
         ..not_safe(
             "pgpoke_hold()",
@@ -248,13 +248,17 @@ scenarios! {
     },
     lwlock: Scenario {
         doing: Doing::SleepsIn("futex"),
-        facts: &[("/locks/waiting_for/mode", "\"exclusive\"")],
+        facts: &[
+            ("/locks/lwlocks_held", "1"),
+            ("/locks/waiting_for/tranche", "\"AddinShmemInit\""),
+            ("/locks/waiting_for/mode", "\"exclusive\""),
+        ],
         ..not_safe(
             "pgpoke_lwlock()",
             &["pgpoke_lwlock"],
             "pointless",
-            "lwlock-wait",
-            &["held-off", "lwlock-wait"],
+            "lwlock-self-deadlock",
+            &["held-off", "lwlock-held", "lwlock-wait"],
         )
     },
     // The handler jumps to spin() and leaves no frame of its own.

@@ -9,6 +9,8 @@ mod report;
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
 mod interrupt;
+/// Which lock, and who holds it.
+mod locks;
 /// What pgpoke refuses to touch.
 mod refusals;
 /// What is printed as JSON is what the published schema says.
