@@ -194,6 +194,7 @@ pub fn find_wait(
                     .filter(|h| same_tranche(&sibling.memory, h.lock))
                     .map(|h| (sibling, h)),
             ),
+            None if sibling.has_ended(backend) => {}
             None => wait.unread += 1,
         }
     }

@@ -22,6 +22,13 @@ pub struct Sibling {
     pub memory: ProcessMemory,
 }
 
+impl Sibling {
+    /// Whether it is ending: what it held it has given back.
+    pub fn has_ended(&self, backend: &Backend) -> bool {
+        is_none_of_the_server(self.pid, backend)
+    }
+}
+
 /// The processes of a backend's server, itself among them.
 #[derive(Debug)]
 pub struct Siblings {
@@ -63,7 +70,7 @@ impl Siblings {
                 }),
                 // A program that the server runs: of the server's memory nothing is left in it.
                 Some(_) => {}
-                None if is_program(pid, backend) => {}
+                None if is_none_of_the_server(pid, backend) => {}
                 None => found.unread += 1,
             }
         }
@@ -90,14 +97,22 @@ fn pids(backend: &Backend) -> Vec<i32> {
     pids
 }
 
-/// Whether the process runs another executable (or has ended).
-fn is_program(pid: i32, backend: &Backend) -> bool {
+/// Whether nothing of the server is in the process: it runs another executable, or is ending.
+fn is_none_of_the_server(pid: i32, backend: &Backend) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let file = |process: &Process| process.executable()?.metadata().map(|m| (m.dev(), m.ino()));
-    match (Process::open(pid), file(backend.process)) {
-        (Ok(process), Ok(ours)) => file(&process).is_ok_and(|theirs| theirs != ours),
-        (Err(_), _) => true,
-        _ => false,
+    let file = |process: &Process| {
+        let file = process.executable()?;
+        file.metadata().map(|m| (m.dev(), m.ino()))
+    };
+    let (process, ours) = match (Process::open(pid), file(backend.process)) {
+        (Ok(process), Ok(ours)) => (process, ours),
+        (Err(_), _) => return true,
+        (_, Err(_)) => return false,
+    };
+    match file(&process) {
+        Ok(theirs) => theirs != ours,
+        // What has given back its memory has no executable any more.
+        Err(e) => e.kind() != std::io::ErrorKind::PermissionDenied,
     }
 }
 

@@ -43,6 +43,17 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
         Some(How::Terminate),
     ),
     (
+        "lwlock-held-cancel",
+        "SELECT pgpoke_lwlock_hold('builtin', true)",
+        Some(How::Cancel),
+    ),
+    // The one before holds it.
+    (
+        "lwlock-wait-terminate",
+        "SELECT pgpoke_lwlock_wait('builtin', false)",
+        Some(How::Terminate),
+    ),
+    (
         "lwlock-terminate",
         "SELECT pgpoke_lwlock()",
         Some(How::Terminate),
@@ -60,17 +71,6 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
     ("stdio-cancel", "SELECT pgpoke_stdio()", Some(How::Cancel)),
     ("qsort-cancel", "SELECT pgpoke_qsort()", Some(How::Cancel)),
     ("catch-cancel", "SELECT pgpoke_catch()", Some(How::Cancel)),
-    (
-        "lwlock-held-cancel",
-        "SELECT pgpoke_lwlock_hold('builtin', true)",
-        Some(How::Cancel),
-    ),
-    // The one before holds it.
-    (
-        "lwlock-wait-terminate",
-        "SELECT pgpoke_lwlock_wait('builtin', false)",
-        Some(How::Terminate),
-    ),
 ];
 
 /// Takes a snapshot as `pgpoke inspect` does, handlers included.
