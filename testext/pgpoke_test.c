@@ -38,6 +38,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -562,6 +563,115 @@ pgpoke_lwlock(PG_FUNCTION_ARGS)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRelease(AddinShmemInitLock);
+	PG_RETURN_VOID();
+}
+
+/* A lock of a tranche of this extension's own, and a word to those that hold it. */
+typedef struct SharedLock
+{
+	LWLock		lock;
+	int			tranche;
+	volatile bool let_go;
+} SharedLock;
+
+/*
+ * It lives in what the server has left of its shared memory, as the library
+ * is not preloaded.
+ */
+static SharedLock *
+shared_lock(void)
+{
+	static SharedLock *shared = NULL;
+	bool		found;
+
+	if (shared != NULL)
+		return shared;
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("pgpoke_test", sizeof(SharedLock), &found);
+	if (!found)
+	{
+		shared->tranche = LWLockNewTrancheId();
+		shared->let_go = false;
+		LWLockInitialize(&shared->lock, shared->tranche);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	LWLockRegisterTranche(shared->tranche, "pgpoke_test");
+	return shared;
+}
+
+static LWLock *
+lock_called(const char *name)
+{
+	if (strcmp(name, "own") == 0)
+		return &shared_lock()->lock;
+	if (strcmp(name, "builtin") == 0)
+		return TablespaceCreateLock;	/* nobody else makes one here */
+	bad_kind(name);
+	return NULL;
+}
+
+/* Holding an LWLock, until pgpoke_let_go(). */
+PG_FUNCTION_INFO_V1(pgpoke_lwlock_hold);
+Datum
+pgpoke_lwlock_hold(PG_FUNCTION_ARGS)
+{
+	LWLock	   *lock = lock_called(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	bool		shared = PG_GETARG_BOOL(1);
+	SharedLock *word = shared_lock();
+
+	LWLockAcquire(lock, shared ? LW_SHARED : LW_EXCLUSIVE);
+	say_stuck(__func__);
+	while (!word->let_go)
+		turns++;
+	LWLockRelease(lock);
+	PG_RETURN_VOID();
+}
+
+/* Waiting for an LWLock that another backend holds. */
+PG_FUNCTION_INFO_V1(pgpoke_lwlock_wait);
+Datum
+pgpoke_lwlock_wait(PG_FUNCTION_ARGS)
+{
+	LWLock	   *lock = lock_called(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	bool		shared = PG_GETARG_BOOL(1);
+
+	say_stuck(__func__);
+	LWLockAcquire(lock, shared ? LW_SHARED : LW_EXCLUSIVE);
+	LWLockRelease(lock);
+	PG_RETURN_VOID();
+}
+
+/* Ends every pgpoke_lwlock_hold(), now and later. */
+PG_FUNCTION_INFO_V1(pgpoke_let_go);
+Datum
+pgpoke_let_go(PG_FUNCTION_ARGS)
+{
+	shared_lock()->let_go = true;
+	PG_RETURN_VOID();
+}
+
+/*
+ * Clean-up after an error that takes for ever: the error is still kept, to be
+ * thrown on.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_catch);
+Datum
+pgpoke_catch(PG_FUNCTION_ARGS)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		elog(ERROR, "an error to be cleaned up after");
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		say_stuck(__func__);
+		spin();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }
 

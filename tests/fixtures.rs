@@ -39,11 +39,27 @@ const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
         ("crit-terminate", "critical-section", Unsafe, Unsafe, Unsafe),
         (
             "lwlock-terminate",
+            "lwlock-self-deadlock",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        (
+            "lwlock-held-cancel",
+            "interrupts-held-off",
+            Pointless,
+            Pointless,
+            Pointless,
+        ),
+        (
+            "lwlock-wait-terminate",
             "lwlock-wait",
             Pointless,
             Pointless,
             Pointless,
         ),
+        ("lock-wait", "heavyweight-lock-wait", Pointless, Safe, Safe),
+        ("catch-cancel", "cpu-loop", Risky, Risky, Risky),
         (
             "spinlock-terminate",
             "spinlock-wait",

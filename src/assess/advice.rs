@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::checks::TABLE;
-use super::{Assessment, Interrupt, Verdict};
+use super::{Assessment, Interrupt, Verdict, locks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::Thing;
 use crate::snapshot::Snapshot;
@@ -201,7 +201,10 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
             "no postmaster is left that could restart anything: kill {pid}, and if that does nothing kill -9 {pid}, harms no one else"
         ),
         "spinlock-wait" => "find the process that holds the spinlock; do not interrupt anyone here".into(),
-        "lwlock-wait" => "find the process that holds the lock: it is the one to look into".into(),
+        "lwlock-self-deadlock" => {
+            "neither a cancel nor a terminate can reach it, and a fast shutdown would wait for it: plan a restart with pg_ctl restart -m immediate, and keep this report for the code's maintainers".into()
+        }
+        "lwlock-wait" => look_at_holders(snapshot),
         "critical-section" => {
             "it must leave the critical section by itself; if it never will, only a restart of the server helps: plan one".into()
         }
@@ -212,7 +215,10 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
             "tell the maintainers of what did so; until then --cancel and --terminate set the flags that the signal should have set".into()
         }
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
-        "heavyweight-lock-wait" => "look at the session that blocks it first".into(),
+        "heavyweight-lock-wait" => look_at_blockers(snapshot),
+        "responsive" if waits_for_standby(snapshot) => {
+            "find out why the standby does not confirm: pg_stat_replication, synchronous_standby_names; a cancel or terminate ends the wait: the commit stands here, and may not have reached the standby".into()
+        }
         "blocked-syscall" if is_asleep(snapshot) => {
             "nobody is to answer here: tell the code's maintainers, who make it sleep again after each signal".into()
         }
@@ -228,4 +234,31 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
         "foreign-runtime" => "look for a way of that runtime's own to stop the code (a time limit, a memory limit)".into(),
         _ => return None,
     })
+}
+
+fn look_at_holders(snapshot: &Snapshot) -> String {
+    match &locks::whom_to_look_at(snapshot)[..] {
+        [] => "find the process that holds the lock: it is the one to look into".into(),
+        [pid] => format!("find out why process {pid} does not let go: pgpoke inspect {pid}"),
+        all @ [pid, ..] => format!(
+            "find out why one of the processes {} does not let go, beginning with pgpoke inspect {pid}",
+            locks::pids(all)
+        ),
+    }
+}
+
+fn look_at_blockers(snapshot: &Snapshot) -> String {
+    let pids = locks::blocked_by(snapshot).unwrap_or_default();
+    match pids.iter().find(|pid| **pid != 0) {
+        Some(pid) => format!("look at the session that blocks it first: pgpoke inspect {pid}"),
+        None if pids.contains(&0) => {
+            "a prepared transaction blocks it: see pg_prepared_xacts, and end it with COMMIT PREPARED or ROLLBACK PREPARED".into()
+        }
+        None => "look at the session that blocks it first".into(),
+    }
+}
+
+fn waits_for_standby(snapshot: &Snapshot) -> bool {
+    let frames = snapshot.stack.as_ref().map(|s| &s.frames[..]);
+    frames.is_some_and(|f| rules::SYNC_REP.find(f).is_some())
 }

@@ -2,8 +2,7 @@
 
 use super::checks::describe_handler;
 use super::samples::{common_frames, motion};
-use super::{Cause, Interrupt, Request, rules};
-use crate::postgres::wait_class;
+use super::{Cause, Interrupt, Request, locks, rules};
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
 
 /// What was found: a sentence, and what it rests on.
@@ -30,6 +29,7 @@ pub const TABLE: &[Row] = &[
     row("exiting", exiting),
     row("postmaster-gone", postmaster_gone),
     row("spinlock-wait", spinlock_wait),
+    row("lwlock-self-deadlock", lwlock_self_deadlock),
     row("lwlock-wait", lwlock_wait),
     row("critical-section", critical_section),
     row("interrupts-held-off", held_off),
@@ -99,6 +99,14 @@ fn frame_evidence(frame: &Frame) -> String {
         text.push_str(&format!(", {file}:{line}"));
     }
     text
+}
+
+fn held_evidence(s: &Snapshot) -> Option<String> {
+    Some(match (locks::held(s), s.variables.lwlocks()) {
+        (Some(held), _) => format!("it holds {held}"),
+        (None, Some(_)) => "it holds no LWLock".into(),
+        (None, None) => "whether it holds an LWLock is not known".into(),
+    })
 }
 
 fn being_traced(s: &Snapshot) -> Found {
@@ -261,20 +269,46 @@ fn spinlock_wait(s: &Snapshot) -> Found {
     })
 }
 
-fn lwlock_wait(s: &Snapshot) -> Found {
-    let frame = rules::LWLOCK_WAIT.find(frames(s));
-    let class = s.variables.wait_event_info.map(|w| w >> 24);
-    // Held-off and waiting for a moment is normal; only what the frames and the flag agree on is called a wait.
-    let waits = frame.is_some() && s.variables.lw_waiting != Some(false);
-    (waits && asked(s) != Interrupt::Nothing).then(|| {
-        let mut evidence: Vec<String> = frame.map(frame_evidence).into_iter().collect();
-        if class == Some(wait_class::LWLOCK) {
-            let tranche = s.variables.wait_event_info.unwrap_or(0) & 0xffff;
-            evidence.push(format!("its wait event is LWLock, tranche {tranche}"));
-        }
+/// The frames and the flag agree that it waits for an LWLock.
+fn waits_for_lwlock(s: &Snapshot) -> Option<&Frame> {
+    let frame = rules::LWLOCK_WAIT.find(frames(s))?;
+    (s.variables.lw_waiting != Some(false)).then_some(frame)
+}
+
+/// For ever, whatever is pending: nobody else can release what it holds.
+fn lwlock_self_deadlock(s: &Snapshot) -> Found {
+    let frame = waits_for_lwlock(s)?;
+    locks::waits_for_itself(s).then(|| {
+        let mut evidence = vec![frame_evidence(frame)];
+        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        evidence.extend(locks::lwlock_evidence(s));
         evidence.push(pending_evidence(s));
         (
-            "it waits for an LWLock, during which interrupts are held off".into(),
+            format!(
+                "it waits for {}, which it holds itself: it will never go on",
+                locks::awaited(s)
+            ),
+            evidence,
+        )
+    })
+}
+
+fn lwlock_wait(s: &Snapshot) -> Found {
+    let frame = waits_for_lwlock(s)?;
+    // Held-off and waiting for a moment is normal.
+    (asked(s) != Interrupt::Nothing).then(|| {
+        let mut evidence = vec![frame_evidence(frame)];
+        evidence.extend(locks::lwlock_evidence(s));
+        evidence.push(pending_evidence(s));
+        let holders = locks::lwlock_holders(s).filter(|h| !h.is_empty());
+        let held_by = holders.map_or_else(String::new, |pids| {
+            format!(", which process {} holds", locks::pids(&pids))
+        });
+        (
+            format!(
+                "it waits for {}{held_by}, during which interrupts are held off",
+                locks::awaited(s)
+            ),
             evidence,
         )
     })
@@ -285,6 +319,7 @@ fn critical_section(s: &Snapshot) -> Found {
     (count > 0 && asked(s) != Interrupt::Nothing).then(|| {
         let at = rules::where_it_happens(frames(s));
         let mut evidence = vec![format!("CritSectionCount is {count}"), pending_evidence(s)];
+        evidence.extend(held_evidence(s));
         evidence.extend(at.map(frame_evidence));
         (
             format!(
@@ -304,6 +339,7 @@ fn held_off(s: &Snapshot) -> Found {
             format!("InterruptHoldoffCount is {count}"),
             pending_evidence(s),
         ];
+        evidence.extend(held_evidence(s));
         evidence.extend(at.map(frame_evidence));
         (
             format!(
@@ -389,10 +425,23 @@ fn client_write(s: &Snapshot) -> Found {
 fn lock_wait(s: &Snapshot) -> Found {
     let frame = rules::LOCK_WAIT.find(frames(s))?;
     (s.variables.waits_for_lock == Some(true)).then(|| {
-        (
-            "it waits for a lock that another session holds (see pg_blocking_pids())".into(),
-            vec![frame_evidence(frame), pending_evidence(s)],
-        )
+        let wait = s.locks.heavyweight.as_ref();
+        let mut evidence = vec![frame_evidence(frame)];
+        evidence.extend(wait.into_iter().flat_map(locks::lock_evidence));
+        evidence.push(pending_evidence(s));
+        let first = wait.and_then(|w| w.blockers.as_ref()?.first());
+        let summary = match wait.zip(first) {
+            Some((wait, first)) => format!(
+                "it waits for {} on {}, and {} is in the way",
+                wait.mode,
+                wait.object,
+                locks::name(first)
+            ),
+            None => {
+                "it waits for a lock that another session holds (see pg_blocking_pids())".into()
+            }
+        };
+        (summary, evidence)
     })
 }
 
@@ -412,7 +461,17 @@ fn responsive(s: &Snapshot) -> Found {
     let known = v.proc_die_pending.is_some() && v.query_cancel_pending.is_some();
     (known && asked(s) == Interrupt::Nothing).then(|| {
         let mut evidence = vec![pending_evidence(s)];
+        if let Some(frame) = rules::SYNC_REP.find(frames(s)) {
+            evidence.push(frame_evidence(frame));
+            return (
+                "it has committed here, and waits for a synchronous standby to confirm that".into(),
+                evidence,
+            );
+        }
         evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        if waits_for_lwlock(s).is_some() {
+            evidence.extend(locks::lwlock_evidence(s));
+        }
         (
             "nothing shows that it ignores anyone: no cancel or terminate waits for it".into(),
             evidence,

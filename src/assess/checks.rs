@@ -78,17 +78,6 @@ impl<'s> Subject<'s> {
     fn frames(&self) -> Option<&'s [Frame]> {
         self.stack().map(|s| &s.frames[..])
     }
-
-    /// Objects if one of `functions` is on the stack.
-    fn must_not_be_in(&self, functions: &Functions, why: &str, fine: &str) -> Outcome {
-        match self.frames() {
-            None => not_stopped(),
-            Some(frames) => match functions.find(frames) {
-                Some(frame) => Fail(format!("{}: {why}", frame.describe())),
-                None => Pass(fine.into()),
-            },
-        }
-    }
 }
 
 fn not_stopped() -> Outcome {
@@ -479,7 +468,7 @@ fn exiting(s: Subject) -> Outcome {
 
 fn pending(s: Subject) -> Outcome {
     let v = &s.snapshot.variables;
-    let idle = s.snapshot.backend.activity.is_some_and(|a| a.is_idle());
+    let idle = is_idle(s.snapshot);
     match s.interrupt {
         Interrupt::Nothing if v.proc_die_pending.is_none() || v.query_cancel_pending.is_none() => {
             Unknown("the flags could not be read".into())
@@ -500,6 +489,12 @@ fn pending(s: Subject) -> Outcome {
     }
 }
 
+/// Whether it waits for its client's next command: by the server's own variable, or else by what it says it does.
+fn is_idle(s: &Snapshot) -> bool {
+    let says_so = s.backend.activity.is_some_and(|a| a.is_idle());
+    s.variables.doing_command_read.unwrap_or(says_so)
+}
+
 fn critical_section(s: Subject) -> Outcome {
     match s.snapshot.variables.crit_section_count {
         Some(0) => Pass("CritSectionCount is 0".into()),
@@ -513,9 +508,13 @@ fn critical_section(s: Subject) -> Outcome {
 fn held_off(s: Subject) -> Outcome {
     let v = &s.snapshot.variables;
     match (v.interrupt_holdoff_count, v.query_cancel_holdoff_count) {
-        (Some(n @ 1..), _) => Fail(format!(
-            "InterruptHoldoffCount is {n}: ProcessInterrupts() would return at once"
-        )),
+        (Some(n @ 1..), _) => {
+            let held = super::locks::held(s.snapshot);
+            let held = held.map_or_else(String::new, |h| format!(", and it holds {h}"));
+            Fail(format!(
+                "InterruptHoldoffCount is {n}: ProcessInterrupts() would return at once{held}"
+            ))
+        }
         (Some(0), Some(n @ 1..)) if s.interrupt == Interrupt::Cancel => Fail(format!(
             "QueryCancelHoldoffCount is {n}: in the middle of a message from the client, where a cancel has to wait"
         )),
@@ -542,12 +541,27 @@ fn lwlock_wait(s: Subject) -> Outcome {
 }
 
 /// Every LWLockAcquire() holds interrupts off until the release (src/backend/storage/lmgr/lwlock.c), so none is
-/// held while the counter is 0.
+/// held while the counter is 0. What is held is noted after it was taken, and until right before it is given back.
 fn lwlock_held(s: Subject) -> Outcome {
-    match s.snapshot.variables.interrupt_holdoff_count {
-        Some(0) => Pass("none: interrupts are not held off".into()),
-        Some(_) => Unknown("interrupts are held off, perhaps by an LWLock".into()),
-        None => Unknown("InterruptHoldoffCount could not be read".into()),
+    let v = &s.snapshot.variables;
+    let moving = s.frames().and_then(|f| rules::LWLOCK.find(f));
+    match (v.interrupt_holdoff_count, v.held_lwlocks.as_deref(), moving) {
+        (Some(0), None | Some([]), _) => Pass("none: interrupts are not held off".into()),
+        (Some(0), Some(held), _) => Unknown(format!(
+            "it notes {} as held, and yet interrupts are not held off",
+            held.len()
+        )),
+        (_, Some([_, ..]), _) => {
+            let held = super::locks::held(s.snapshot).unwrap_or_default();
+            Fail(format!("it holds {held}"))
+        }
+        (Some(_), Some([]), None) if s.frames().is_some() => Pass("none is noted as held".into()),
+        (Some(_), Some([]), Some(frame)) => Unknown(format!(
+            "{}: it may be taking or releasing one",
+            frame.describe()
+        )),
+        (Some(_), _, _) => Unknown("interrupts are held off, perhaps by an LWLock".into()),
+        (None, _, _) => Unknown("InterruptHoldoffCount could not be read".into()),
     }
 }
 
@@ -781,14 +795,37 @@ fn stdio_lock(s: Subject) -> Outcome {
 }
 
 fn error_in_progress(s: Subject) -> Outcome {
-    if s.snapshot.variables.in_error_context == Some(true) {
-        return Fail("CurrentMemoryContext is ErrorContext: an error is being reported".into());
+    let v = &s.snapshot.variables;
+    match (v.in_error_context, v.error_recursion_depth) {
+        (Some(true), _) => {
+            return Fail("CurrentMemoryContext is ErrorContext: an error is being reported".into());
+        }
+        (_, Some(1..)) => {
+            return Fail("recursion_depth is over 0: an error is being reported".into());
+        }
+        (Some(false), _) => {}
+        (None, _) => return Unknown("CurrentMemoryContext could not be read".into()),
     }
-    let fine = match s.snapshot.variables.in_error_context {
-        Some(false) => "no error is being reported",
-        _ => return Unknown("CurrentMemoryContext could not be read".into()),
+    let Some(frames) = s.frames() else {
+        return not_stopped();
     };
-    s.must_not_be_in(&rules::ERROR_REPORTING, "an error is being reported", fine)
+    match (rules::ERROR_REPORTING.find(frames), v.errordata_stack_depth) {
+        (Some(frame), _) => Fail(format!("{}: an error is being reported", frame.describe())),
+        // Inside PG_CATCH(), before FlushErrorState() or PG_RE_THROW().
+        (None, Some(depth @ 0..)) => Warn(format!(
+            "errordata_stack_depth is {depth}: it is handling an error, and would not get to the end of that"
+        )),
+        (None, Some(_)) => Pass("no error is being reported or handled".into()),
+        (None, None) if v.knows_statics() => Warn(
+            "no error is being reported; whether one is being handled could not be read".into(),
+        ),
+        // Of a build that tells nothing of this kind, the stack has to do. The server copes with an error within the
+        // handling of another.
+        (None, None) => Pass(
+            "no error is being reported, by its stack; whether one is being handled is not known"
+                .into(),
+        ),
+    }
 }
 
 fn exception_stack(s: Subject) -> Outcome {
@@ -822,16 +859,25 @@ fn client_io(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
-    let idle = s.snapshot.backend.activity.is_some_and(|a| a.is_idle());
-    let (frame, doing) = match (
+    let v = &s.snapshot.variables;
+    let idle = is_idle(s.snapshot);
+    let (at, doing) = match (
         rules::CLIENT_WRITE.find(frames),
         rules::CLIENT_READ.find(frames),
     ) {
-        (Some(frame), _) => (frame, "sending to the client"),
-        (None, Some(frame)) if !idle => (frame, "reading from the client"),
+        (Some(frame), _) => (frame.describe(), "sending to the client"),
+        (None, Some(frame)) if !idle => (frame.describe(), "reading from the client"),
+        _ if v.sending_message == Some(true) => {
+            ("PqCommBusy is set".into(), "sending to the client")
+        }
+        _ if v.reading_message == Some(true) && !idle => {
+            ("PqCommReadingMsg is set".into(), "reading from the client")
+        }
+        _ if v.sending_message.is_none() => {
+            return Pass("not in the middle of a message, by its stack".into());
+        }
         _ => return Pass("not in the middle of a message".into()),
     };
-    let at = frame.describe();
     match s.interrupt {
         Interrupt::Terminate => Warn(format!(
             "{at}: {doing}; it will see the connection close in the middle of a message"

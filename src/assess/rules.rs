@@ -284,6 +284,24 @@ pub const LWLOCK_WAIT: Functions = Functions {
     names: &["LWLockAcquire", "LWLockAcquireOrWait", "LWLockWaitForVar"],
 };
 
+/// Taking and releasing LWLocks (lwlock.c): what is held and what is noted as held may differ there.
+pub const LWLOCK: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "LWLockAcquire*",
+        "LWLockConditionalAcquire",
+        "LWLockRelease*",
+        "LWLockUpdateVar",
+        "LWLockWaitForVar",
+    ],
+};
+
+/// Waiting for a synchronous standby (src/backend/replication/syncrep.c).
+pub const SYNC_REP: Functions = Functions {
+    kinds: SERVER,
+    names: &["SyncRepWaitForLSN"],
+};
+
 /// Writing to the client (src/backend/libpq): a jump leaves half a message, and the client waits for the rest.
 pub const CLIENT_WRITE: Functions = Functions {
     kinds: SERVER,

@@ -116,5 +116,6 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
         snapshot.signals.alternate_room = answers.alternate_room;
     }
     plan.look_up_syscall(&mut snapshot);
+    plan.find_blockers(&mut snapshot);
     Ok(snapshot)
 }

@@ -184,6 +184,22 @@ impl Symbols {
         found
     }
 
+    /// Addresses and sizes of all variables of these names: several files may each have a static one.
+    pub fn variables<'n>(&self, wanted: &[&'n str]) -> HashMap<&'n str, Vec<(Svma, u64)>> {
+        let mut found: HashMap<&'n str, Vec<_>> = HashMap::new();
+        for entry in self.entries.iter().filter(|e| e.kind == SymbolKind::Object) {
+            if let Some(name) = wanted.iter().find(|n| self.is_named(entry, n.as_bytes())) {
+                let of_name = found.entry(name).or_default();
+                let symbol = (Svma(entry.start), entry.size.into());
+                // A separate debug file tells the same once more.
+                if !of_name.contains(&symbol) {
+                    of_name.push(symbol);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether there is a symbol of this name.
     pub fn has(&self, name: &str) -> bool {
         self.entries

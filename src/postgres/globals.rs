@@ -32,7 +32,7 @@ pub const TELLTALES: [&str; 5] = [
 ];
 
 /// Other variables and functions that are used where they are there.
-const OTHERS: [&str; 20] = [
+const OTHERS: [&str; 25] = [
     "ProcSignalBarrierPending",
     "proc_exit_inprogress",
     "PG_exception_stack",
@@ -53,6 +53,11 @@ const OTHERS: [&str; 20] = [
     "die",
     "procsignal_sigusr1_handler",
     "pgStatSessionEndCause",
+    "PqCommMethods",
+    "ProcGlobal",
+    "MainLWLockArray",
+    "NamedLWLockTrancheArray",
+    "NamedLWLockTrancheRequests",
 ];
 
 /// Addresses of a server's variables and functions in one process.

@@ -3,14 +3,19 @@
 
 mod globals;
 mod identity;
+pub mod locks;
+pub mod lwlocks;
 mod memory_contexts;
+mod siblings;
+mod statics;
 mod title;
 mod versions;
 
 pub use globals::Globals;
 pub use identity::{Backend, NotABackend, Postmaster, prove};
+pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
-pub use versions::{Activity, BackendType, Layout, PgProc, Version, backend_status};
+pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
 
 /// Classes of wait events: the highest byte of `wait_event_info` (src/include/utils/wait_event.h).
 pub mod wait_class {

@@ -143,7 +143,53 @@ pub struct Layout {
     pub activities: &'static [Activity],
     /// Offsets in `PGPROC` (src/include/storage/proc.h).
     pub pgproc: PgProc,
+    /// The table of heavyweight locks, where it was verified.
+    pub lock_table: Option<LockTable>,
 }
+
+/// Offsets in `LOCK` and `PROCLOCK` (src/include/storage/lock.h), in bytes.
+#[derive(Debug)]
+pub struct LockTable {
+    /// `LOCK.procLocks`: the head of the list of its PROCLOCKs.
+    pub proc_locks: i64,
+    /// `LOCK.waitProcs`: the head of the queue of those that wait.
+    pub wait_procs: i64,
+    /// `PROCLOCK.groupLeader`: the leader of the holder's parallel group, or itself.
+    pub group_leader: i64,
+    /// `PROCLOCK.holdMask`: the modes that are held, bit `n` for mode `n`.
+    pub hold_mask: i64,
+    /// `PROCLOCK.lockLink`: its link in the lock's list.
+    pub lock_link: i64,
+    /// `LockTagType` by its number, named as `pg_locks.locktype` does.
+    pub tags: &'static [&'static str],
+}
+
+const TAGS: &[&str] = &[
+    "relation",
+    "extend",
+    "frozenid",
+    "page",
+    "tuple",
+    "transactionid",
+    "virtualxid",
+    "spectoken",
+    "object",
+    "userlock",
+    "advisory",
+    // 16 and later.
+    "applytransaction",
+];
+
+/// Compiled against the headers of 13.16, 15.18 and 17.11, and read in those of 18.4; between them nothing changed but
+/// the names of the lists' types.
+const LOCK_TABLE: Option<LockTable> = Some(LockTable {
+    proc_locks: 24,
+    wait_procs: 40,
+    group_leader: 16,
+    hold_mask: 24,
+    lock_link: 32,
+    tags: TAGS,
+});
 
 /// Offsets in `PGPROC`, in bytes.
 #[derive(Debug)]
@@ -154,10 +200,15 @@ pub struct PgProc {
     pub lw_waiting: u64,
     /// `lwWaitMode`, one byte.
     pub lw_wait_mode: u64,
-    /// `waitLock`: the heavyweight lock waited for, a pointer.
+    /// `lwWaitLink`: numbers of the next waiter and the one before, two ints.
+    pub lw_wait_link: u64,
+    /// `waitLock`: the heavyweight lock waited for, a pointer. `waitProcLock`, a pointer, and `waitLockMode`, an int,
+    /// come right behind it.
     pub wait_lock: u64,
     /// `wait_event_info`, four bytes. Needed for 12 and 13 only; later versions export a pointer to it.
     pub wait_event_info: u64,
+    /// Its size.
+    pub size: u64,
 }
 
 use Activity as A;
@@ -201,9 +252,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 52,
             lw_waiting: 78,
             lw_wait_mode: 79,
+            lw_wait_link: 80,
             wait_lock: 96,
             wait_event_info: 676,
+            size: 848,
         },
+        lock_table: None,
     },
     Layout {
         major: 13,
@@ -213,9 +267,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 52,
             lw_waiting: 78,
             lw_wait_mode: 79,
+            lw_wait_link: 80,
             wait_lock: 96,
             wait_event_info: 684,
+            size: 856,
         },
+        lock_table: LOCK_TABLE,
     },
     Layout {
         major: 14,
@@ -225,9 +282,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 64,
             lw_waiting: 94,
             lw_wait_mode: 95,
+            lw_wait_link: 96,
             wait_lock: 112,
             wait_event_info: 712,
+            size: 880,
         },
+        lock_table: LOCK_TABLE,
     },
     Layout {
         major: 15,
@@ -251,9 +311,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 64,
             lw_waiting: 94,
             lw_wait_mode: 95,
+            lw_wait_link: 96,
             wait_lock: 112,
             wait_event_info: 712,
+            size: 880,
         },
+        lock_table: LOCK_TABLE,
     },
     Layout {
         major: 16,
@@ -278,9 +341,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 64,
             lw_waiting: 94,
             lw_wait_mode: 95,
+            lw_wait_link: 96,
             wait_lock: 112,
             wait_event_info: 712,
+            size: 880,
         },
+        lock_table: LOCK_TABLE,
     },
     Layout {
         major: 17,
@@ -307,9 +373,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 60,
             lw_waiting: 90,
             lw_wait_mode: 91,
+            lw_wait_link: 92,
             wait_lock: 112,
             wait_event_info: 712,
+            size: 888,
         },
+        lock_table: LOCK_TABLE,
     },
     Layout {
         major: 18,
@@ -347,9 +416,12 @@ pub const LAYOUTS: &[Layout] = &[
             pid: 60,
             lw_waiting: 90,
             lw_wait_mode: 91,
+            lw_wait_link: 92,
             wait_lock: 112,
             wait_event_info: 712,
+            size: 832,
         },
+        lock_table: LOCK_TABLE,
     },
 ];
 

@@ -124,6 +124,37 @@ impl Process {
         self.proc.stat().map_err(io_error)
     }
 
+    /// The PIDs of its children. The kernel may leave some out while others end (proc_pid_task_tid_children(5)), so it
+    /// is asked twice; where it keeps no such list (CONFIG_PROC_CHILDREN), all processes are asked for their parent.
+    pub fn children(&self) -> Vec<i32> {
+        let list = || {
+            let mut text = String::new();
+            let file = self.open_file(format!("task/{}/children", self.pid)).ok()?;
+            file.take(LARGEST_PROC_FILE)
+                .read_to_string(&mut text)
+                .ok()?;
+            Some(text)
+        };
+        let mut children: Vec<i32> = match list().zip(list()) {
+            Some((a, b)) => [a, b]
+                .iter()
+                .flat_map(|text| text.split_whitespace().filter_map(|n| n.parse().ok()))
+                .collect(),
+            None => all_pids()
+                .into_iter()
+                .filter(|pid| {
+                    let process = procfs::process::Process::new(*pid);
+                    process
+                        .and_then(|p| p.stat())
+                        .is_ok_and(|s| s.ppid == self.pid)
+                })
+                .collect(),
+        };
+        children.sort_unstable();
+        children.dedup();
+        children
+    }
+
     /// Its state as one letter (`R`, `S`, `D`, `T`, `t`, `Z`, …), or none once it is gone.
     pub fn state(&self) -> Option<char> {
         self.stat().ok().map(|s| s.state)

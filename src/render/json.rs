@@ -3,9 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::assess::{Assessment, Status, rules, samples};
+use crate::assess::{Assessment, Status, locks, rules, samples};
 use crate::intervene::{Outcome, Report};
-use crate::postgres::wait_class;
 use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
 
 /// The version of the schema.
@@ -122,7 +121,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
             "query_cancel_holdoff_count": v.query_cancel_holdoff_count,
             "crit_section_count": v.crit_section_count,
         },
-        "locks": locks(s, a),
+        "locks": locks_of(s, a),
         "signals": signals(&s.signals),
         "process": {
             "state": p.state,
@@ -155,26 +154,17 @@ fn spinlock_decided(a: &Assessment) -> bool {
         .any(|c| c.code == "spinlock" && c.status == Status::Pass)
 }
 
-fn locks(s: &Snapshot, a: &Assessment) -> Value {
+fn locks_of(s: &Snapshot, a: &Assessment) -> Value {
     let frames = s.stack.as_ref().map(|s| &s.frames[..]);
     let waits = frames.is_some_and(|f| rules::LWLOCK_WAIT.find(f).is_some());
-    let class = s.variables.wait_event_info.map(|w| w >> 24);
-    let tranche = s
-        .variables
-        .wait_event_info
-        .filter(|_| class == Some(wait_class::LWLOCK));
     json!({
-        // Holding one holds interrupts off; how many are held then is not known.
-        "lwlocks_held": (s.variables.interrupt_holdoff_count == Some(0)).then_some(0),
+        "lwlocks_held": s.variables.lwlocks().map(<[_]>::len),
         "waiting_for": waits.then(|| json!({
-            "tranche": tranche.map(|t| (t & 0xffff).to_string()),
-            "mode": s.variables.lw_wait_mode.map(|m| match m {
-                0 => "exclusive",
-                1 => "shared",
-                _ => "until-free",
-            }),
-            "holders": Value::Null,
+            "tranche": s.locks.tranche,
+            "mode": locks::awaited_mode(s),
+            "holders": locks::lwlock_holders(s),
         })),
+        "blocked_by": locks::blocked_by(s),
         "spinlock": frames.map(|f| match rules::SPINLOCK_WAIT.find(f) {
             Some(_) => Some("waiting"),
             None if f.iter().any(|f| f.spinlock == Some(true)) => Some("maybe-held"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{Callers, ModuleKind, SymbolSource};
 use crate::memory::Avma;
+use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::{FoundBy, StackEnd};
@@ -30,6 +31,9 @@ pub struct Snapshot {
     pub signals: Signals,
     /// Its stack; none if it was not stopped.
     pub stack: Option<Stack>,
+    /// The locks that it waits for.
+    #[serde(default)]
+    pub locks: Locks,
     /// How long it stood still for us, in milliseconds.
     pub stopped_ms: f64,
     /// What further looks found.
@@ -181,6 +185,120 @@ pub struct Variables {
     pub lw_wait_mode: Option<u8>,
     /// `PGPROC.waitLock`: waits for a heavyweight lock.
     pub waits_for_lock: Option<bool>,
+    /// `held_lwlocks`: the LWLocks that it notes to hold.
+    #[serde(default)]
+    pub held_lwlocks: Option<Vec<HeldLwLock>>,
+    /// `errordata_stack_depth`: 0 and more while an error is kept; -1 is none.
+    #[serde(default)]
+    pub errordata_stack_depth: Option<i32>,
+    /// `recursion_depth`: over 0 within the error reporting.
+    #[serde(default)]
+    pub error_recursion_depth: Option<u32>,
+    /// `PqCommBusy`: in the middle of a message to the client.
+    #[serde(default)]
+    pub sending_message: Option<bool>,
+    /// `PqCommReadingMsg`: waiting for a message from the client, or in the middle of one.
+    #[serde(default)]
+    pub reading_message: Option<bool>,
+    /// `DoingCommandRead`: waiting for the client's next command.
+    #[serde(default)]
+    pub doing_command_read: Option<bool>,
+}
+
+impl Variables {
+    /// Whether any of the server's static variables is known: then the others should be, too.
+    pub fn knows_statics(&self) -> bool {
+        self.held_lwlocks.is_some()
+            || self.error_recursion_depth.is_some()
+            || self.reading_message.is_some()
+            || self.doing_command_read.is_some()
+    }
+
+    /// The LWLocks that it holds; none where that is not known, or two variables contradict each other.
+    pub fn lwlocks(&self) -> Option<&[HeldLwLock]> {
+        // Every LWLockAcquire() holds interrupts off until the release (src/backend/storage/lmgr/lwlock.c).
+        match (self.interrupt_holdoff_count, self.held_lwlocks.as_deref()) {
+            (Some(0), None) => Some(&[]),
+            (Some(0), Some(held)) => held.is_empty().then_some(held),
+            (_, held) => held,
+        }
+    }
+}
+
+/// An LWLock that the backend holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLwLock {
+    /// Where it is.
+    pub lock: Avma,
+    /// How it is held: `LWLockMode`.
+    pub mode: u8,
+    /// What its tranche is called.
+    pub tranche: Option<String>,
+}
+
+impl HeldLwLock {
+    /// In words.
+    pub fn describe(&self) -> String {
+        let tranche = self.tranche.as_deref().unwrap_or("of an unknown tranche");
+        format!("{tranche} ({})", mode_name(self.mode))
+    }
+}
+
+/// The locks that a backend waits for, looked at right after the stop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locks {
+    /// The name of the LWLock tranche that it says to wait for.
+    pub tranche: Option<String>,
+    /// Who keeps it waiting for an LWLock; none where it does not, or that was not looked at.
+    pub lwlock: Option<LwLockWait>,
+    /// The heavyweight lock that it waits for, likewise.
+    pub heavyweight: Option<LockWait>,
+}
+
+/// Who keeps a backend waiting for an LWLock. PIDs are those of our PID namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LwLockWait {
+    /// The lock whose list of waiters it is in; none where it could not be told.
+    pub lock: Option<Avma>,
+    /// Who holds that very lock; none without it.
+    pub holders: Option<Vec<LwLockHolder>>,
+    /// Where it could not be told: who holds a lock of the same tranche.
+    pub candidates: Vec<i32>,
+    /// How many of the server's processes could not be looked into.
+    pub unread: usize,
+}
+
+/// A process that holds an LWLock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LwLockHolder {
+    /// Its PID.
+    pub pid: i32,
+    /// How it holds it: `LWLockMode`.
+    pub mode: u8,
+}
+
+/// What a backend waits for in the heavyweight lock manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockWait {
+    /// What the lock is on, in words.
+    pub object: String,
+    /// The mode wanted.
+    pub mode: String,
+    /// Who is in the way, as `pg_blocking_pids()` has it; none where the lock table made no sense.
+    pub blockers: Option<Vec<Blocker>>,
+}
+
+/// A session that keeps another one from a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// Its PID (or that of its parallel group's leader) as the server knows it; 0 for a prepared transaction.
+    pub server_pid: i32,
+    /// The same in our PID namespace.
+    pub pid: Option<i32>,
+    /// The modes that it holds; empty if it only stands before the backend in the queue.
+    pub holds: Vec<String>,
+    /// The mode that it waits for itself, before the backend.
+    pub wants: Option<String>,
 }
 
 /// The signals of a backend. Sets have bit `n - 1` for signal `n`.

@@ -7,10 +7,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use super::{BackendFacts, Frame, Handler, ProcessFacts, Signals, Snapshot, Stack, Variables};
+use super::{
+    BackendFacts, Blocker, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder, LwLockWait,
+    ProcessFacts, Signals, Snapshot, Stack, Variables,
+};
 use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
-use crate::postgres::{Activity, Backend, BackendType, Postmaster, backend_status, prove};
+use crate::postgres::lwlocks::{self, Tranches};
+use crate::postgres::{
+    Activity, Backend, BackendType, Postmaster, Statics, backend_status, locks, prove, wait_class,
+};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
@@ -54,6 +60,8 @@ pub struct Plan<'b, 'p> {
     /// The backend.
     pub backend: &'b Backend<'p>,
     ranges: Vec<(Avma, usize)>,
+    statics: Statics,
+    tranches: Tranches,
     my_proc: Option<Avma>,
     status_entry: Option<Avma>,
     wait_event: Option<Avma>,
@@ -109,9 +117,13 @@ impl<'b, 'p> Plan<'b, 'p> {
         ranges.extend(my_proc.map(|at| (at, PGPROC_SIZE)));
         ranges.extend(status_entry.map(|at| (at, backend_status::SIZE as usize)));
         ranges.extend(wait_event.map(|at| (at, 4)));
+        let statics = Statics::find(&backend.executable, globals, &backend.memory);
+        ranges.extend(statics.ranges());
         Plan {
             backend,
             ranges,
+            statics,
+            tranches: Tranches::of(backend, &statics),
             my_proc,
             status_entry,
             wait_event,
@@ -256,6 +268,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             pid: self.backend.process.pid(),
             backend: self.backend_facts(&capture.memory),
             process,
+            locks: self.locks(&variables),
             variables,
             signals,
             stack: Some(stack),
@@ -268,11 +281,13 @@ impl<'b, 'p> Plan<'b, 'p> {
     pub fn without_stopping(&self) -> Snapshot {
         let process = self.backend.process;
         let status = process.status().ok();
+        let variables = self.variables(&self.backend.memory);
         Snapshot {
             pid: process.pid(),
             backend: self.backend_facts(&self.backend.memory),
             process: self.facts.clone(),
-            variables: self.variables(&self.backend.memory),
+            locks: self.locks(&variables),
+            variables,
             signals: Signals {
                 blocked: status.as_ref().map(|s| s.sigblk),
                 pending: status.as_ref().map(|s| s.sigpnd | s.shdpnd),
@@ -315,6 +330,13 @@ impl<'b, 'p> Plan<'b, 'p> {
         let flag = |name: &str| int(name).map(|v| v != 0);
         let byte = |name: &str| memory.read_u8(globals.get(name)?).ok().map(|v| v != 0);
         let word = |name: &str| memory.read_u64(globals.get(name)?).ok();
+        let statics = &self.statics;
+        let static_int = |at: Option<Avma>| memory.read_u32(at?).ok();
+        // A bool is 0 or 1; anything else was no bool.
+        let static_flag = |at: Option<Avma>| match memory.read_u8(at?) {
+            Ok(n @ (0 | 1)) => Some(n == 1),
+            _ => None,
+        };
         let layout = self.backend.version.as_ref().and_then(|v| v.layout());
         // PGPROC is believed only where its pid is the backend's.
         let pgproc = self.my_proc.zip(layout).filter(|(at, layout)| {
@@ -346,6 +368,75 @@ impl<'b, 'p> Plan<'b, 'p> {
             waits_for_lock: pgproc_at(|l| l.wait_lock)
                 .and_then(|at| memory.read_u64(at).ok())
                 .map(|pointer| pointer != 0),
+            held_lwlocks: statics
+                .held_lwlocks
+                .and_then(|at| lwlocks::held(memory, at))
+                .map(|held| held.into_iter().map(|h| self.describe_held(h)).collect()),
+            errordata_stack_depth: static_int(statics.errordata_stack_depth).map(|n| n as i32),
+            error_recursion_depth: static_int(statics.recursion_depth),
+            sending_message: static_flag(statics.busy),
+            reading_message: static_flag(statics.reading_message),
+            doing_command_read: static_flag(statics.doing_command_read),
+        }
+    }
+
+    /// The lock itself lies in shared memory, at a fixed place: its tranche is read from the living process.
+    fn describe_held(&self, held: lwlocks::Held) -> HeldLwLock {
+        let tranche = lwlocks::tranche_of(&self.backend.memory, held.lock);
+        HeldLwLock {
+            lock: held.lock,
+            mode: held.mode,
+            tranche: tranche.map(|id| self.tranches.name(id)),
+        }
+    }
+
+    /// The number of the LWLock tranche that it says to wait for.
+    fn awaited_tranche(&self, variables: &Variables) -> Option<u16> {
+        let event = variables.wait_event_info?;
+        (event >> 24 == wait_class::LWLOCK).then_some(event as u16)
+    }
+
+    fn locks(&self, variables: &Variables) -> Locks {
+        let tranche = self.awaited_tranche(variables);
+        Locks {
+            tranche: tranche.map(|id| self.tranches.name(id)),
+            ..Locks::default()
+        }
+    }
+
+    /// Finds out who keeps the backend waiting for a lock, if it waits for one. That takes reading the memory of the
+    /// server's other processes: never while the backend stands still.
+    pub fn find_blockers(&self, snapshot: &mut Snapshot) {
+        let layout = self.backend.version.as_ref().and_then(|v| v.layout());
+        let Some((my_proc, layout)) = self.my_proc.zip(layout) else {
+            return;
+        };
+        let variables = &snapshot.variables;
+        if variables.lw_waiting == Some(true) {
+            let tranche = self.awaited_tranche(variables);
+            let wait = lwlocks::find_wait(self.backend, &self.statics, layout, my_proc, tranche);
+            snapshot.locks.lwlock = wait.map(|w| LwLockWait {
+                lock: w.lock,
+                holders: w.lock.map(|_| {
+                    let holders = w.holders.iter();
+                    holders
+                        .map(|(pid, mode)| LwLockHolder {
+                            pid: *pid,
+                            mode: *mode,
+                        })
+                        .collect()
+                }),
+                candidates: w.candidates,
+                unread: w.unread,
+            });
+        }
+        if variables.waits_for_lock == Some(true) {
+            let wait = locks::find_wait(self.backend, layout, my_proc);
+            snapshot.locks.heavyweight = wait.map(|w| LockWait {
+                object: w.object,
+                mode: w.mode.into(),
+                blockers: w.blockers.map(|b| b.into_iter().map(blocker).collect()),
+            });
         }
     }
 
@@ -612,6 +703,15 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
         _ => Release::SameOperand,
     };
     Some(spinlocks.may_be_held_at(module.to_svma(raw.lookup_address()), release))
+}
+
+fn blocker(b: locks::Blocker) -> Blocker {
+    Blocker {
+        server_pid: b.server_pid,
+        pid: b.pid,
+        holds: b.holds.into_iter().map(str::to_owned).collect(),
+        wants: b.wants.map(str::to_owned),
+    }
 }
 
 /// What `/proc` tells of a process at this moment.

@@ -43,6 +43,17 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
         Some(How::Terminate),
     ),
     (
+        "lwlock-held-cancel",
+        "SELECT pgpoke_lwlock_hold('builtin', true)",
+        Some(How::Cancel),
+    ),
+    // The one before holds it.
+    (
+        "lwlock-wait-terminate",
+        "SELECT pgpoke_lwlock_wait('builtin', false)",
+        Some(How::Terminate),
+    ),
+    (
         "lwlock-terminate",
         "SELECT pgpoke_lwlock()",
         Some(How::Terminate),
@@ -74,6 +85,7 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
         "SELECT pgpoke_cplusplus()",
         Some(How::Cancel),
     ),
+    ("catch-cancel", "SELECT pgpoke_catch()", Some(How::Cancel)),
 ];
 
 /// Takes a snapshot as `pgpoke inspect` does, handlers included.
@@ -93,10 +105,19 @@ fn take(pid: i32) -> Snapshot {
         snapshot.signals.handlers = Some(plan.name_handlers(&answers));
     }
     plan.look_up_syscall(&mut snapshot);
+    plan.find_blockers(&mut snapshot);
     snapshot
 }
 
+/// Whether to capture this one: all, or those that the environment names, as in `PGPOKE_FIXTURES=spin,idle`.
+fn wanted(name: &str) -> bool {
+    std::env::var("PGPOKE_FIXTURES").map_or(true, |names| names.split(',').any(|n| n == name))
+}
+
 fn write(name: &str, pid: i32) {
+    if !wanted(name) {
+        return;
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.json"));
     let mut snapshot = take(pid);
     // Where testext was built is no one's business.
@@ -124,9 +145,18 @@ fn capture_the_fixtures() {
         }
         write(name, stuck.pid());
     };
-    for (name, sql, how) in SCENARIOS {
+    // Those before go on being stuck: some of them are what the later ones wait for.
+    for (name, sql, how) in SCENARIOS.iter().filter(|(name, ..)| wanted(name)) {
         capture(name, server.stuck(sql), *how);
     }
+    let mut owner = server.connect();
+    owner
+        .batch_execute("CREATE TABLE locked (); BEGIN; LOCK TABLE locked IN SHARE MODE")
+        .unwrap();
+    let waiter = server.stuck_when("ALTER TABLE locked ADD c int", |backend| {
+        backend.syscall() == Some(libc::SYS_epoll_wait)
+    });
+    write("lock-wait", waiter.pid());
     capture("fifo-cancel", server.stuck_on_fifo(), Some(How::Cancel));
     capture_foreign_code(&server);
     let mut idle = server.connect();

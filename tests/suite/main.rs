@@ -16,6 +16,8 @@ mod inspect;
 mod interrupt;
 /// Well backends under load, looked at a thousand times.
 mod load;
+/// Which lock, and who holds it.
+mod locks;
 /// Every state of a backend × every kind of build.
 mod matrix;
 /// What pgpoke refuses to touch.

@@ -506,6 +506,7 @@ scenarios! {
         doing: Doing::SleepsIn("futex"),
         facts: &[
             ("/locks/waiting_for/mode", "\"exclusive\""),
+            ("/locks/waiting_for/tranche", "\"AddinShmemInit\""),
             ("/locks/lwlocks_held", "1"),
         ],
         ..not_safe(

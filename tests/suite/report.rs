@@ -60,7 +60,7 @@ const CAUSES: [&str; 22] = [
 ];
 
 /// The fields of an inspection that are always there, if only as null.
-const FIELDS: [&str; 48] = [
+const FIELDS: [&str; 49] = [
     "/schema_version",
     "/pid",
     "/verdict",
@@ -92,6 +92,7 @@ const FIELDS: [&str; 48] = [
     "/interrupts/crit_section_count",
     "/locks/lwlocks_held",
     "/locks/waiting_for",
+    "/locks/blocked_by",
     "/locks/spinlock",
     "/signals/SIGINT/handler",
     "/signals/SIGINT/module",

@@ -195,6 +195,8 @@ stuck! {
     held_off: "pgpoke_hold()",
     critical_section: "pgpoke_crit()",
     lwlock: "pgpoke_lwlock()",
+    lwlock_held: "pgpoke_lwlock_hold('own', true)",
+    error_being_handled: "pgpoke_catch()",
     spinlock: "pgpoke_spinlock()",
     swallowed_errors: "pgpoke_swallow()",
     malloc: "pgpoke_malloc()",
