@@ -40,7 +40,6 @@ installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' "p
 place_of() {
     local key
     options_of "$1"
-    # The contents of this script tell how it is built, too.
     key=$(printf '%s\n' "${options[@]}" | sha256sum | cut -c 1-8)
     place=$cache/postgresql-${installed:-$pg}-$1-$key
 }

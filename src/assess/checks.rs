@@ -665,11 +665,17 @@ fn contradiction(stack: &Stack) -> Option<String> {
     {
         return Some(format!("{} is not in its caller", pair[0].describe()));
     }
-    let mut kinds = std::collections::HashMap::new();
+    // A deep recursion stays in one module: those few that follow another are looked up.
+    let mut kinds = std::collections::BTreeMap::new();
+    let mut previous: Option<&Frame> = None;
     let torn = frames.iter().find(|f| {
-        f.module
-            .as_deref()
-            .is_some_and(|module| *kinds.entry(module).or_insert(f.kind) != f.kind)
+        let Some(module) = f.module.as_deref() else {
+            return false;
+        };
+        let same = previous.filter(|p| p.module.as_deref() == Some(module));
+        previous = Some(f);
+        let kind = same.map_or_else(|| *kinds.entry(module).or_insert(f.kind), |p| p.kind);
+        kind != f.kind
     });
     torn.map(|f| format!("{} is called two things", f.module_name()))
 }

@@ -79,14 +79,22 @@ fn a_thousand_looks_at_a_busy_server_disturb_no_one_and_call_no_one_stuck() {
         share(100)
     );
     assert!(transactions >= 8_000);
-    assert!(
-        share(99) <= LIMIT,
-        "99 % within {} ms: {stopped:?}",
-        share(99)
-    );
     server.assert_unharmed();
     let log = server.log();
-    assert!(!log.contains("ERROR:") && !log.contains("FATAL:"), "{log}");
+    let errors: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("ERROR:") || line.contains("FATAL:"))
+        // The harness knocks until the server is there.
+        .filter(|line| !line.contains("the database system is starting up"))
+        .collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+    // As pgpoke measures it: from asking for the stop, so that a backend's wait for its turn on a busy processor
+    // counts, too.
+    assert!(
+        share(99) <= LIMIT,
+        "99 % stood still for up to {:.3} ms",
+        share(99)
+    );
 }
 
 /// Looks, and returns for how long each backend stood still.
