@@ -165,7 +165,7 @@ pub fn peer_in(sockaddr: &[u8]) -> Option<Socket> {
         }
         libc::AF_INET6 => {
             let bytes: [u8; 16] = sockaddr.get(8..24)?.try_into().ok()?;
-            ("tcp", ip(Ipv6Addr::from(bytes).to_canonical().into())?)
+            ("tcp", ip(Ipv6Addr::from(bytes).to_canonical())?)
         }
         libc::AF_UNIX => {
             let path = sockaddr.get(2..)?;

@@ -201,7 +201,7 @@ impl BlockedCall {
     }
 
     /// Whether a stopped thread's registers show this very call, arguments included. A call that the kernel restarts
-    /// after a look goes by another name ([`restarted`]).
+    /// after a look goes by another name.
     pub fn is(&self, number: i64, arguments: [u64; 6]) -> bool {
         (self.number == number || number == libc::SYS_restart_syscall)
             && self.arguments == arguments
