@@ -137,9 +137,9 @@ fn capture_the_fixtures() {
         capture(name, server.stuck(sql), *how);
     }
     let mut owner = server.connect();
-    owner
-        .batch_execute("CREATE TABLE locked (); BEGIN; LOCK TABLE locked IN SHARE MODE")
-        .unwrap();
+    owner.batch_execute("CREATE TABLE locked ()").unwrap();
+    let lock = "BEGIN; LOCK TABLE locked IN SHARE MODE";
+    owner.batch_execute(lock).unwrap();
     let waiter = server.stuck_when("ALTER TABLE locked ADD c int", |backend| {
         backend.syscall() == Some(libc::SYS_epoll_wait)
     });
