@@ -253,9 +253,9 @@ mod tests {
 
     #[test]
     fn conflicts_are_mutual() {
-        for a in 1..9 {
-            for b in 1..9 {
-                assert_eq!(CONFLICTS[a] >> b & 1, CONFLICTS[b] >> a & 1, "{a} {b}");
+        for (a, of_a) in CONFLICTS.iter().enumerate() {
+            for (b, of_b) in CONFLICTS.iter().enumerate() {
+                assert_eq!(of_a >> b & 1, of_b >> a & 1, "{a} {b}");
             }
         }
     }

@@ -8,7 +8,7 @@ use pgpoke::process::Process;
 use pgpoke::snapshot::{Plan, Snapshot};
 use pgpoke::tracee::Tracee;
 
-use crate::harness::{How, Server, Stuck};
+use crate::harness::{DEADLINE, How, Server, Stuck, wait_for};
 
 /// File, statement, what is sent first.
 const SCENARIOS: &[(&str, &str, Option<How>)] = &[
@@ -71,6 +71,11 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
     ("stdio-cancel", "SELECT pgpoke_stdio()", Some(How::Cancel)),
     ("qsort-cancel", "SELECT pgpoke_qsort()", Some(How::Cancel)),
     (
+        "spinlock-held-terminate",
+        "SELECT pgpoke_spinlock_held()",
+        Some(How::Terminate),
+    ),
+    (
         "poll-cancel",
         "SELECT pgpoke_wait('poll')",
         Some(How::Cancel),
@@ -115,11 +120,13 @@ fn wanted(name: &str) -> bool {
 }
 
 fn write(name: &str, pid: i32) {
-    if !wanted(name) {
-        return;
+    if wanted(name) {
+        save(name, take(pid));
     }
+}
+
+fn save(name: &str, mut snapshot: Snapshot) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.json"));
-    let mut snapshot = take(pid);
     // Where testext was built is no one's business.
     for frame in snapshot.stack.iter_mut().flat_map(|s| &mut s.frames) {
         if let Some(file) = frame
@@ -150,15 +157,31 @@ fn capture_the_fixtures() {
         capture(name, server.stuck(sql), *how);
     }
     let mut owner = server.connect();
-    owner
-        .batch_execute("CREATE TABLE locked (); BEGIN; LOCK TABLE locked IN SHARE MODE")
-        .unwrap();
+    owner.batch_execute("CREATE TABLE locked ()").unwrap();
+    let lock = "BEGIN; LOCK TABLE locked IN SHARE MODE";
+    owner.batch_execute(lock).unwrap();
     let waiter = server.stuck_when("ALTER TABLE locked ADD c int", |backend| {
         backend.syscall() == Some(libc::SYS_epoll_wait)
     });
     write("lock-wait", waiter.pid());
     capture("fifo-cancel", server.stuck_on_fifo(), Some(How::Cancel));
     capture_foreign_code(&server);
+    if wanted("division-cancel") {
+        // In a function of the server's that has no name, and not in what that calls.
+        let division = server.stuck_when(
+            "SELECT sum((a + n) % b) FROM generate_series(1, 1000) n,
+             (SELECT repeat('7', 130000)::numeric a, repeat('3', 65000)::numeric b) numbers",
+            |backend| backend.cpu_ticks() > 30,
+        );
+        division.prove_stuck(How::Cancel);
+        let snapshot = wait_for(DEADLINE, "it shall divide", || {
+            let snapshot = take(division.pid());
+            let innermost = &snapshot.stack.as_ref()?.frames[0];
+            let nameless = innermost.function.is_none() && innermost.callers.is_some();
+            nameless.then_some(snapshot)
+        });
+        save("division-cancel", snapshot);
+    }
     let mut idle = server.connect();
     let pid: i32 = idle
         .query_one("SELECT pg_backend_pid()", &[])
