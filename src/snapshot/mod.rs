@@ -206,14 +206,6 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// Whether any of the server's static variables is known: then the others should be, too.
-    pub fn knows_statics(&self) -> bool {
-        self.held_lwlocks.is_some()
-            || self.error_recursion_depth.is_some()
-            || self.reading_message.is_some()
-            || self.doing_command_read.is_some()
-    }
-
     /// The LWLocks that it holds; none where that is not known, or two variables contradict each other.
     pub fn lwlocks(&self) -> Option<&[HeldLwLock]> {
         // Every LWLockAcquire() holds interrupts off until the release (src/backend/storage/lmgr/lwlock.c).

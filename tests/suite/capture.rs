@@ -9,6 +9,7 @@ use pgpoke::snapshot::{Plan, Snapshot};
 use pgpoke::tracee::Tracee;
 
 use crate::harness::{DEADLINE, How, Server, Stuck, wait_for};
+use crate::matrix::long_division;
 
 /// File, statement, what is sent first.
 const SCENARIOS: &[(&str, &str, Option<How>)] = &[
@@ -168,11 +169,7 @@ fn capture_the_fixtures() {
     capture_foreign_code(&server);
     if wanted("division-cancel") {
         // In a function of the server's that has no name, and not in what that calls.
-        let division = server.stuck_when(
-            "SELECT sum((a + n) % b) FROM generate_series(1, 1000) n,
-             (SELECT repeat('7', 130000)::numeric a, repeat('3', 65000)::numeric b) numbers",
-            |backend| backend.cpu_ticks() > 30,
-        );
+        let division = server.stuck_when(&long_division(), |b| b.cpu_ticks() > 30);
         division.prove_stuck(How::Cancel);
         let snapshot = wait_for(DEADLINE, "it shall divide", || {
             let snapshot = take(division.pid());

@@ -257,7 +257,7 @@ const fn int_and_term(handler: Handler) -> [Handler; 3] {
 
 /// Divisions of long numbers, which take the better part of a second each, and between which the
 /// executor does not check; as many as pg_stat_activity shows of a statement.
-fn long_division() -> String {
+pub fn long_division() -> String {
     let terms: Vec<_> = (10..95).map(|n| format!("(a+{n})%b")).collect();
     format!(
         "SELECT length(({})::text) FROM (SELECT repeat('7', 130000)::numeric a, repeat('3', 65000)::numeric b OFFSET 0) n",
