@@ -259,14 +259,21 @@ fn postmaster_gone(s: &Snapshot) -> Found {
     })
 }
 
+/// A well backend may be met waiting for one, too, for a moment.
 fn spinlock_wait(s: &Snapshot) -> Found {
-    rules::SPINLOCK_WAIT.find(frames(s)).map(|frame| {
+    let frame = rules::SPINLOCK_WAIT.find(frames(s))?;
+    (asked(s) != Interrupt::Nothing || at_all_looks(s, frame)).then(|| {
         (
             "it waits for a spinlock; after a minute or two of that the server panics by itself"
                 .into(),
-            vec![frame_evidence(frame)],
+            vec![frame_evidence(frame), pending_evidence(s)],
         )
     })
+}
+
+/// Whether it was looked at several times, and in this function each time.
+fn at_all_looks(s: &Snapshot, frame: &Frame) -> bool {
+    motion(s).is_some_and(|m| m.progress.is_none() && m.common.contains(&frame.describe()))
 }
 
 /// The frames and the flag agree that it waits for an LWLock.
