@@ -313,7 +313,7 @@ fn lwlock_wait(s: &Snapshot) -> Found {
         });
         (
             format!(
-                "it waits for {}{held_by}, during which interrupts are held off",
+                "it waits for {}{held_by}; interrupts are held off until it has it",
                 locks::awaited(s)
             ),
             evidence,
@@ -479,6 +479,12 @@ fn responsive(s: &Snapshot) -> Found {
         if waits_for_lwlock(s).is_some() {
             evidence.extend(locks::lwlock_evidence(s));
         }
+        if let Some(count @ 1..) = v.interrupt_holdoff_count {
+            evidence.push(format!(
+                "InterruptHoldoffCount is {count}: at this moment it would not react to a cancel or terminate"
+            ));
+        }
+        evidence.extend(held_evidence(s));
         (
             "nothing shows that it ignores anyone: no cancel or terminate waits for it".into(),
             evidence,
