@@ -131,6 +131,10 @@ fn a_stack_that_ends_in_unknown_code_is_never_safe() {
             ("server", Value::Null),
             ("libc", "_int_malloc".into()),
             ("libc", "__GI___libc_free".into()),
+            ("libc", "random_r".into()),
+            ("libc", "__add_to_environ".into()),
+            ("libc", "__dcigettext".into()),
+            ("server", "LocalExecuteInvalidationMessage".into()),
             ("server", "AllocSetAlloc".into()),
             ("server", "pfree".into()),
             ("server", "SearchCatCache1".into()),
@@ -188,6 +192,33 @@ fn a_library_that_is_no_extension_is_a_risk() {
     let client = "/lib/libcurl.so.4";
     assert_eq!(judge(client, false.into()), (Risky, Risky));
     assert_eq!(judge(client, Value::Null), (Unsafe, Unsafe));
+}
+
+/// What the C library is entered by decides: most of its functions hold no lock, but that has to be known.
+#[test]
+fn the_c_library_is_entered_by_functions_that_are_known() {
+    let mut value = fixture("spin-cancel");
+    let mut inner = value["stack"]["frames"][0].clone();
+    inner["kind"] = "libc".into();
+    inner["module"] = "/usr/lib/x86_64-linux-gnu/libc.so.6".into();
+    for (function, expected) in [
+        ("a_function_without_a_rule", Verdict::Unsafe),
+        ("random", Verdict::Unsafe),
+        ("strlen", Verdict::Safe),
+        ("__memcpy_avx_unaligned_erms", Verdict::Safe),
+    ] {
+        let mut changed = value.clone();
+        inner["function"] = function.into();
+        let frames = changed["stack"]["frames"].as_array_mut().unwrap();
+        frames.insert(0, inner.clone());
+        let (judged, checks) = verdict(&snapshot(&changed), Request::Pending, &[]);
+        assert_eq!(judged, expected, "{function}: {checks:?}");
+    }
+    value["stack"]["frames"][0]["function"] = "spin".into();
+    assert_eq!(
+        verdict(&snapshot(&value), Request::Pending, &[]).0,
+        Verdict::Safe
+    );
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn about(thing: &Thing) -> Option<String> {
             )
         }
         Thing::Pipe { also_open_in } => match also_open_in.as_deref()? {
-            [] => "nobody else has the other end of that pipe: nothing will ever come".into(),
+            [] => "only this process itself has that pipe open: if none of its threads or signal handlers has to do with it, nothing will ever come".into(),
             [first, ..] => format!(
                 "look at {}, which has that pipe open, too: when it ends, so does the wait",
                 first.describe()

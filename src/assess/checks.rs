@@ -594,7 +594,7 @@ fn spinlock(s: Subject) -> Outcome {
             frame.describe()
         )),
         Some(frame) => Unknown(format!(
-            "{}: its code was not read, so it may be holding one",
+            "{}: its code does not tell whether it is holding one",
             frame.describe()
         )),
     }
@@ -786,16 +786,17 @@ fn stdio_lock(s: Subject) -> Outcome {
     let locked = frames
         .iter()
         .find(|f| rules::STDIO.has(f) && !(opening && rules::FOPEN.has(f)));
-    match (locked, rules::unnamed_entry(frames)) {
+    let unknown = rules::unknown_entry(frames).filter(|f| !(opening && rules::FOPEN.has(f)));
+    match (locked, unknown) {
         (Some(frame), _) => Fail(format!(
             "{}: it holds a lock of the C library, or may",
             frame.describe()
         )),
         (None, Some(frame)) => Unknown(format!(
-            "{}, without a name, was called from outside the C library: it may hold a lock of it",
+            "{}: no rule knows that it holds no lock of the C library",
             frame.describe()
         )),
-        _ if opening => Pass("opening a file, which no one else knows yet".into()),
+        _ if opening => Pass("opening a file, in which nobody writes yet".into()),
         _ => Pass("not in stdio, the resolver or their kin".into()),
     }
 }
@@ -829,7 +830,8 @@ fn error_in_progress(s: Subject) -> Outcome {
 }
 
 fn exception_stack(s: Subject) -> Outcome {
-    if s.interrupt != Interrupt::Cancel {
+    // What a barrier comes with may raise an ERROR, too (ProcessInterrupts(), src/backend/tcop/postgres.c).
+    if s.interrupt == Interrupt::Terminate {
         return Pass("a terminate does not jump".into());
     }
     match s.stack().and_then(|s| s.exception_stack_above) {
@@ -956,6 +958,12 @@ fn server_code(s: Subject) -> Outcome {
     let Some(frames) = s.frames() else {
         return not_stopped();
     };
+    if let Some(frame) = rules::INVALIDATION.find(frames) {
+        return Fail(format!(
+            "{} is telling caches what is no longer valid, and would not get to the end of that",
+            frame.describe()
+        ));
+    }
     let at_work = rules::responsible(frames);
     let Some(frame) = at_work.last() else {
         return Unknown("no frame outside the C library".into());

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::elf::LoadedSection;
 use super::{Image, Svma};
 
 /// How far functions without a name are followed to those that call them.
@@ -45,6 +46,16 @@ impl Callers {
     }
 }
 
+/// Who refers to one function.
+#[derive(Debug)]
+struct Referrers {
+    names: BTreeSet<String>,
+    nameless: BTreeSet<u64>,
+    taken: bool,
+    /// Whether anyone but itself does.
+    referred: bool,
+}
+
 /// What refers to one function.
 #[derive(Debug, Default)]
 struct References {
@@ -57,8 +68,7 @@ impl Image {
     /// Finds who can call each of the functions that start at `functions`. Reads the whole code: some milliseconds.
     pub(super) fn find_callers(&self, functions: &[Svma]) -> Vec<Callers> {
         // For each nameless function its direct callers: names, and other nameless functions.
-        let mut known: BTreeMap<u64, (BTreeSet<String>, BTreeSet<u64>, References)> =
-            BTreeMap::new();
+        let mut known: BTreeMap<u64, Referrers> = BTreeMap::new();
         let mut next: BTreeSet<u64> = functions.iter().map(|f| f.0).collect();
         let mut unfinished = false;
         for _ in 0..LONGEST_CHAIN {
@@ -72,8 +82,12 @@ impl Image {
             for (function, references) in found {
                 let mut names = BTreeSet::new();
                 let mut nameless = BTreeSet::new();
+                // A function that calls itself is called by no one for that.
+                let mut referred = references.taken;
                 for site in &references.sites {
                     let site = Svma(*site);
+                    let own = self.function_bounds(site).map(|(start, _)| start.0);
+                    referred |= own != Some(function);
                     match (self.function_at(site), self.function_bounds(site)) {
                         (Some(symbol), _) => {
                             names.insert(symbol.name.to_owned());
@@ -86,7 +100,15 @@ impl Image {
                     }
                 }
                 next.extend(&nameless);
-                known.insert(function, (names, nameless, references));
+                known.insert(
+                    function,
+                    Referrers {
+                        names,
+                        nameless,
+                        taken: references.taken,
+                        referred,
+                    },
+                );
             }
             next.retain(|f| !known.contains_key(f));
         }
@@ -101,16 +123,17 @@ impl Image {
                 let mut seen = BTreeSet::from([start.0]);
                 let mut todo = vec![start.0];
                 while let Some(function) = todo.pop() {
-                    let Some((own, nameless, references)) = known.get(&function) else {
+                    let Some(by) = known.get(&function) else {
                         callers.incomplete = true;
                         continue;
                     };
                     // Nobody at all refers to the part of a function that was moved away, or to what was missed.
-                    callers.incomplete |= references.sites.is_empty() && !references.taken;
-                    callers.by_address |= references.taken;
-                    names.extend(own.iter().cloned());
-                    todo.extend(nameless.iter().filter(|f| seen.insert(**f)));
+                    callers.incomplete |= !by.referred;
+                    callers.by_address |= by.taken;
+                    names.extend(by.names.iter().cloned());
+                    todo.extend(by.nameless.iter().filter(|f| seen.insert(**f)));
                 }
+                callers.incomplete |= names.is_empty() && !callers.by_address;
                 callers.named = names.into_iter().collect();
                 callers
             })
@@ -146,6 +169,9 @@ impl Image {
                 references.taken = true;
             }
         }
+        for (target, references) in &mut found {
+            references.sites.extend(short_jumps(&code, *target));
+        }
         for section in self.data()? {
             for word in section.bytes.as_chunks::<8>().0 {
                 if let Some(references) = found.get_mut(&u64::from_le_bytes(*word)) {
@@ -157,6 +183,20 @@ impl Image {
     }
 }
 
+/// Where a jump with a displacement of one byte to `target` may be: `eb`, `70` to `7f` (Intel SDM, volume 2).
+fn short_jumps(code: &LoadedSection, target: u64) -> Vec<u64> {
+    let from = target.saturating_sub(2 + 127).max(code.start.0);
+    let jumps = |at: u64| {
+        let into = usize::try_from(at - code.start.0).ok()?;
+        let (&opcode, &displacement) = (code.bytes.get(into)?, code.bytes.get(into + 1)?);
+        let lands = (at + 2).wrapping_add_signed((displacement as i8).into()) == target;
+        (matches!(opcode, 0xeb | 0x70..=0x7f) && lands).then_some(at)
+    };
+    (from..target.saturating_add(127))
+        .filter_map(jumps)
+        .collect()
+}
+
 /// Whether the displacement that follows these bytes is a call's or a jump's: `e8`, `e9`, `0f 80` to `0f 8f` (Intel SDM,
 /// volume 2). The one of a `lea` follows a ModRM byte, which none of these can be.
 fn is_branch(before: &[u8]) -> bool {
@@ -166,6 +206,22 @@ fn is_branch(before: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_jumps_are_found_in_both_directions() {
+        let mut bytes = vec![0x90; 300];
+        bytes[10..12].copy_from_slice(&[0xeb, 0x64]); // to 112
+        bytes[200..202].copy_from_slice(&[0x74, 0xa6]); // to 112
+        let code = LoadedSection {
+            start: Svma(0x1000),
+            bytes,
+        };
+        assert_eq!(
+            short_jumps(&code, 0x1000 + 112),
+            [0x1000 + 10, 0x1000 + 200]
+        );
+        assert_eq!(short_jumps(&code, 0x1000 + 113), [] as [u64; 0]);
+    }
 
     #[test]
     fn calls_and_jumps_are_told_from_other_references() {

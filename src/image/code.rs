@@ -22,6 +22,7 @@ const LARGEST_FUNCTION: u64 = 1 << 20;
 pub struct Spinlocks {
     strictly: Ranges,
     leniently: Ranges,
+    left_held: bool,
 }
 
 /// Ranges of addresses, sorted, without overlaps.
@@ -44,10 +45,19 @@ impl Spinlocks {
             Decoder::with_ip(64, code, start.0, DecoderOptions::NONE)
                 .into_iter()
                 .collect();
+        let (strictly, _) = held(&instructions, Release::SameOperand);
+        let (leniently, left_held) = held(&instructions, Release::AnyOperand);
         Spinlocks {
-            strictly: held(&instructions, Release::SameOperand),
-            leniently: held(&instructions, Release::AnyOperand),
+            strictly,
+            leniently,
+            left_held,
         }
+    }
+
+    /// Whether the function can be left with a lock held: it returns so, or goes on in a part of its code that the
+    /// compiler moved elsewhere. Then others hold it whose own code does not show that.
+    pub fn are_left_held(&self) -> bool {
+        self.left_held
     }
 
     /// How much of a function is read, at most.
@@ -66,12 +76,21 @@ impl Spinlocks {
     }
 }
 
-/// The instructions before which a lock may be held.
-fn held(instructions: &[Instruction], release: Release) -> Ranges {
+/// The instructions before which a lock may be held, and whether the function can be left with it.
+fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
+    /// No function takes more; following each of so many would take for ever.
+    const MOST_LOCKS: usize = 64;
+    let takes = |i: &Instruction| i.code() == Code::Xchg_rm8_r8 && i.op0_kind() == OpKind::Memory;
+    let taking: Vec<usize> = (0..instructions.len())
+        .filter(|i| takes(&instructions[*i]))
+        .collect();
     let mut held = BTreeSet::new();
-    for (i, taking) in instructions.iter().enumerate() {
-        if taking.code() == Code::Xchg_rm8_r8 && taking.op0_kind() == OpKind::Memory {
-            follow(instructions, i, release, &mut held);
+    let mut left_held = taking.len() > MOST_LOCKS;
+    if left_held {
+        held.extend(0..instructions.len());
+    } else {
+        for lock in taking {
+            left_held |= follow(instructions, lock, release, &mut held);
         }
     }
     let mut ranges = Ranges::new();
@@ -82,16 +101,18 @@ fn held(instructions: &[Instruction], release: Release) -> Ranges {
             _ => ranges.push(from..to),
         }
     }
-    ranges
+    (ranges, left_held)
 }
 
-/// Adds all instructions before which the lock that number `taking` takes may be held.
+/// Adds all instructions before which the lock that number `taking` takes may be held. Says whether the function can be
+/// left with it.
 fn follow(
     instructions: &[Instruction],
     taking: usize,
     release: Release,
     held: &mut BTreeSet<usize>,
-) {
+) -> bool {
+    let mut left_held = false;
     let lock = &instructions[taking];
     let mut info = InstructionInfoFactory::new();
     // The operand means the same lock only while its registers keep their values.
@@ -110,28 +131,30 @@ fn follow(
         }
         let same =
             same && (release == Release::AnyOperand || !changes_operand(here, lock, &mut info));
-        let target = || {
-            let target = here.near_branch_target();
-            let found = instructions.binary_search_by_key(&target, Instruction::ip);
-            found.ok().map(|i| (i, same))
-        };
+        let mut next = Vec::new();
         match here.flow_control() {
-            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {
-                todo.push((i + 1, same));
+            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => next.push(i + 1),
+            flow @ (FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch) => {
+                if flow == FlowControl::ConditionalBranch {
+                    next.push(i + 1);
+                }
+                let target = here.near_branch_target();
+                match instructions.binary_search_by_key(&target, Instruction::ip) {
+                    Ok(target) => next.push(target),
+                    Err(_) => left_held = true,
+                }
             }
-            FlowControl::ConditionalBranch => {
-                todo.push((i + 1, same));
-                todo.extend(target());
-            }
-            FlowControl::UnconditionalBranch => todo.extend(target()),
             // Where a jump through a table leads is not followed up: anywhere.
             FlowControl::IndirectBranch => {
                 held.extend(0..instructions.len());
-                return;
+                return true;
             }
+            FlowControl::Return => left_held = true,
             _ => {}
         }
+        todo.extend(next.into_iter().map(|i| (i, same)));
     }
+    left_held
 }
 
 /// Whether it stores zero where `lock` takes a spinlock, if the operand's registers are unchanged.
@@ -145,7 +168,9 @@ fn releases(here: &Instruction, lock: &Instruction, release: Release) -> bool {
         && here.memory_index_scale() == lock.memory_index_scale()
         // For an operand relative to the instruction pointer this is the address itself.
         && here.memory_displacement64() == lock.memory_displacement64();
-    stores_zero && (same_place || release == Release::AnyOperand)
+    // What lies on the stack is no lock.
+    let on_stack = here.memory_base() == Register::RSP;
+    stores_zero && (same_place || release == Release::AnyOperand && !on_stack)
 }
 
 /// Whether it writes to a register of `lock`'s operand, or calls a function that may (System V ABI for AMD64, figure 3.4).
@@ -254,6 +279,22 @@ mod tests {
             0xc3, // 6: ret
         ];
         assert_eq!(held(&code), (0..7).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_lock_may_be_left_to_others() {
+        let left = |code: &[u8]| Spinlocks::read(code, Svma(0x1000)).are_left_held();
+        let take = [0xf0, 0x86, 0x07]; // lock xchg %al,(%rdi)
+        let release = [0xc6, 0x07, 0x00]; // movb $0,(%rdi)
+        let on_stack = [0xc6, 0x04, 0x24, 0x00]; // movb $0,(%rsp)
+        assert!(left(&[&take[..], &[0xc3]].concat()), "returns");
+        assert!(
+            left(&[&take[..], &[0x75, 0x70], &release, &[0xc3]].concat()),
+            "jumps away"
+        );
+        assert!(left(&[&take[..], &on_stack, &[0xc3]].concat()));
+        assert!(!left(&[&take[..], &release, &[0xc3]].concat()));
+        assert!(left(&take.repeat(100)), "too many to follow");
     }
 
     #[test]

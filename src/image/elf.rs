@@ -106,7 +106,8 @@ pub struct Image {
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
-    spinlocks: RefCell<HashMap<Svma, Rc<Spinlocks>>>,
+    spinlocks: RefCell<HashMap<Svma, Option<Rc<Spinlocks>>>>,
+    hands_out_spinlocks: OnceCell<bool>,
     callers: RefCell<HashMap<Svma, Rc<Callers>>>,
     told_names: RefCell<HashMap<Svma, &'static str>>,
     is_debug_file: bool,
@@ -148,6 +149,7 @@ impl Image {
             eh_frame_hdr: None,
             lines: OnceCell::new(),
             spinlocks: RefCell::default(),
+            hands_out_spinlocks: OnceCell::new(),
             callers: RefCell::default(),
             told_names: RefCell::default(),
             is_debug_file,
@@ -272,19 +274,67 @@ impl Image {
 
     /// What the function of `size` bytes at `start` does with spinlocks, if its code was read before.
     pub fn known_spinlocks(&self, start: Svma) -> Option<Rc<Spinlocks>> {
-        self.spinlocks.borrow().get(&start).cloned()
+        self.spinlocks.borrow().get(&start).cloned().flatten()
+    }
+
+    /// Whether the code of the function at `start` was to be read before, with success or without.
+    pub fn tried_spinlocks(&self, start: Svma) -> bool {
+        self.spinlocks.borrow().contains_key(&start)
     }
 
     /// Reads the code of the function of `size` bytes at `start`, so that its spinlocks are known. Never while a
     /// backend stands still.
     pub fn learn_spinlocks(&self, start: Svma, size: u64) {
-        if self.known_spinlocks(start).is_none()
-            && let Ok(code) = self.bytes_at(start, Spinlocks::readable(size))
-            && code.len() as u64 == size
-        {
-            let found = Rc::new(Spinlocks::read(&code, start));
+        if !self.tried_spinlocks(start) {
+            let code = self.bytes_at(start, Spinlocks::readable(size)).ok();
+            let code = code.filter(|c| c.len() as u64 == size);
+            let found = code.map(|c| Rc::new(Spinlocks::read(&c, start)));
             self.spinlocks.borrow_mut().insert(start, found);
         }
+    }
+
+    /// Whether one of its functions may leave a spinlock to its caller, or to a part of itself elsewhere, so that a
+    /// function may hold one whose own code does not show it. None if that was not looked at.
+    pub fn hands_out_spinlocks(&self) -> Option<bool> {
+        self.hands_out_spinlocks.get().copied()
+    }
+
+    /// Reads the code of all functions that take a spinlock. Never while a backend stands still.
+    pub fn learn_hands_out_spinlocks(&self) {
+        self.hands_out_spinlocks
+            .get_or_init(|| self.look_for_spinlocks_left().unwrap_or(true));
+    }
+
+    /// None where it cannot be told.
+    fn look_for_spinlocks_left(&self) -> Option<bool> {
+        /// Locks the header of a buffer for its caller (src/backend/storage/buffer/bufmgr.c).
+        const LOCKS_FOR_CALLER: &[u8] = b"\0LockBufHdr\0";
+        const MOST_FUNCTIONS: usize = 4096;
+        let names = self.section(".dynstr").ok()??;
+        if memchr::memmem::find(&names.bytes, LOCKS_FOR_CALLER).is_some() {
+            return Some(true);
+        }
+        let code = self.code()?;
+        // As tas() spells it, in every version: `lock xchgb`, with a REX prefix or without (src/include/storage/s_lock.h).
+        let takes = |at: &usize| {
+            let next = |i: usize| code.bytes.get(at + i).copied().unwrap_or(0);
+            next(1) == 0x86 || (next(1) & 0xf0 == 0x40 && next(2) == 0x86)
+        };
+        let mut functions = std::collections::BTreeMap::new();
+        for at in memchr::memchr_iter(0xf0, &code.bytes).filter(takes) {
+            let (start, size) = self.function_bounds(Svma(code.start.0.wrapping_add(at as u64)))?;
+            functions.insert(start, size);
+            if functions.len() > MOST_FUNCTIONS {
+                return None;
+            }
+        }
+        for (start, size) in functions {
+            self.learn_spinlocks(start, size);
+            if self.known_spinlocks(start)?.are_left_held() {
+                return Some(true);
+            }
+        }
+        Some(false)
     }
 
     /// Takes a name for the function that starts at `start`, from someone who can tell it by other means than symbols.

@@ -215,7 +215,6 @@ pub fn step_in(
                 }
                 if let Some(capture) = to_learn {
                     tracee = let_go_and_learn(tracee, plan, &capture, &mut stood_still)?;
-                    continue;
                 }
             }
         }

@@ -68,6 +68,7 @@ pub struct Plan<'b, 'p> {
     status: Option<File>,
     libc: Option<Libc>,
     stack_limit: Option<u64>,
+    container: Option<String>,
     facts: ProcessFacts,
 }
 
@@ -130,6 +131,9 @@ impl<'b, 'p> Plan<'b, 'p> {
             status: process.open_file("status").ok(),
             libc: Libc::find(backend),
             stack_limit: process.stack_limit().ok().flatten(),
+            container: (backend.inner_pid != process.pid())
+                .then(|| container_of(process))
+                .flatten(),
             facts: facts(backend),
         }
     }
@@ -492,7 +496,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 .map(|v| v as i64),
             query: text(backend_status::ACTIVITY, MOST_QUERY),
             title: backend.title.text.clone(),
-            container: inner.and_then(|_| container_of(backend.process)),
+            container: self.container.clone(),
             pid_in_container: inner,
             postmaster_pid: match backend.postmaster {
                 Postmaster::Running(pid) => Some(pid),
@@ -519,7 +523,9 @@ impl<'b, 'p> Plan<'b, 'p> {
             .flat_map(|f| describe(f, space, lines))
             .collect();
         Stack {
-            unread: raw.end == StackEnd::ImageNotLoaded || is_unread(&frames),
+            unread: raw.end == StackEnd::ImageNotLoaded
+                || raw.frames.iter().any(|f| is_unread(f, space))
+                || callers_are_unread(&frames),
             frames,
             end: raw.end,
             complete: raw.is_complete(),
@@ -673,18 +679,33 @@ fn learn_callers(raw: &RawStack, space: &AddressSpace) {
     }
 }
 
-/// Whether more can be known of these frames once their code was read.
-fn is_unread(frames: &[Frame]) -> bool {
-    let own = |f: &&Frame| !f.inlined;
+/// Whether more can be known of this function once its code was read.
+fn is_unread(raw: &RawFrame, space: &AddressSpace) -> bool {
+    let module = space.loaded_at(raw.lookup_address());
+    module
+        .zip(raw.function)
+        .is_some_and(|(module, (start, _))| {
+            let image = &module.image;
+            match module.kind {
+                ModuleKind::Server => !image.tried_spinlocks(module.to_svma(start)),
+                ModuleKind::Library => {
+                    !image.tried_spinlocks(module.to_svma(start))
+                        || image.hands_out_spinlocks().is_none()
+                }
+                _ => false,
+            }
+        })
+}
+
+/// Whether more can be known of the innermost functions of the server without names, once their callers were looked for.
+fn callers_are_unread(frames: &[Frame]) -> bool {
     let ours = |f: &Frame| matches!(f.kind, ModuleKind::Server | ModuleKind::Library);
     let nameless = |f: &Frame| f.kind == ModuleKind::Server && f.function.is_none();
-    let without_spinlocks = |f: &Frame| ours(f) && f.spinlock.is_none();
-    frames.iter().filter(own).any(without_spinlocks)
-        || frames
-            .iter()
-            .filter(own)
-            .take_while(|f| nameless(f) || !ours(f))
-            .any(|f| nameless(f) && f.callers.is_none())
+    frames
+        .iter()
+        .filter(|f| !f.inlined)
+        .take_while(|f| nameless(f) || !ours(f))
+        .any(|f| nameless(f) && f.callers.is_none())
 }
 
 /// Whether the function of this frame may hold a spinlock where it stands.
@@ -694,15 +715,23 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
     }
     let (start, size) = raw.function?;
     let start = module.to_svma(start);
+    let library = module.kind == ModuleKind::Library;
     if learn {
         module.image.learn_spinlocks(start, size);
+        if library {
+            module.image.learn_hands_out_spinlocks();
+        }
     }
+    let at = module.to_svma(raw.lookup_address());
     let spinlocks = module.image.known_spinlocks(start)?;
-    let release = match module.kind {
-        ModuleKind::Server => Release::AnyOperand,
-        _ => Release::SameOperand,
-    };
-    Some(spinlocks.may_be_held_at(module.to_svma(raw.lookup_address()), release))
+    if !library {
+        return Some(spinlocks.may_be_held_at(at, Release::AnyOperand));
+    }
+    match spinlocks.may_be_held_at(at, Release::SameOperand) {
+        true => Some(true),
+        // Its own code shows none, but another function may have taken one for it.
+        false => (!module.image.hands_out_spinlocks()?).then_some(false),
+    }
 }
 
 fn blocker(b: locks::Blocker) -> Blocker {

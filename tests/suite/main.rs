@@ -5,6 +5,8 @@ mod harness;
 /// The JSON, held to what scripts rely on.
 mod report;
 mod safe_instruction;
+/// Whether the code of a library shows all spinlocks that it may hold.
+mod spinlocks;
 
 /// What comes after an interrupt that was called safe.
 mod aftermath;
