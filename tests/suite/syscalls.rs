@@ -70,7 +70,7 @@ fn a_pipe_that_no_one_else_has_is_seen_through_every_call() {
         report
             .assert_at("/process/waits_for/0/also_open_in", json!([]))
             .assert_at("/process/time_limit_ms", limit)
-            .assert_advises("nobody else has the other end");
+            .assert_advises("only this process itself has that pipe open");
         let fd = report.at("/process/waits_for/0/descriptor");
         let link = fs::read_link(format!("/proc/{}/fd/{fd}", stuck.pid()));
         let link = link.expect("an open descriptor");
