@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::checks::TABLE;
-use super::{Assessment, Interrupt, Verdict, locks, rules};
+use super::{Assessment, Interrupt, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::Thing;
 use crate::snapshot::Snapshot;
@@ -51,6 +51,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
     }
     let rows = a
         .objections()
+        .filter(|c| c.status != Status::Unknown)
         .filter_map(|c| TABLE.iter().find(|row| row.code == c.code));
     advice.extend(
         rows.filter_map(|row| row.next)

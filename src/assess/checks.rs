@@ -267,7 +267,7 @@ pub const TABLE: &[Row] = &[
         judge: exception_stack,
         why: "an ERROR that has nowhere to jump to becomes a FATAL one",
         source: "errstart() in src/backend/utils/error/elog.c, PG_TRY in src/include/utils/elog.h",
-        next: Some("a terminate does not need it: pgpoke interrupt --terminate PID"),
+        next: None,
     },
     Row {
         code: "signal-handler",

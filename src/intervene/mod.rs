@@ -20,10 +20,10 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pauses between two looks: irregular, so as not to fall in step with a loop, and at least so many times the
 /// stop that went before, so that the backend makes headway.
-const PAUSES: std::ops::Range<u64> = 20..300;
+const PAUSES: std::ops::Range<u64> = 20..120;
 const PAUSE_PER_STOP: u32 = 2;
 /// So many times longer where the objection is not to where the backend is, and haste is no use.
-const PATIENCE: u64 = 100;
+const PATIENCE: u64 = 200;
 
 /// What the operator allows.
 #[derive(Debug, Clone)]

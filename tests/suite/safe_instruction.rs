@@ -6,7 +6,7 @@ use std::thread;
 
 use postgres::NoTls;
 
-use crate::harness::{DEADLINE, Server, server_with_testext, wait_for};
+use crate::harness::{Backend, DEADLINE, Server, server_with_testext, wait_for};
 use crate::report::Report;
 
 const ROUNDS: u32 = 100;
@@ -23,6 +23,7 @@ fn is_freed_time_after_time(server: &Server, call: &str, allow: &[&str]) {
         .query_one("SELECT pg_backend_pid()", &[])
         .expect("the backend's PID")
         .get(0);
+    let backend = Backend::open(pid).expect("the backend's process");
     let mut looks = Vec::new();
     for round in 0..ROUNDS {
         looks.push(thread::scope(|scope| {
@@ -30,6 +31,11 @@ fn is_freed_time_after_time(server: &Server, call: &str, allow: &[&str]) {
             wait_for(DEADLINE, "it shall get stuck", || {
                 let stuck = |n: String| n.ends_with("is stuck from here on");
                 notices.try_recv().ok().filter(|n| stuck(n.clone()))
+            });
+            // The NOTICE itself ends with a look at the flags; past that it computes.
+            let ticks = backend.cpu_ticks();
+            wait_for(DEADLINE, "it shall compute", || {
+                (backend.cpu_ticks() > ticks + 1).then_some(())
             });
             // The signal comes first, and the backend has time to obey; it does not, or this would not be the outcome.
             let args = [
