@@ -1160,7 +1160,8 @@ pub fn unknown_entry(frames: &[Frame]) -> Option<&Frame> {
         .map(|pair| &pair[0]);
     // Whoever is in a signal handler was not called by what lies outside.
     let mut entries = entered.filter(|f| !f.signal_frame);
-    entries.find(|f| !WITHOUT_LOCKS.has(f))
+    // The allocator has a check of its own.
+    entries.find(|f| !WITHOUT_LOCKS.has(f) && !is_malloc(f))
 }
 
 /// The innermost function that is not the C library's, the dynamic linker's or the kernel's: who is at work. Before it come

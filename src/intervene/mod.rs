@@ -183,9 +183,8 @@ pub fn step_in(
         let started = Instant::now();
         let still_before = tracee.stopped_for();
         // Where the last objection was to an allocator, one look in many can be spared the stack.
-        let hurry = report.objections.iter().all(|c| c.code == "allocator")
-            && !report.objections.is_empty()
-            && Instant::now() < deadline;
+        let hurry =
+            report.objections.iter().any(|c| c.code == "allocator") && Instant::now() < deadline;
         let look = look(plan, &mut tracee, options, statement, hurry)?;
         let still_now = tracee.stopped_for();
         report.stopped = stood_still + still_now;
