@@ -174,7 +174,9 @@ pub fn step_in(
     let mut stood_still = Duration::ZERO;
     let mut tracee = Tracee::seize(process)?;
     // One look ahead, to load and read what the next ones will go through.
-    let ahead = plan.capture(&tracee.stop(STOP_LIMIT)?)?;
+    let stopped = tracee.stop(STOP_LIMIT)?;
+    let ahead = plan.capture(&stopped)?;
+    stopped.keep();
     tracee = let_go_and_learn(tracee, plan, &ahead, &mut stood_still)?;
     let deadline = Instant::now() + options.wait;
     let mut pause = Pause::new();
@@ -280,6 +282,10 @@ fn look(
         // Code that was not met before is read once the backend runs again.
         let unread = snapshot.stack.is_some_and(|s| s.unread);
         let to_learn = unread.then(|| Box::new(capture));
+        if unread {
+            // It is let go from this stop; one that runs would have to stop once more for that.
+            stopped.keep();
+        }
         let objections = checks.into_iter().filter(|c| c.objection.is_some());
         return Ok(Look::Objected(verdict, objections.collect(), to_learn));
     }

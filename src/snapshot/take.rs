@@ -548,7 +548,9 @@ pub fn zombie(process: &Process) -> Option<Snapshot> {
         .ok()
         .filter(|p| p.backend_type == BackendType::Postmaster)?;
     let of_postmaster = Plan::new(&postmaster).without_stopping();
-    Some(Snapshot {
+    // Its postmaster may have noticed meanwhile; then it is gone.
+    let process_now = look(process);
+    (process_now.state == Some('Z')).then(|| Snapshot {
         pid: process.pid(),
         backend: BackendFacts {
             backend_type: BackendType::Unknown,
@@ -556,7 +558,7 @@ pub fn zombie(process: &Process) -> Option<Snapshot> {
             title: String::new(),
             ..of_postmaster.backend
         },
-        process: look(process),
+        process: process_now,
         variables: Variables::default(),
         signals: Signals::default(),
         ..of_postmaster
