@@ -4,13 +4,18 @@ CARGO ?= cargo
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps testext test fixtures docs lint demo bench clean
+.PHONY: help build static deps testext test fuzz fixtures docs lint demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build target/release/pgpoke
 	$(CARGO) build --release
+
+# Position-independent, with glibc in it; starts on any kernel since 3.2. The target has to be named, or build scripts
+# and macros would be linked so, too.
+static: ## build one static file: target/x86_64-unknown-linux-gnu/release/pgpoke
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target x86_64-unknown-linux-gnu
 
 deps: ## install what the tests and the demo need (Debian; root or sudo)
 	./scripts/install-deps.sh
@@ -19,9 +24,15 @@ testext: ## build the extension that gets backends stuck
 	$(MAKE) --silent -C testext PG_CONFIG=$(PG_CONFIG)
 
 # With the release profile, since some tests measure how long a backend stands still.
-test: deps testext ## run all tests, on throwaway servers
+test: deps testext static ## run all tests, on throwaway servers
 	$(CARGO) test --release --tests
 	$(CARGO) test --release --doc
+	./scripts/fuzz.sh 5
+
+# How long each target runs, in seconds.
+FUZZ_TIME ?= 600
+fuzz: deps ## feed each reader of foreign bytes with hostile ones, for FUZZ_TIME seconds
+	./scripts/fuzz.sh $(FUZZ_TIME)
 
 fixtures: deps testext ## capture the snapshots in tests/fixtures anew
 	$(CARGO) test --release --test suite -- --ignored --exact capture::capture_the_fixtures
@@ -34,7 +45,9 @@ lint: ## check formatting, lints and documentation
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --document-private-items
 
-demo: build deps testext ## see a stuck backend inspected and interrupted
+demo: build ## see a stuck backend inspected and interrupted
+	./scripts/install-deps.sh --demo
+	$(MAKE) --silent testext
 	./scripts/demo.sh
 
 bench: deps ## measure pgpoke beside gdb and eu-stack

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds PostgreSQL from Debian's sources, in the two ways that Debian does not ship: with DWARF, and with assertions.
+# Builds PostgreSQL from Debian's sources, in three ways that Debian does not ship: with DWARF, with assertions, and
+# on another C library, musl, as Alpine has it (optimized, stripped, without DWARF).
 #
 #   build-postgres.sh                 builds what is missing; says and does nothing when nothing is
-#   build-postgres.sh --where WAY     prints the directory of the programs of a finished build (WAY: dwarf or cassert)
+#   build-postgres.sh --where WAY     prints the directory of the programs of a finished build (WAY: dwarf, cassert or musl)
 #
 # The system is left as it is: apt works on a state and a list of sources of its own, nothing is installed, and the
 # builds lie in a cache beside the repository. They are made for the tests: readline, zlib, ICU, OpenSSL, LLVM and the
@@ -10,8 +11,8 @@
 set -euo pipefail
 
 pg=15
-ways=(dwarf cassert)
-common=(--enable-debug --without-readline --without-zlib --without-icu 'CFLAGS=-O2 -g')
+ways=(dwarf cassert musl)
+common=(--without-readline --without-zlib --without-icu)
 
 # Tests that run as root start their servers as another user, who cannot look into root's home.
 if [ "$(id -u)" -eq 0 ]; then
@@ -21,10 +22,11 @@ else
 fi
 
 options_of() {
-    options=("${common[@]}")
     case $1 in
-        dwarf) ;;
-        cassert) options+=(--enable-cassert) ;;
+        dwarf) options=(--enable-debug "${common[@]}" 'CFLAGS=-O2 -g') ;;
+        cassert) options=(--enable-debug "${common[@]}" 'CFLAGS=-O2 -g' --enable-cassert) ;;
+        # As Alpine's gcc does it, with an index of the call-frame information; musl-gcc leaves that out.
+        musl) options=("${common[@]}" CC=musl-gcc CFLAGS=-O2 LDFLAGS=-Wl,--eh-frame-hdr) ;;
         *)
             echo "build-postgres: no way to build is called $1" >&2
             exit 2
@@ -137,6 +139,17 @@ build() {
     make -s -C src install-local DESTDIR="$work/root"
 }
 
+# Strips it, and gives extensions the kernel's headers, which musl-gcc does not look for.
+finish_musl() {
+    local headers name
+    find "$1" -type f \( -path '*/bin/*' -o -name '*.so*' \) -exec strip --strip-unneeded {} + || return
+    headers=$(find "$1/include" -type d -name server) || return
+    for name in linux asm asm-generic; do
+        ln -s "$(dirname "$(echo '#include <'$name/types.h'>' | cc -E -M -xc - | grep -o "/[^ ]*/$name/types.h")")" \
+            "$headers/$name" || return
+    done
+}
+
 for way in "${todo[@]}"; do
     place_of "$way"
     echo "build-postgres: building PostgreSQL $found ($way), a few minutes ..." >&2
@@ -146,6 +159,9 @@ for way in "${todo[@]}"; do
     (cd "$way" && set -e && build "$place") >log 2>&1 9>&- || status=$?
     [ "$status" -eq 0 ] || fail "PostgreSQL $found ($way) could not be built"
     [ -x "$work/root$place/bin/postgres" ] && [ -x "$work/root$place/bin/initdb" ] || fail "the build ($way) is not whole"
+    if [ "$way" = musl ]; then
+        finish_musl "$work/root$place" >log 2>&1 || fail "the build ($way) could not be finished"
+    fi
     # No one may find half of it.
     mv "$work/root$place" "$place"
     rm -rf "${way:?}" root

@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demo need on Debian 12, and makes the user that their servers run as.
 # Says and does nothing when nothing is missing. Needs root, or sudo.
+#
+#   install-deps.sh           all of it: other versions of PostgreSQL, builds of our own, and images take half an hour
+#   install-deps.sh --demo    what the demo needs: PostgreSQL and a compiler
 set -euo pipefail
 
 pg=15
 server=postgresql-$pg
 headers=postgresql-server-dev-$pg
 languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
-tools=(build-essential strace gdb elfutils procps util-linux)
+tools=(build-essential strace gdb elfutils debuginfod dwz procps util-linux curl ca-certificates unzip podman runc mmdebstrap
+    musl musl-dev musl-tools busybox-static)
 server_user=pgpoke-test
+
+demo=false
+if [ "${1:-}" = --demo ]; then
+    demo=true
+    languages=()
+    tools=(build-essential procps util-linux)
+fi
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
@@ -98,6 +109,17 @@ if ! id "$server_user" >/dev/null 2>&1; then
     as_root useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$server_user"
 fi
 
-# PostgreSQL with DWARF and with assertions: what needs it is skipped, loudly, where it is not to be had.
+! $demo || exit 0
+
+# PostgreSQL with DWARF, with assertions, and on musl: what needs it is skipped, loudly, where it is not to be had.
 scripts=$(dirname "$0")
-"$scripts/build-postgres.sh" || echo "install-deps: tests on builds with DWARF or assertions will be skipped" >&2
+"$scripts/build-postgres.sh" || echo "install-deps: tests on builds with DWARF or assertions, or on musl, will be skipped" >&2
+
+# Other versions, and other people's builds.
+"$scripts/fetch-postgres.sh" || echo "install-deps: tests on some versions of PostgreSQL will be skipped" >&2
+
+# Debian 13 and sid with their PostgreSQL, and the one on musl, as images: what needs them is skipped, loudly, where they are not to be had.
+as_root "$scripts/build-containers.sh" || echo "install-deps: tests in containers will be skipped" >&2
+
+# The fuzzers, likewise.
+"$scripts/fuzz.sh" --install || echo "install-deps: the fuzzers will not run" >&2

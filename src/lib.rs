@@ -47,6 +47,9 @@
 
 pub mod assess;
 pub mod cli;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod intervene;
 pub mod memory;

@@ -4,6 +4,7 @@
 //! were copied during a stop, so that everything slow (unwinding, naming, judging) happens after the
 //! backend runs again, and on a fixture in tests exactly as on a server.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -123,6 +124,8 @@ const PAGE: u64 = 4096;
 pub struct ProcessMemory {
     pid: Pid,
     mem: Option<File>,
+    /// Why it is read through `/proc/PID/mem`, once that has worked where the call had not.
+    detour: Cell<Option<Errno>>,
 }
 
 impl ProcessMemory {
@@ -131,12 +134,36 @@ impl ProcessMemory {
         ProcessMemory {
             pid: Pid::from_raw(pid),
             mem: File::open(format!("/proc/{pid}/mem")).ok(),
+            detour: Cell::new(None),
         }
     }
 
-    fn read_through_mem(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+    /// Why it is read through `/proc/PID/mem`, if it is: what process_vm_readv(2) said.
+    pub fn detour(&self) -> Option<&'static str> {
+        self.detour.get().map(|e| e.desc())
+    }
+
+    /// Reads ranges in one call; says how many bytes came. The kernel stops at the first range that it cannot read.
+    fn read_together(
+        &self,
+        local: &mut [IoSliceMut],
+        remote: &[RemoteIoVec],
+    ) -> nix::Result<usize> {
+        match self.detour.get() {
+            Some(e) => Err(e),
+            None => process_vm_readv(self.pid, local, remote),
+        }
+    }
+
+    fn read_through_mem(&self, addr: Avma, buf: &mut [u8], why: Errno) -> Result<(), Unreadable> {
         let mem = self.mem.as_ref().ok_or(Unreadable(addr))?;
-        mem.read_exact_at(buf, addr.0).map_err(|_| Unreadable(addr))
+        mem.read_exact_at(buf, addr.0)
+            .map_err(|_| Unreadable(addr))?;
+        // A process that has ended has no memory either way.
+        if why != Errno::ESRCH && !buf.is_empty() {
+            self.detour.set(Some(why));
+        }
+        Ok(())
     }
 }
 
@@ -147,15 +174,15 @@ impl Memory for ProcessMemory {
             base: addr.0 as usize,
             len,
         }];
-        match process_vm_readv(self.pid, &mut [IoSliceMut::new(buf)], &remote) {
+        match self.read_together(&mut [IoSliceMut::new(buf)], &remote) {
             Ok(n) if n == len => Ok(()),
             Ok(_) | Err(Errno::EFAULT) => Err(Unreadable(addr)),
-            Err(_) => self.read_through_mem(addr, buf),
+            Err(e) => self.read_through_mem(addr, buf, e),
         }
     }
 
-    /// One system call for the whole batch. The kernel stops at the first range that it cannot read, so
-    /// what comes after that one is read range by range.
+    /// One system call for the whole batch. What comes after a range that cannot be read, and everything where that
+    /// call is missing, is read range by range.
     fn read_batch(&self, requests: &mut [(Avma, &mut [u8])]) -> Vec<bool> {
         /// The kernel's UIO_MAXIOV (include/uapi/linux/uio.h).
         const MOST: usize = 1024;
@@ -172,7 +199,7 @@ impl Memory for ProcessMemory {
             .iter_mut()
             .map(|(_, buf)| IoSliceMut::new(buf))
             .collect();
-        let mut left = process_vm_readv(self.pid, &mut local, &remote).unwrap_or(0);
+        let mut left = self.read_together(&mut local, &remote).unwrap_or(0);
         drop(local);
         for (i, (addr, buf)) in requests.iter_mut().enumerate() {
             if left >= buf.len() && i < together {
@@ -289,6 +316,14 @@ mod tests {
     fn our_own_memory_reads_in_one_batch_around_a_hole() {
         let pid = std::process::id() as i32;
         let memory = ProcessMemory::open(pid);
+        reads_around_a_hole(&memory);
+        assert_eq!(memory.detour(), None);
+        // The same where the call is denied.
+        memory.detour.set(Some(Errno::EPERM));
+        reads_around_a_hole(&memory);
+    }
+
+    fn reads_around_a_hole(memory: &ProcessMemory) {
         let there = *b"abcdefgh";
         let (mut a, mut b, mut c) = ([0u8; 4], [0u8; 4], [0u8; 4]);
         let here = Avma(there.as_ptr() as u64);

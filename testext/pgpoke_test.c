@@ -35,6 +35,7 @@
 #include <unistd.h>
 
 #include "fmgr.h"
+#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -391,6 +392,15 @@ pgpoke_handlers(PG_FUNCTION_ARGS)
 	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	struct sigaction action = {0};
 
+	if (strcmp(kind, "pqsignal") == 0)
+	{
+		/* From 17 on, the kernel does not see the difference. */
+		pqsignal(SIGINT, count_signal);
+		pqsignal(SIGTERM, count_signal);
+		say_stuck(__func__);
+		spin();
+		PG_RETURN_VOID();
+	}
 	if (strcmp(kind, "ignore") == 0)
 		action.sa_handler = SIG_IGN;
 	else if (strcmp(kind, "own") == 0)
@@ -876,8 +886,12 @@ PG_FUNCTION_INFO_V1(pgpoke_cplusplus);
 Datum
 pgpoke_cplusplus(PG_FUNCTION_ARGS)
 {
+#ifdef WITHOUT_CPLUSPLUS
+	elog(ERROR, "built without C++");
+#else
 	say_stuck(__func__);
 	pgpoke_with_destructor(spin);
+#endif
 	PG_RETURN_VOID();
 }
 

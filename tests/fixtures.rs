@@ -84,6 +84,14 @@ const EXPECTED: &[(&str, &str, Verdict, Verdict, Verdict)] = {
         ("cplusplus-cancel", "cpu-loop", Unsafe, Unsafe, Risky),
         ("python-cancel", "foreign-runtime", Unsafe, Unsafe, Risky),
         ("dblink-cancel", "foreign-runtime", Risky, Risky, Risky),
+        ("musl-spin-cancel", "cpu-loop", Safe, Safe, Safe),
+        (
+            "musl-fifo-cancel",
+            "blocked-syscall",
+            Unsafe,
+            Unsafe,
+            Unsafe,
+        ),
     ]
 };
 
@@ -167,6 +175,54 @@ fn a_stack_that_ends_in_unknown_code_is_never_safe() {
             );
             value["stack"]["frames"].as_array_mut().unwrap().remove(0);
         }
+    }
+}
+
+/// On musl nothing tells who called main(), and of main() alone that need not be known.
+#[test]
+fn only_the_caller_of_main_may_be_unproved() {
+    let judge = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut value = fixture(name);
+        change(&mut value["stack"]);
+        verdict(&snapshot(&value), Request::Pending, &[]).0
+    };
+    let frame = |stack: &mut Value, from_last: usize, field: &str, to: Value| {
+        let frames = stack["frames"].as_array_mut().unwrap();
+        let at = frames.len() - 1 - from_last;
+        frames[at][field] = to;
+    };
+    let musl = "musl-spin-cancel";
+    assert_eq!(judge(musl, &|_| ()), Verdict::Safe);
+    type Change<'c> = (&'c str, &'c str, &'c dyn Fn(&mut Value));
+    let changes: [Change; 9] = [
+        ("another function", musl, &|s| {
+            frame(s, 1, "function", "PostmasterMain".into())
+        }),
+        ("no name", musl, &|s| frame(s, 1, "function", Value::Null)),
+        ("a library's main()", musl, &|s| {
+            frame(s, 1, "kind", "library".into())
+        }),
+        ("called by a library", musl, &|s| {
+            frame(s, 0, "kind", "library".into())
+        }),
+        ("a caller that is known", musl, &|s| {
+            frame(s, 0, "function_start", "0x1000".into())
+        }),
+        ("a guess", musl, &|s| {
+            frame(s, 0, "found_by", "frame-pointer".into())
+        }),
+        ("no caller", musl, &|s| {
+            s["frames"].as_array_mut().unwrap().pop();
+        }),
+        ("another end", musl, &|s| {
+            s["end"] = "no-unwind-info".into();
+        }),
+        ("where there is a root", "spin-cancel", &|s| {
+            s["end"] = "main".into();
+        }),
+    ];
+    for (what, name, change) in changes {
+        assert_eq!(judge(name, change), Verdict::Unsafe, "{what}");
     }
 }
 

@@ -182,6 +182,9 @@ const LOWERING: &[(&str, Change)] = &[
         let ends = ["no-unwind-info", "not-growing", "too-deep"];
         set(v, "/stack/end", *r.one_of(&ends).unwrap())
     }),
+    ("complete, and to another root", |v, r| {
+        set(v, "/stack/end", *r.one_of(&["root", "main"]).unwrap())
+    }),
     ("complete, and cut short", |v, r| {
         let Some(frames) = frames(v) else {
             return false;

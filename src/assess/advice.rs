@@ -3,14 +3,20 @@
 use std::net::SocketAddr;
 
 use super::checks::TABLE;
-use super::{Assessment, Interrupt, Status, Verdict, locks, rules};
+use super::{Assessment, Interrupt, Request, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::Thing;
 use crate::snapshot::Snapshot;
 
 /// Advice for the operator.
-pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
+pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<String> {
     let pid = snapshot.pid;
+    // What was asked for, to be asked for again.
+    let asked = match request {
+        Request::Pending => "",
+        Request::Cancel => "--cancel ",
+        Request::Terminate => "--terminate ",
+    };
     let mut advice: Vec<String> = by_cause(snapshot, a.cause.code).into_iter().collect();
     if WAITING.contains(&a.cause.code) {
         advice.extend(by_what_it_waits_for(snapshot));
@@ -18,15 +24,22 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
     if a.objections().any(|c| c.code == "backend-type") {
         advice.push(by_type(snapshot.backend.backend_type).into());
     }
+    // The statement is run by such code, and so does not leave it.
+    let unproved = a.objections().any(|c| c.code == "unwind");
+    let generator = rules::generated_below(snapshot).filter(|_| unproved);
+    let musl = snapshot.stack.as_ref().filter(|_| unproved);
+    let musl = musl.filter(|stack| rules::lost_in_musl(stack).is_some());
+    // It may leave a function of the C library by itself, but not a call that nothing answers.
+    let stays = generator.is_some() || musl.is_some_and(|stack| stack.in_syscall);
     match (a.verdict, a.interrupt) {
         (Verdict::Safe, Interrupt::Terminate) => {
             advice.push(format!(
-                "pgpoke interrupt {pid} ends this session, and nothing else"
+                "pgpoke interrupt {asked}{pid} ends this session, and nothing else"
             ));
         }
         (Verdict::Safe, Interrupt::Cancel) => {
             advice.push(format!(
-                "pgpoke interrupt {pid} cancels this statement; the session goes on"
+                "pgpoke interrupt {asked}{pid} cancels this statement; the session goes on"
             ));
         }
         (Verdict::Safe, _) => {
@@ -38,13 +51,13 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
             let codes: Vec<&str> = a.objections().map(|c| c.code).collect();
             let allow: Vec<String> = codes.iter().map(|c| format!("--allow {c}")).collect();
             advice.push(format!(
-                "if you accept that risk: pgpoke interrupt {} {pid}",
+                "if you accept that risk: pgpoke interrupt {asked}{} {pid}",
                 allow.join(" ")
             ));
         }
-        (Verdict::Unsafe, _) if a.objections().any(|c| moves_on(a, c.code)) => {
+        (Verdict::Unsafe, _) if !stays && a.objections().any(|c| moves_on(a, c.code)) => {
             advice.push(format!(
-                "the objection is to where it is at this moment: pgpoke interrupt {pid} waits for a better one"
+                "the objection is to where it is at this moment: pgpoke interrupt {asked}{pid} waits for a better one"
             ));
         }
         (Verdict::Unsafe, _) | (Verdict::Pointless, _) => {}
@@ -57,6 +70,8 @@ pub fn give(snapshot: &Snapshot, a: &Assessment) -> Vec<String> {
         rows.filter_map(|row| row.next)
             .map(|next| next.replace("PID", &pid.to_string())),
     );
+    advice.extend(generator.and_then(by_generator));
+    advice.extend(musl.map(|_| BY_MUSL.to_owned()));
     let better = [Verdict::Safe, Verdict::Risky].contains(&a.verdict_if.terminate);
     if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better {
         advice.push(format!(
@@ -172,6 +187,16 @@ pub const MOVES_ON: [&str; 9] = [
 /// A runtime that is the very cause is not left by itself.
 fn moves_on(a: &Assessment, code: &str) -> bool {
     MOVES_ON.contains(&code) && a.cause.code != code
+}
+
+/// What can be done on musl, and what cannot.
+const BY_MUSL: &str = "with musl as the C library only a loop in the server's or an extension's own code can be stepped into, not what waits or works inside the C library: end the wait from the other side; where that happens often, run the server on a system with glibc";
+
+/// What to do about generated code on the stack: nothing now, but there is a next time.
+fn by_generator(generator: &str) -> Option<String> {
+    (generator == rules::LLVM_JIT).then(|| {
+        "the server compiled this query's expressions, and the stack below such code cannot be proved: wait until the query has left it, and let it run with jit = off next time (ALTER ROLE … SET jit = off)".into()
+    })
 }
 
 /// What to do instead with a process that must never be interrupted.

@@ -386,7 +386,7 @@ fn handlers_replaced(s: &Snapshot) -> Found {
     let strange: Vec<String> = match &s.signals.handlers {
         Some(handlers) => handlers
             .iter()
-            .filter(|h| ENDING_SIGNALS.contains(&h.signal) && !h.expected)
+            .filter(|h| ENDING_SIGNALS.contains(&h.signal) && h.expected == Some(false))
             .map(describe_handler)
             .collect(),
         // Without asking, only a missing handler shows.
@@ -537,17 +537,23 @@ fn latch_loop(s: &Snapshot) -> Found {
 
 fn blocked_syscall(s: &Snapshot) -> Found {
     in_syscall(s)?;
-    let at = rules::where_it_happens(frames(s))?;
+    let at = rules::where_it_happens(frames(s));
     let call = s.process.syscall.as_ref()?;
-    let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
+    let mut evidence: Vec<String> = at
+        .or(frames(s).first())
+        .map(frame_evidence)
+        .into_iter()
+        .collect();
+    evidence.push(pending_evidence(s));
     evidence.extend(awaited_evidence(s));
     evidence.extend(threads_evidence(s));
+    let call = call.describe();
+    let summary = match at {
+        Some(at) => format!("{} is blocked in {call}", at.describe()),
+        None => format!("it is blocked in {call}, on whose behalf could not be told"),
+    };
     Some((
-        format!(
-            "{} is blocked in {}, and goes back there when a signal wakes it",
-            at.describe(),
-            call.describe()
-        ),
+        format!("{summary}, and goes back there when a signal wakes it"),
         evidence,
     ))
 }
@@ -572,8 +578,11 @@ fn cpu_loop(s: &Snapshot) -> Found {
         .as_ref()
         .filter(|m| m.progress.is_none())
         .and_then(|m| rules::where_it_happens(common_frames(s, m.common.len())));
-    let at = common.or_else(|| rules::where_it_happens(&stack.frames))?;
-    let mut evidence = vec![frame_evidence(at), pending_evidence(s)];
+    let at = common.or_else(|| rules::where_it_happens(&stack.frames));
+    let mut evidence = vec![
+        frame_evidence(at.or(stack.frames.first())?),
+        pending_evidence(s),
+    ];
     evidence.extend(
         s.process
             .cpu_percent
@@ -584,7 +593,11 @@ fn cpu_loop(s: &Snapshot) -> Found {
         Some(_) => "makes progress, and has not come to a check for interrupts",
         None => "computes and does not check for interrupts",
     };
-    Some((format!("{} {what}", at.describe()), evidence))
+    let who = at.map_or_else(
+        || "it is in the C library, on whose behalf could not be told, and".into(),
+        Frame::describe,
+    );
+    Some((format!("{who} {what}"), evidence))
 }
 
 /// In a system call and asleep there: one that was only passing through was running before we looked.

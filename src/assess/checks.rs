@@ -617,8 +617,24 @@ fn unwind(s: Subject) -> Outcome {
     if stack.complete {
         return Pass(format!("{count} frames, to the root"));
     }
+    if let Some(generator) = rules::generated_below(s.snapshot) {
+        return Fail(format!(
+            "who called the code of {generator} cannot be told: it has no call-frame information"
+        ));
+    }
+    if let Some(frame) = rules::lost_in_musl(stack) {
+        return Fail(format!(
+            "what called {} cannot be proved: musl, the C library of this system, carries no call-frame information",
+            frame.describe()
+        ));
+    }
     Fail(match stack.end {
-        StackEnd::Root => "a frame was only guessed by its frame pointer".into(),
+        StackEnd::Root | StackEnd::Main => {
+            let guessed = |f: &&Frame| f.found_by == crate::unwind::FoundBy::FramePointer;
+            let guessed = stack.frames.iter().find(guessed);
+            let name = guessed.map_or_else(|| "a frame".into(), Frame::describe);
+            format!("{name} was only guessed by its frame pointer")
+        }
         StackEnd::NoUnwindInfo => format!("the stack ends{last}: no call-frame information for it"),
         StackEnd::ImageNotLoaded => format!("the stack ends{last}: its file was not read yet"),
         StackEnd::BadUnwindInfo => {
@@ -628,7 +644,9 @@ fn unwind(s: Subject) -> Outcome {
             format!("the stack ends{last}: what it needs of the stack could not be read")
         }
         StackEnd::NotGrowing => format!("the stack runs in a circle{last}"),
-        StackEnd::TooDeep => format!("more than {count} frames"),
+        StackEnd::TooDeep => format!(
+            "the stack ends{last}: more frames, or more call-frame information, than pgpoke works through"
+        ),
     })
 }
 
@@ -639,23 +657,26 @@ fn contradiction(stack: &Stack) -> Option<String> {
     let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
         return Some("it has no frames".into());
     };
-    if stack.end != StackEnd::Root {
-        return Some("it does not end at a root".into());
-    }
     if first.found_by != FoundBy::Context {
         return Some("its first frame is not where the process stands".into());
     }
     if frames.iter().any(|f| f.found_by == FoundBy::FramePointer) {
         return Some("a frame was only guessed".into());
     }
-    // The entry point of the executable calls main() (through the C library), and nothing calls the entry point.
-    let entry = last.function.as_deref().is_none_or(|name| name == "_start");
-    if last.kind != ModuleKind::Server || last.inlined || !entry {
+    let is_root = match stack.end {
+        // The entry point of the executable calls main() (through the C library), and nothing calls the entry point.
+        StackEnd::Root => {
+            let entry = last.function.as_deref().is_none_or(|name| name == "_start");
+            last.kind == ModuleKind::Server && entry
+        }
+        StackEnd::Main => is_below_main(frames),
+        _ => return Some("it does not end at a root".into()),
+    };
+    if !is_root || last.inlined {
         return Some(format!("its root is {}", last.describe()));
     }
     // The server's main() has a name in every build: extensions are linked against the executable's symbols.
-    let main = |f: &Frame| f.kind == ModuleKind::Server && f.function.as_deref() == Some("main");
-    if !frames.iter().any(main) {
+    if !frames.iter().any(is_main) {
         return Some("the server's main() is not on it".into());
     }
     // What was compiled into its caller stands where its caller stands.
@@ -678,6 +699,20 @@ fn contradiction(stack: &Stack) -> Option<String> {
         kind != f.kind
     });
     torn.map(|f| format!("{} is called two things", f.module_name()))
+}
+
+/// The server's `main()`.
+fn is_main(frame: &Frame) -> bool {
+    frame.kind == ModuleKind::Server && frame.function.as_deref() == Some("main")
+}
+
+/// Whether the last frame is start-up code without call-frame information, and what it called is `main()`.
+fn is_below_main(frames: &[Frame]) -> bool {
+    let [.., main, last] = frames else {
+        return false;
+    };
+    let start_up = matches!(last.kind, ModuleKind::Libc | ModuleKind::Server);
+    start_up && last.function_start.is_none() && is_main(main) && !main.inlined
 }
 
 fn allocator(s: Subject) -> Outcome {
@@ -1014,15 +1049,16 @@ fn handlers(s: Subject) -> Outcome {
     let Some(handlers) = &s.snapshot.signals.handlers else {
         return Unknown("not asked for, or no answer came".into());
     };
-    let strange: Vec<String> = handlers
-        .iter()
-        .filter(|h| !h.expected)
-        .map(describe_handler)
-        .collect();
-    if strange.is_empty() {
-        Pass("PostgreSQL's own".into())
-    } else {
-        Pass(format!("replaced: {}", strange.join("; ")))
+    let those = |expected| {
+        let of_them = handlers.iter().filter(|h| h.expected == expected);
+        of_them.map(describe_handler).collect::<Vec<_>>().join("; ")
+    };
+    match (those(Some(false)), those(None)) {
+        (strange, _) if !strange.is_empty() => Pass(format!("replaced: {strange}")),
+        (_, unknown) if !unknown.is_empty() => {
+            Unknown(format!("not known to be PostgreSQL's own: {unknown}"))
+        }
+        _ => Pass("PostgreSQL's own".into()),
     }
 }
 

@@ -187,7 +187,7 @@ pub fn assess(snapshot: &Snapshot, request: Request, allowed: &[String]) -> Asse
         checks,
         advice: Vec::new(),
     };
-    assessment.advice = advice::give(snapshot, &assessment);
+    assessment.advice = advice::give(snapshot, &assessment, request);
     assessment
 }
 

@@ -4,7 +4,8 @@
 //! (`__GI___libc_malloc` is `malloc`), so that a rule holds with and without debug symbols.
 
 use crate::image::{Callers, ModuleKind};
-use crate::snapshot::Frame;
+use crate::snapshot::{Frame, Snapshot, Stack};
+use crate::unwind::FoundBy;
 
 /// A function's name as rules spell it.
 pub fn plain(name: &str) -> &str {
@@ -127,6 +128,31 @@ pub const MALLOC: Functions = Functions {
     ],
 };
 
+/// The inner functions of musl's, where debug files name them (1.2: src/malloc/mallocng/malloc.c, free.c, meta.h and glue.h;
+/// before: src/malloc/oldmalloc/malloc.c).
+const MUSL_MALLOC: Functions = Functions {
+    kinds: LIBC,
+    names: &[
+        "malloc_impl",
+        "malloc_alloc*",
+        "malloc_donate",
+        "malloc_atfork",
+        "malloc_replaced",
+        "default_malloc",
+        "alloc_slot",
+        "alloc_group",
+        "alloc_meta",
+        "try_avail",
+        "enframe",
+        "free_group",
+        "okay_to_free",
+        "nontrivial_free",
+        "bin_chunk",
+        "expand_heap",
+        "simple_malloc",
+    ],
+};
+
 /// Libraries that stand in for the C library's allocator, by the start of the file's name: all of their code is part of it,
 /// with a name or without.
 const ALLOCATORS: [&str; 6] = [
@@ -145,7 +171,7 @@ pub fn is_malloc(frame: &Frame) -> bool {
         && ALLOCATORS
             .iter()
             .any(|a| frame.module_name().starts_with(a));
-    stands_in || MALLOC.has(frame)
+    stands_in || MALLOC.has(frame) || MUSL_MALLOC.has(frame)
 }
 
 /// The server's memory contexts (src/backend/utils/mmgr). Static up to 15: AllocSetAlloc and its kin.
@@ -1072,6 +1098,14 @@ pub fn generator_of(frame: &Frame, libraries: &[String]) -> Option<&'static str>
     }
 }
 
+/// Whose generated code a stack that is not complete goes through: what lies below stays unknown for as long as that
+/// code runs.
+pub fn generated_below(snapshot: &Snapshot) -> Option<&'static str> {
+    let stack = snapshot.stack.as_ref().filter(|s| !s.complete)?;
+    let libraries = &snapshot.process.libraries;
+    stack.frames.iter().find_map(|f| generator_of(f, libraries))
+}
+
 /// PostgreSQL's own just-in-time compilation (src/backend/jit/llvm).
 pub const LLVM_JIT: &str = "PostgreSQL's JIT (LLVM)";
 
@@ -1148,6 +1182,27 @@ pub fn is_leaf_library(frame: &Frame) -> bool {
         frame.kind,
         ModuleKind::Libc | ModuleKind::DynamicLinker | ModuleKind::Vdso
     )
+}
+
+/// Whether the frame is in musl, which is one file with its dynamic linker: `ld-musl-ARCH.so.1`, or `libc.so` where that is
+/// a link to it (glibc's is `libc.so.6`).
+fn is_musl(frame: &Frame) -> bool {
+    let file = frame.module_name();
+    frame.kind == ModuleKind::Libc
+        && (file.starts_with("ld-musl-") || file.starts_with("libc.musl-") || file == "libc.so")
+}
+
+/// The frame in musl whose caller call-frame information does not tell. musl's `configure` asks for code without it
+/// (-fno-asynchronous-unwind-tables); at most separate debug files have some, in .debug_frame, which is not read.
+pub fn lost_in_musl(stack: &Stack) -> Option<&Frame> {
+    if stack.complete {
+        return None;
+    }
+    let known = stack.frames.iter();
+    let last_known = known
+        .take_while(|f| f.found_by != FoundBy::FramePointer)
+        .last();
+    last_known.filter(|f| is_musl(f) && f.function_start.is_none())
 }
 
 /// A function by which the C library was entered and of which no rule knows that it holds no lock there. Static functions

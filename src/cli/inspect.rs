@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::open::{Failure, open};
-use super::{Exit, InspectArgs, say};
+use super::{Exit, InspectArgs, say, say_warnings};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
-use crate::postgres::{Backend, BackendType, prove};
+use crate::postgres::{Backend, BackendType, prove_with};
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::{Declined, TraceError, Tracee};
@@ -19,6 +19,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let pid = args.target.pid();
     match inspect(args, pid) {
         Ok((snapshot, exit)) => {
+            say_warnings(&snapshot.warnings);
             let assessment = assess(&snapshot, Request::Pending, &[]);
             say(&if args.json {
                 json::inspection(&snapshot, &assessment)
@@ -42,7 +43,7 @@ fn exit_of(verdict: Verdict) -> Exit {
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
     let process = open(pid)?;
-    let backend = match prove(&process) {
+    let backend = match prove_with(&process, args.debug_files.find()) {
         Ok(backend) => backend,
         Err(e) => match zombie(&process) {
             Some(snapshot) => return Ok((snapshot, None)),
@@ -53,12 +54,17 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
     let mut snapshot = take(&plan, args.passive)?;
     // Processor time is exact right after a stop, so it is measured from the first to the last.
     let since = (Instant::now(), process.cpu_time());
-    for _ in 1..args.samples {
+    // It is let go when it wakes, and not before; until then it cannot be asked to stop once more.
+    let samples = match snapshot.process.would_not_stop {
+        true => 1,
+        false => args.samples,
+    };
+    for _ in 1..samples {
         std::thread::sleep(BETWEEN_SAMPLES);
         let again = take(&plan, true)?;
         snapshot.add_sample(&again);
     }
-    if let (2.., Some(before), Some(after)) = (args.samples, since.1, process.cpu_time()) {
+    if let (2.., Some(before), Some(after)) = (samples, since.1, process.cpu_time()) {
         let share = after.saturating_sub(before).as_secs_f64() / since.0.elapsed().as_secs_f64();
         snapshot.process.cpu_percent = Some((share * 100.0).min(100.0).round());
     }
@@ -81,9 +87,12 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
         || facts.tracer != 0
         || matches!(facts.state, Some('Z' | 'X') | None)
     {
-        return Ok(plan.without_stopping());
+        let mut snapshot = plan.without_stopping();
+        plan.look_up_files(&mut snapshot);
+        return Ok(snapshot);
     }
-    let mut tracee = Tracee::seize(process).map_err(|e| Failure::trace(e, process))?;
+    let mut tracee = Tracee::seize(process)
+        .map_err(|e| Failure::trace(e, process).with_facts(|| plan.without_stopping()))?;
     let mut stopped = match tracee.stop(STOP_LIMIT) {
         Ok(stopped) => stopped,
         Err(TraceError::WouldNotStop { .. }) => {
@@ -117,5 +126,6 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     }
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
+    plan.look_up_files(&mut snapshot);
     Ok(snapshot)
 }

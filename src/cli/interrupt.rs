@@ -4,11 +4,11 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use super::open::{Failure, open};
-use super::{Exit, InterruptArgs, inspect, say};
+use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
-use crate::postgres::prove;
+use crate::postgres::prove_with;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 
@@ -26,6 +26,7 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
             detail: None,
             hint: Some(format!("pgpoke inspect --json {pid} lists them")),
             outcome: None,
+            told: None,
         };
         return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
     }
@@ -39,6 +40,7 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
                 "pgpoke inspect {pid} shows what would be done; --yes does it without asking"
             )),
             outcome: None,
+            told: None,
         };
         return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
     }
@@ -83,6 +85,7 @@ impl Done {
 }
 
 fn tell(args: &InterruptArgs, done: &Done) {
+    say_warnings(&done.snapshot.warnings);
     if args.json {
         say(&json::intervention(
             &done.snapshot,
@@ -112,7 +115,8 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         allow: args.allow.clone(),
     };
     let process = open(pid)?;
-    let backend = match prove(&process) {
+    let debug_files = args.debug_files.find();
+    let backend = match prove_with(&process, debug_files.clone()) {
         Ok(backend) => backend,
         Err(e) => {
             let ended = zombie(&process).map(|s| (assess(&s, request, &options.allow), s));
@@ -160,6 +164,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
                 detail: None,
                 hint: None,
                 outcome: None,
+                told: None,
             })?;
         let detail = match obeyed {
             Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
@@ -175,35 +180,55 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         }
         announce(args, "it did not obey; looking into it");
     }
-    look_and_act(args, &options, &plan, statement)
+    let (snapshot, assessment) = match look(args, &options, &plan)? {
+        Looked::Done(done) => return Ok(*done),
+        Looked::Confirmed(snapshot, assessment) => (*snapshot, assessment),
+    };
+    // What was read for the first proof is given back before the second.
+    drop(plan);
+    drop(backend);
+    // Time has passed at the prompt. Who it is, and what it has mapped, is proved anew.
+    // The search for a safe instruction has a deadline, which a server of debug files knows nothing of.
+    debug_files.stop_downloading();
+    let backend =
+        prove_with(&process, debug_files).map_err(|e| Failure::not_a_backend(e, &process))?;
+    let plan = Plan::new(&backend);
+    let report = step_in(&plan, &options, statement).map_err(|e| Failure::trace(e, &process))?;
+    Ok(Done::new(snapshot, assessment, report))
 }
 
-/// Looks closely, explains, asks, and steps in.
-fn look_and_act(
-    args: &InterruptArgs,
-    options: &Options,
-    plan: &Plan,
-    statement: Option<i64>,
-) -> Result<Done, Failure> {
-    let process = plan.backend.process;
+/// What came of looking closely.
+enum Looked {
+    /// There is nothing more to do.
+    Done(Box<Done>),
+    /// It is to be stepped in.
+    Confirmed(Box<Snapshot>, Assessment),
+}
+
+/// Looks closely, explains, and asks.
+fn look(args: &InterruptArgs, options: &Options, plan: &Plan) -> Result<Looked, Failure> {
+    let done = |done: Done| Ok(Looked::Done(Box::new(done)));
     let snapshot = inspect::take(plan, false)?;
     let assessment = assess(&snapshot, options.request, &options.allow);
     if snapshot.process.would_not_stop {
         let mut report = Report::new(
             Outcome::TimedOut,
-            "it did not stop when asked to; nothing was done",
+            match options.request {
+                Request::Pending => "it did not stop when asked to; nothing was done",
+                _ => "it did not stop when asked to; the signal was sent, and waits until it wakes",
+            },
         );
         if snapshot.process.state == Some('D') {
             report.outcome = Outcome::Pointless;
         }
-        return Ok(Done::new(snapshot, assessment, report));
+        return done(Done::new(snapshot, assessment, report));
     }
     if let Some(report) = settled(&assessment) {
-        return Ok(Done::new(snapshot, assessment, report));
+        return done(Done::new(snapshot, assessment, report));
     }
     if args.dry_run {
         let report = dry(&assessment);
-        return Ok(Done::new(snapshot, assessment, report));
+        return done(Done::new(snapshot, assessment, report));
     }
     if !args.yes && !confirmed(&text::question(&snapshot, &assessment)) {
         let report = Report::new(
@@ -213,15 +238,11 @@ fn look_and_act(
                 _ => "not confirmed; the signal was sent, and nothing else was done",
             },
         );
-        let mut done = Done::new(snapshot, assessment, report);
-        done.exit = Exit::Usage;
-        return Ok(done);
+        let mut refused = Done::new(snapshot, assessment, report);
+        refused.exit = Exit::Usage;
+        return done(refused);
     }
-    // Time has passed at the prompt. Who it is, and what it has mapped, is proved anew.
-    let backend = prove(process).map_err(|e| Failure::not_a_backend(e, process))?;
-    let plan = Plan::new(&backend);
-    let report = step_in(&plan, options, statement).map_err(|e| Failure::trace(e, process))?;
-    Ok(Done::new(snapshot, assessment, report))
+    Ok(Looked::Confirmed(Box::new(snapshot), assessment))
 }
 
 /// What needs no further look: it is nothing to interrupt, or there is no occasion.

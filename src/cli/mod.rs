@@ -6,10 +6,15 @@ mod interrupt;
 mod open;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::image::DebugFiles;
+use crate::render::text::printable;
 
 /// What scripts may rely on; see `docs/exit-codes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +112,23 @@ impl Target {
     }
 }
 
+/// Where to look for debug files.
+#[derive(Debug, Args)]
+struct DebugFilesArgs {
+    /// Look for debug files here, too, as in /usr/lib/debug (may be given several times). Where DEBUGINFOD_URLS is set,
+    /// its servers are asked last
+    #[arg(long = "debug-dir", value_name = "DIR")]
+    directories: Vec<PathBuf>,
+}
+
+impl DebugFilesArgs {
+    fn find(&self) -> Rc<DebugFiles> {
+        let absolute = |d: &PathBuf| std::path::absolute(d).unwrap_or_else(|_| d.clone());
+        let directories: Vec<PathBuf> = self.directories.iter().map(absolute).collect();
+        Rc::new(DebugFiles::new(&directories))
+    }
+}
+
 #[derive(Debug, Args)]
 struct InspectArgs {
     #[command(flatten)]
@@ -123,6 +145,8 @@ struct InspectArgs {
     /// Show the whole stack
     #[arg(long)]
     stack: bool,
+    #[command(flatten)]
+    debug_files: DebugFilesArgs,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +177,8 @@ struct InterruptArgs {
     /// Do not ask
     #[arg(short = 'y', long)]
     yes: bool,
+    #[command(flatten)]
+    debug_files: DebugFilesArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -198,6 +224,14 @@ fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
     }
     if let Some(hint) = hint {
         let _ = writeln!(err, "pgpoke: hint: {hint}");
+    }
+}
+
+/// Says what the operator should know beside the answer. A file's name may be of anyone's choice.
+fn say_warnings(warnings: &[String]) {
+    let mut err = std::io::stderr().lock();
+    for warning in warnings {
+        let _ = writeln!(err, "pgpoke: warning: {}", printable(warning));
     }
 }
 

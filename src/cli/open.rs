@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::{Exit, say, say_error};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
-use crate::process::permission::Permission;
-use crate::process::{OpenError, Process, all_pids};
-use crate::render::json;
+use crate::process::permission::{Permission, Rule};
+use crate::process::{OpenError, Process, all_pids, container};
+use crate::render::{json, text};
+use crate::snapshot::{Snapshot, from_outside};
 use crate::tracee::TraceError;
 
 /// Why a command ends before it could judge anything.
@@ -23,6 +24,17 @@ pub struct Failure {
     pub hint: Option<String>,
     /// The outcome, of an intervention that had begun.
     pub outcome: Option<Outcome>,
+    /// What can be told all the same.
+    pub told: Option<Box<Told>>,
+}
+
+/// What can be told of a process that we may not look into.
+#[derive(Debug)]
+pub struct Told {
+    /// What keeps us out.
+    pub rule: Rule,
+    /// What everybody may know.
+    pub facts: Snapshot,
 }
 
 /// From the moment at which a process has given up its memory to its end, on a busy machine.
@@ -34,6 +46,7 @@ impl Failure {
     /// `outcome` is that of an intervention that this kept from beginning.
     pub fn tell(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Exit {
         say_error(&self.message, self.detail.as_deref(), self.hint.as_deref());
+        let told = self.told.as_deref();
         if as_json {
             say(&json::failure(
                 pid,
@@ -41,7 +54,10 @@ impl Failure {
                 &self.message,
                 self.detail.as_deref(),
                 self.hint.as_deref(),
+                told.map(|t| (t.rule, &t.facts)),
             ));
+        } else if let (Some(told), None) = (told, outcome) {
+            say(&text::from_outside(&told.facts));
         }
         self.exit
     }
@@ -54,13 +70,28 @@ impl Failure {
             return Failure::trace(TraceError::Gone(process.pid()), process);
         }
         let permission = Permission::examine(process);
+        let told = from_outside(process).map(|facts| {
+            Box::new(Told {
+                rule: permission.rule(),
+                facts,
+            })
+        });
         Failure {
             exit: Exit::Denied,
             message: format!("no permission to look into process {}", process.pid()),
             detail: Some(permission.to_string()),
             hint: Some(permission.next_step()),
             outcome: None,
+            told,
         }
+    }
+
+    /// The same of a backend that we may look into, but not stop: that look can be told, too.
+    pub fn with_facts(mut self, facts: impl FnOnce() -> Snapshot) -> Self {
+        if let Some(told) = &mut self.told {
+            told.facts = facts();
+        }
+        self
     }
 
     /// Tracing failed.
@@ -86,6 +117,7 @@ impl Failure {
             detail: None,
             hint,
             outcome,
+            told: None,
         }
     }
 }
@@ -141,14 +173,23 @@ impl From<OpenError> for Failure {
     fn from(e: OpenError) -> Self {
         let exit = match e {
             OpenError::NoSuchProcess(_) | OpenError::IsThread(..) => Exit::NotABackend,
+            OpenError::Hidden(_) => Exit::Denied,
             OpenError::Other(..) => Exit::Error,
         };
         let hint = match &e {
+            OpenError::NoSuchProcess(_) if container::in_pid_namespace() == Some(true) => Some(
+                "pgpoke runs in a PID namespace of its own (a container) and sees no process outside of it; take the PID that the server has in here, or run pgpoke on the host"
+                    .to_owned(),
+            ),
             OpenError::NoSuchProcess(_) => Some(
                 "take the PID from pg_stat_activity on this machine; a container has PIDs of its own, and from outside it another number counts"
                     .to_owned(),
             ),
             OpenError::IsThread(_, process) => Some(format!("pgpoke inspect {process}")),
+            OpenError::Hidden(_) => Some(
+                "/proc is mounted with hidepid, or a security module hides it: run pgpoke as root, or as the server's own user"
+                    .to_owned(),
+            ),
             OpenError::Other(..) => None,
         };
         Failure {
@@ -157,6 +198,7 @@ impl From<OpenError> for Failure {
             detail: None,
             hint,
             outcome: None,
+            told: None,
         }
     }
 }
@@ -192,6 +234,7 @@ impl Failure {
             detail,
             hint,
             outcome: None,
+            told: None,
         }
     }
 }

@@ -15,6 +15,8 @@ use super::{Image, Svma};
 
 /// How far functions without a name are followed to those that call them.
 const LONGEST_CHAIN: usize = 4;
+/// The most references to one function that are looked at; more are no function's.
+const MOST_SITES: usize = 50_000;
 /// More nameless functions on the way than these are not followed.
 const MOST_FUNCTIONS: usize = 64;
 
@@ -62,6 +64,8 @@ struct References {
     /// Where it is called or jumped to.
     sites: Vec<u64>,
     taken: bool,
+    /// There are more than were noted.
+    incomplete: bool,
 }
 
 impl Image {
@@ -80,6 +84,7 @@ impl Image {
             };
             next.clear();
             for (function, references) in found {
+                unfinished |= references.incomplete;
                 let mut names = BTreeSet::new();
                 let mut nameless = BTreeSet::new();
                 // A function that calls itself is called by no one for that.
@@ -161,6 +166,7 @@ impl Image {
                 && let Some(references) = found.get_mut(&target)
             {
                 match is_branch(&code.bytes[..at]) {
+                    true if references.sites.len() == MOST_SITES => references.incomplete = true,
                     true => references.sites.push(site),
                     false => references.taken = true,
                 }

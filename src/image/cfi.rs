@@ -2,9 +2,10 @@
 
 use gimli::{
     BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
-    UnwindSection,
+    ParsedEhFrameHdr, UnwindSection,
 };
 
+use super::elf::LoadedSection;
 use super::{Image, Svma};
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
@@ -19,6 +20,18 @@ pub struct CallFrameEntry<'i> {
     pub fde: FrameDescriptionEntry<Bytes<'i>>,
 }
 
+/// The index, where it has the form that all linkers write and that alone libgcc searches (unwind-dw2-fde-dip.c): a count
+/// of four bytes, and pairs of signed offsets from the index itself. gimli reckons with any other count without looking.
+fn index<'i>(hdr: &'i LoadedSection, bases: &BaseAddresses) -> Option<ParsedEhFrameHdr<Bytes<'i>>> {
+    let count = gimli::DW_EH_PE_udata4.0;
+    let table = gimli::DW_EH_PE_datarel.0 | gimli::DW_EH_PE_sdata4.0;
+    if hdr.bytes.get(2..4) != Some(&[count, table]) {
+        return None;
+    }
+    let index = EhFrameHdr::new(&hdr.bytes, LittleEndian);
+    index.parse(bases, 8).ok()
+}
+
 impl Image {
     /// The entry that covers `at`. `NoUnwindInfoForAddress` where none does.
     pub fn call_frame_entry(&self, at: Svma) -> Result<CallFrameEntry<'_>, gimli::Error> {
@@ -26,24 +39,21 @@ impl Image {
         let (eh_frame, hdr) = self.unwind_sections().ok_or(nothing)?;
         let mut bases = BaseAddresses::default().set_eh_frame(eh_frame.start.0);
         let section = EhFrame::new(&eh_frame.bytes, LittleEndian);
-        let from_index = hdr.and_then(|hdr| {
-            bases = bases.clone().set_eh_frame_hdr(hdr.start.0);
-            let parsed = EhFrameHdr::new(&hdr.bytes, LittleEndian)
-                .parse(&bases, 8)
-                .ok()?;
-            let table = parsed.table()?;
-            let entry = table.lookup(at.0, &bases).ok()?.direct().ok()?;
-            // gimli subtracts without looking; a hostile index may point below its section.
-            let offset = entry.checked_sub(eh_frame.start.0)?;
-            let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
-            section
-                .fde_from_offset(&bases, offset, EhFrame::cie_from_offset)
-                .ok()
-        });
-        let fde = match from_index {
-            Some(fde) if fde.contains(at.0) => fde,
-            // The index is complete where there is one: outside its entries there is nothing to find.
-            Some(_) => return Err(nothing),
+        if let Some(hdr) = hdr {
+            bases = bases.set_eh_frame_hdr(hdr.start.0);
+        }
+        let index = hdr.and_then(|hdr| index(hdr, &bases));
+        let fde = match index.as_ref().and_then(|index| index.table()) {
+            // Complete where there is one: outside its entries there is nothing to find.
+            Some(table) => {
+                let entry = table.lookup(at.0, &bases)?.direct()?;
+                // gimli subtracts without looking; a hostile index may point below its section.
+                let offset = entry.checked_sub(eh_frame.start.0).ok_or(nothing)?;
+                let offset = usize::try_from(offset).map_err(|_| nothing)?;
+                let offset = gimli::EhFrameOffset(offset);
+                let fde = section.fde_from_offset(&bases, offset, EhFrame::cie_from_offset)?;
+                fde.contains(at.0).then_some(fde).ok_or(nothing)?
+            }
             None => section.fde_for_address(&bases, at.0, EhFrame::cie_from_offset)?,
         };
         Ok(CallFrameEntry {
@@ -53,8 +63,25 @@ impl Image {
         })
     }
 
+    /// What finding an entry costs, in bytes that are read: all of the section where there is no index.
+    pub fn work_of_lookup(&self) -> usize {
+        let Some((eh_frame, hdr)) = self.unwind_sections() else {
+            return 0;
+        };
+        let has_table = hdr.is_some_and(|hdr| {
+            let bases = BaseAddresses::default().set_eh_frame_hdr(hdr.start.0);
+            index(hdr, &bases).is_some_and(|index| index.table().is_some())
+        });
+        if has_table { 0 } else { eh_frame.bytes.len() }
+    }
+
     /// The first address and the size of the function that `at` lies in, by its call-frame information.
     pub fn function_bounds(&self, at: Svma) -> Option<(Svma, u64)> {
+        /// Asked for in loops, so not where each time all of a large section would have to be searched.
+        const MOST_WORK: usize = 16 << 10;
+        if self.work_of_lookup() > MOST_WORK {
+            return None;
+        }
         let fde = self.call_frame_entry(at).ok()?.fde;
         Some((Svma(fde.initial_address()), fde.len()))
     }

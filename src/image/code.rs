@@ -14,7 +14,9 @@ use iced_x86::{
 use super::Svma;
 
 /// The largest function that is read. ExecInterpExpr(), PostgreSQL's largest, has some 20 KiB.
-const LARGEST_FUNCTION: u64 = 1 << 20;
+const LARGEST_FUNCTION: u64 = 256 << 10;
+/// The most instructions that are followed in one function, counted once for each lock that it takes.
+const MOST_STEPS: usize = 1 << 20;
 
 /// Where in a function it may be holding a spinlock: at every instruction that can be reached from one that takes a lock
 /// without passing one that releases the same.
@@ -89,8 +91,9 @@ fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
     if left_held {
         held.extend(0..instructions.len());
     } else {
+        let mut steps_left = MOST_STEPS;
         for lock in taking {
-            left_held |= follow(instructions, lock, release, &mut held);
+            left_held |= follow(instructions, lock, release, &mut held, &mut steps_left);
         }
     }
     let mut ranges = Ranges::new();
@@ -111,6 +114,7 @@ fn follow(
     taking: usize,
     release: Release,
     held: &mut BTreeSet<usize>,
+    steps_left: &mut usize,
 ) -> bool {
     let mut left_held = false;
     let lock = &instructions[taking];
@@ -125,6 +129,12 @@ fn follow(
         if !seen.insert((i, same)) {
             continue;
         }
+        // Not known is as good as held.
+        let Some(left) = steps_left.checked_sub(1) else {
+            held.extend(0..instructions.len());
+            return true;
+        };
+        *steps_left = left;
         held.insert(i);
         if same && releases(here, lock, release) {
             continue;

@@ -6,22 +6,35 @@ use std::fs::File;
 use std::io;
 use std::rc::Rc;
 
-use object::LittleEndian;
-use object::read::elf::{ElfFile64, ProgramHeader as _};
-use object::read::{Object as _, ObjectSection as _, ReadCache, ReadRef};
+use object::elf::{FileHeader64, ProgramHeader64, SectionHeader64};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
+use object::{LittleEndian, pod};
 
+use super::budget::Held;
 use super::callers::Callers;
 use super::code::Spinlocks;
-use super::debug::LineTable;
+use super::debug::{self, LineTable};
+use super::locate::{DebugFile, Finder, MOST_DEBUG_INFORMATION};
 use super::symbols::{Symbol, SymbolSource, Symbols};
 use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
 use crate::process::read_at_most;
 
-/// The largest section that is read whole. PostgreSQL's own are below 2 MiB, those of V8 or LLVM below 64.
-const LARGEST_SECTION: u64 = 256 << 20;
+/// The largest section that is read whole. PostgreSQL's own are below 10 MiB; V8's and most of LLVM's code is below 64.
+const LARGEST_SECTION: u64 = 64 << 20;
+/// The most data (all that is loaded and not code) that is searched for addresses of functions.
+const MOST_DATA: u64 = 64 << 20;
+/// The largest symbol table, with its names. The largest known, of a Node.js that was not stripped, has 20 MiB.
+const LARGEST_SYMBOLS: u64 = 48 << 20;
+/// The kernel and glibc load no image with more (fs/binfmt_elf.c, load_elf_phdrs: a table of 64 KiB).
+const MOST_PROGRAM_HEADERS: usize = 1170;
+/// The table of the sections' names, and the longest name that is of use.
+const LARGEST_SECTION_NAMES: u64 = 1 << 20;
+const LONGEST_SECTION_NAME: usize = 64;
 /// The largest note segment that is read; a build-id needs some 40 bytes of it.
 const LARGEST_NOTES: u64 = 64 << 10;
+/// The most notes that are looked through for a build-id.
+const MOST_NOTES: usize = 64;
 
 /// Why a file is of no use as an image.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +45,9 @@ pub enum ElfError {
     /// It is not an ELF file of the kind that this build of pgpoke understands (64 bit, little-endian).
     #[error("not a 64-bit little-endian ELF file: {0}")]
     Format(#[from] object::Error),
+    /// Its tables are larger than those of any real image, or there are too many images.
+    #[error("its {0} are too large to be read")]
+    TooLarge(&'static str),
 }
 
 /// A segment that is loaded (PT_LOAD).
@@ -47,12 +63,12 @@ pub struct Segment {
 
 /// A section: where it is in the file, and where in memory.
 #[derive(Debug, Clone)]
-struct Section {
-    name: String,
-    start: Svma,
-    file_offset: u64,
-    size: u64,
-    compressed: bool,
+pub(super) struct Section {
+    pub(super) name: String,
+    pub(super) start: Svma,
+    pub(super) file_offset: u64,
+    pub(super) size: u64,
+    pub(super) compressed: bool,
 }
 
 /// What every module that PostgreSQL loads has to define (`PG_MAGIC_FUNCTION_NAME`, src/include/fmgr.h).
@@ -75,6 +91,23 @@ enum Source {
 }
 
 impl Source {
+    /// The bytes of a table of `count` entries; an error where it is cut short.
+    fn table<T>(&self, offset: u64, count: usize) -> Result<Vec<u8>, ElfError> {
+        let size = count * size_of::<T>();
+        let bytes = self.read(offset, size as u64)?;
+        match bytes.len() == size {
+            true => Ok(bytes),
+            false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        match self {
+            Source::File(file) => Ok(file.metadata()?.len()),
+            Source::Bytes(all) => Ok(all.len() as u64),
+        }
+    }
+
     fn read(&self, offset: u64, size: u64) -> io::Result<Vec<u8>> {
         match self {
             Source::File(file) => {
@@ -86,11 +119,26 @@ impl Source {
                 Ok(bytes)
             }
             Source::Bytes(all) => {
+                let size = size.min(LARGEST_SECTION);
                 let from = (offset.min(all.len() as u64)) as usize;
                 let to = offset.saturating_add(size).min(all.len() as u64) as usize;
-                Ok(all[from..to].to_vec())
+                Ok(all.get(from..to).unwrap_or_default().to_vec())
             }
         }
+    }
+
+    /// The same to be shared, without a second copy of what may be large.
+    fn read_shared(&self, offset: u64, size: u64) -> io::Result<Rc<[u8]>> {
+        let Source::File(file) = self else {
+            return Ok(self.read(offset, size)?.into());
+        };
+        let there = file.metadata()?.len().saturating_sub(offset);
+        let size = size.min(there).min(LARGEST_SECTION) as usize;
+        let mut bytes: Rc<[u8]> = std::iter::repeat_n(0, size).collect();
+        if let Some(bytes) = Rc::get_mut(&mut bytes) {
+            read_at_most(file, bytes, offset)?;
+        }
+        Ok(bytes)
     }
 }
 
@@ -110,34 +158,61 @@ pub struct Image {
     hands_out_spinlocks: OnceCell<bool>,
     callers: RefCell<HashMap<Svma, Rc<Callers>>>,
     told_names: RefCell<HashMap<Svma, &'static str>>,
-    is_debug_file: bool,
+    is_from_memory: bool,
+    finder: Option<Finder>,
+    debug_file: OnceCell<Option<Box<DebugFile>>>,
+    held: RefCell<Held>,
 }
 
 impl Image {
-    /// Reads the image in `file`, with the symbols of its separate debug file where there is one.
+    /// Reads the image in `file`, and nothing beside it.
     pub fn from_file(file: File) -> Result<Self, ElfError> {
-        let cache = ReadCache::new(file.try_clone()?);
-        let layout = Layout::read(&cache)?;
-        drop(cache);
-        let mut image = Image::load(Source::File(file), layout)?;
-        if let Some(debug_file) = image
-            .build_id
-            .as_ref()
-            .and_then(super::debug::find_debug_file)
-        {
-            image.take_debug_file(&debug_file);
-        }
-        Ok(image)
+        Image::load(Source::File(file))
     }
 
     /// Reads an image from its bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, ElfError> {
-        let layout = Layout::read(&bytes[..])?;
-        Image::load(Source::Bytes(bytes), layout)
+        Image::load(Source::Bytes(bytes))
+    }
+
+    /// Reads the image that is loaded at `start`, where its header lies, from memory: without what is not loaded of a
+    /// file, such as its full symbol table.
+    pub fn from_memory(memory: &dyn Memory, start: Avma) -> Option<Self> {
+        let (bytes, layout) = super::loaded::read(memory, start)?;
+        let size = bytes.len() as u64;
+        let mut image = Image::load_as(Source::Bytes(bytes), layout).ok()?;
+        image.hold(size, "loaded segments").ok()?;
+        image.is_from_memory = true;
+        Some(image)
+    }
+
+    /// Takes over the names that its debug file has, unless it has all names itself; and looks for its lines there when
+    /// they are asked for.
+    pub(super) fn with_debug_files(mut self, finder: Finder) -> Self {
+        self.finder = Some(finder);
+        if self.has_section(".symtab") {
+            return self;
+        }
+        let found = self
+            .debug_file()
+            .map(|found| (&found.image, SymbolSource::DebugFile));
+        let symbols = found.and_then(|(file, source)| Some((file.symbol_table(&self)?, source)));
+        let symbols = symbols.or_else(|| {
+            let inner = debug::mini_debug_info(&self)?;
+            Some((inner.symbol_table(&self)?, SymbolSource::DebugData))
+        });
+        if let Some(((table, strings), source)) = symbols {
+            let size = (table.len() + strings.len()) as u64;
+            match self.hold(size, "symbol tables") {
+                Ok(()) => self.symbols.add_table(&table, &strings, source),
+                Err(_) => self.warn_of_size("symbol table", size),
+            }
+        }
+        self
     }
 
     /// An image of which only the layout is known yet.
-    fn bare(source: Source, layout: Layout, is_debug_file: bool) -> Self {
+    fn bare(source: Source, layout: Layout) -> Self {
         Image {
             source,
             segments: layout.segments,
@@ -152,12 +227,35 @@ impl Image {
             hands_out_spinlocks: OnceCell::new(),
             callers: RefCell::default(),
             told_names: RefCell::default(),
-            is_debug_file,
+            is_from_memory: false,
+            finder: None,
+            debug_file: OnceCell::new(),
+            held: RefCell::default(),
         }
     }
 
-    fn load(source: Source, layout: Layout) -> Result<Self, ElfError> {
-        let mut image = Image::bare(source, layout, false);
+    /// An image of nothing but call-frame information, for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_call_frames(eh_frame: Vec<u8>, hdr: Option<Vec<u8>>) -> Self {
+        let layout = Layout {
+            segments: Vec::new(),
+            sections: Vec::new(),
+            build_id: None,
+        };
+        let section = |start, bytes| LoadedSection { start, bytes };
+        let mut image = Image::bare(Source::Bytes(Vec::new()), layout);
+        image.eh_frame = Some(section(Svma(0x2000), eh_frame));
+        image.eh_frame_hdr = hdr.map(|hdr| section(Svma(0x1000), hdr));
+        image
+    }
+
+    fn load(source: Source) -> Result<Self, ElfError> {
+        let layout = Layout::read(&source)?;
+        Image::load_as(source, layout)
+    }
+
+    fn load_as(source: Source, layout: Layout) -> Result<Self, ElfError> {
+        let mut image = Image::bare(source, layout);
         let tables = [
             (".dynsym", ".dynstr", SymbolSource::Dynsym),
             (".symtab", ".strtab", SymbolSource::Symtab),
@@ -168,40 +266,115 @@ impl Image {
         image.is_extension = image.symbols.has(MAGIC_FUNCTION);
         image.eh_frame = image.section(".eh_frame")?;
         image.eh_frame_hdr = image.section(".eh_frame_hdr")?;
+        let unwinding = [&image.eh_frame, &image.eh_frame_hdr];
+        let size: usize = unwinding.into_iter().flatten().map(|s| s.bytes.len()).sum();
+        image.hold(size as u64, "unwind tables")?;
         Ok(image)
     }
 
-    fn add_symbols(&mut self, table: &str, strings: &str, source: SymbolSource) -> io::Result<()> {
+    /// Takes note of memory that the image keeps.
+    pub(super) fn hold(&self, bytes: u64, what: &'static str) -> Result<(), ElfError> {
+        match self.held.borrow_mut().add(bytes) {
+            true => Ok(()),
+            false => Err(ElfError::TooLarge(what)),
+        }
+    }
+
+    fn add_symbols(
+        &mut self,
+        table: &str,
+        strings: &str,
+        source: SymbolSource,
+    ) -> Result<(), ElfError> {
+        let size = |name: &str| self.named(name).map(|s| s.size);
+        let (Some(table_size), Some(strings_size)) = (size(table), size(strings)) else {
+            return Ok(());
+        };
+        let all = table_size
+            .saturating_add(strings_size)
+            .min(self.source.size()?);
+        if all > LARGEST_SYMBOLS {
+            return Err(ElfError::TooLarge("symbol tables"));
+        }
+        self.hold(all, "symbol tables")?;
         if let (Some(table), Some(strings)) = (self.section(table)?, self.section(strings)?) {
             self.symbols.add_table(&table.bytes, &strings.bytes, source);
         }
         Ok(())
     }
 
-    /// Takes over the names of the separate debug file, and remembers where its lines are.
-    fn take_debug_file(&mut self, file: &Image) {
-        if let (Ok(Some(table)), Ok(Some(strings))) =
-            (file.section(".symtab"), file.section(".strtab"))
-        {
-            self.symbols
-                .add_table(&table.bytes, &strings.bytes, SymbolSource::DebugFile);
+    /// Its full symbol table with the names, as that of `whose`; none where that is too large to be read.
+    fn symbol_table(&self, whose: &Image) -> Option<(Vec<u8>, Vec<u8>)> {
+        let size = |name: &str| self.named(name).map_or(0, |s| s.size);
+        let size = size(".symtab").saturating_add(size(".strtab"));
+        if size > LARGEST_SYMBOLS {
+            whose.warn_of_size("symbol table", size);
+            return None;
+        }
+        let bytes = |name: &str| Some(self.section(name).ok()??.bytes);
+        bytes(".symtab").zip(bytes(".strtab"))
+    }
+
+    fn warn_of_size(&self, what: &str, size: u64) {
+        if let Some(finder) = &self.finder {
+            finder.files.warn(format!(
+                "the {what} of {} is left out: {} MiB are more than pgpoke reads",
+                finder.path.display(),
+                size >> 20
+            ));
         }
     }
 
     /// Reads a separate debug file: its layout and build-id only.
-    pub(super) fn debug_file(file: File) -> Result<Self, ElfError> {
-        let cache = ReadCache::new(file.try_clone()?);
-        let layout = Layout::read(&cache)?;
-        Ok(Image::bare(Source::File(file), layout, true))
+    pub(super) fn debug_file_in(file: File) -> Result<Self, ElfError> {
+        let source = Source::File(file);
+        let layout = Layout::read(&source)?;
+        Ok(Image::bare(source, layout))
+    }
+
+    /// Its separate debug file, looked for when first asked for.
+    fn debug_file(&self) -> Option<&DebugFile> {
+        let found = self.debug_file.get_or_init(|| {
+            let found = self.finder.as_ref()?.find(self);
+            found.map(Box::new)
+        });
+        found.as_deref()
+    }
+
+    /// The section of that name; the first, should there be several.
+    fn named(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|s| s.name == name)
+    }
+
+    /// The first of that name that is not compressed.
+    fn named_and_plain(&self, name: &str) -> Option<&Section> {
+        let plain = |s: &&Section| s.name == name && !s.compressed;
+        self.sections.iter().find(plain)
+    }
+
+    fn has_section(&self, name: &str) -> bool {
+        self.named(name).is_some()
+    }
+
+    /// The bytes of a section of a few bytes.
+    pub(super) fn small_section(&self, name: &str) -> Option<Vec<u8>> {
+        const SMALL: u64 = 8 << 10;
+        let section = self.named(name)?;
+        let read = self
+            .source
+            .read(section.file_offset, section.size.min(SMALL));
+        read.ok()
+    }
+
+    /// The bytes of a section that is at most as large as that.
+    pub(super) fn section_up_to(&self, name: &str, most: u64) -> Option<Vec<u8>> {
+        self.named_and_plain(name).filter(|s| s.size <= most)?;
+        Some(self.section(name).ok()??.bytes)
     }
 
     /// The bytes of a section that is in the file, not decompressed. None where there is no such section.
     fn section(&self, name: &str) -> io::Result<Option<LoadedSection>> {
-        let Some(section) = self
-            .sections
-            .iter()
-            .find(|s| s.name == name && !s.compressed)
-        else {
+        let Some(section) = self.named_and_plain(name) else {
             return Ok(None);
         };
         Ok(Some(LoadedSection {
@@ -211,29 +384,62 @@ impl Image {
     }
 
     /// The bytes of a debug section, decompressed. Empty where there is none.
-    pub(super) fn debug_section(&self, name: &str) -> Vec<u8> {
-        let Some(section) = self.sections.iter().find(|s| s.name == name) else {
-            return Vec::new();
+    pub(super) fn debug_section(&self, name: &str) -> Rc<[u8]> {
+        let Some(section) = self.named(name) else {
+            return Rc::new([]);
         };
-        let raw = self.source.read(section.file_offset, section.size);
-        let raw = raw.unwrap_or_default();
         if section.compressed {
-            super::debug::decompress(&raw).unwrap_or_default()
+            let raw = self.source.read(section.file_offset, section.size);
+            debug::decompress(&raw.unwrap_or_default())
+                .unwrap_or_default()
+                .into()
         } else {
-            raw
+            let read = self.source.read_shared(section.file_offset, section.size);
+            read.unwrap_or_default()
+        }
+    }
+
+    /// The size of a debug section, decompressed, as far as the file is right about it.
+    pub(super) fn size_of_debug_section(&self, name: &str) -> u64 {
+        match self.named(name) {
+            None => 0,
+            Some(s) if s.compressed => {
+                let head = self.source.read(s.file_offset, debug::COMPRESSION_HEADER);
+                let head = head.unwrap_or_default();
+                // What is read before it is decompressed counts, too.
+                debug::decompressed_size(&head).map_or(0, |size| size.saturating_add(s.size))
+            }
+            Some(s) => s.size,
         }
     }
 
     /// Whether it carries debug information of its own.
     pub fn has_debug_info(&self) -> bool {
-        !self.is_debug_file && self.sections.iter().any(|s| s.name == ".debug_info")
+        self.has_section(".debug_info")
     }
 
     /// Function names, inlined callers and lines, read when first asked for; none without debug information.
     pub fn lines(&self) -> Option<&LineTable> {
-        self.lines
-            .get_or_init(|| self.has_debug_info().then(|| LineTable::load(self))?)
-            .as_ref()
+        let lines = self.lines.get_or_init(|| {
+            let (file, path) = if self.has_debug_info() {
+                (self, self.finder.as_ref().map(|f| &f.path))
+            } else if !self.finder.as_ref()?.lines {
+                return None;
+            } else {
+                self.debug_file()
+                    .map(|found| (&found.image, Some(&found.path)))?
+            };
+            let supplement = self.finder.as_ref().zip(path);
+            let supplement = supplement.and_then(|(finder, path)| finder.supplement(file, path));
+            let supplement = supplement.as_ref().map(|found| &found.image);
+            let size = LineTable::size(file).saturating_add(supplement.map_or(0, LineTable::size));
+            if size > MOST_DEBUG_INFORMATION {
+                self.warn_of_size("debug information", size);
+                return None;
+            }
+            LineTable::load(file, supplement)
+        });
+        lines.as_ref()
     }
 
     /// The build-id that the file carries.
@@ -310,6 +516,7 @@ impl Image {
         /// Locks the header of a buffer for its caller (src/backend/storage/buffer/bufmgr.c).
         const LOCKS_FOR_CALLER: &[u8] = b"\0LockBufHdr\0";
         const MOST_FUNCTIONS: usize = 4096;
+        const MOST_CODE: u64 = 4 << 20;
         let names = self.section(".dynstr").ok()??;
         if memchr::memmem::find(&names.bytes, LOCKS_FOR_CALLER).is_some() {
             return Some(true);
@@ -321,10 +528,18 @@ impl Image {
             next(1) == 0x86 || (next(1) & 0xf0 == 0x40 && next(2) == 0x86)
         };
         let mut functions = std::collections::BTreeMap::new();
+        let (mut known, mut all) = (0..0, 0);
         for at in memchr::memchr_iter(0xf0, &code.bytes).filter(takes) {
-            let (start, size) = self.function_bounds(Svma(code.start.0.wrapping_add(at as u64)))?;
-            functions.insert(start, size);
-            if functions.len() > MOST_FUNCTIONS {
+            let at = code.start.0.wrapping_add(at as u64);
+            if known.contains(&at) {
+                continue;
+            }
+            let (start, size) = self.function_bounds(Svma(at))?;
+            known = start.0..start.0.saturating_add(size);
+            if functions.insert(start, size).is_none() {
+                all += size.min(MOST_CODE);
+            }
+            if functions.len() > MOST_FUNCTIONS || all > MOST_CODE {
                 return None;
             }
         }
@@ -376,7 +591,7 @@ impl Image {
 
     /// The code. None where the file does not say which section that is, or it is too large to be read whole.
     pub(super) fn code(&self) -> Option<LoadedSection> {
-        let size = self.sections.iter().find(|s| s.name == ".text")?.size;
+        let size = self.named(".text")?.size;
         let code = self.section(".text").ok().flatten()?;
         (code.bytes.len() as u64 == size).then_some(code)
     }
@@ -384,8 +599,17 @@ impl Image {
     /// What is loaded and is neither code nor call-frame information: data, constants, and relocations with the
     /// addresses that the dynamic linker puts into data.
     pub(super) fn data(&self) -> Option<Vec<LoadedSection>> {
+        // Memory has none of it as it was in the file.
+        if self.is_from_memory {
+            return None;
+        }
         let loaded =
             |s: &&Section| s.start.0 != 0 && s.name != ".text" && !s.name.starts_with(".eh_frame");
+        let all = self.sections.iter().filter(loaded);
+        let size = all.fold(0, |sum: u64, s| sum.saturating_add(s.size));
+        if size > MOST_DATA {
+            return None;
+        }
         self.sections
             .iter()
             .filter(loaded)
@@ -433,50 +657,94 @@ impl Image {
 }
 
 /// The parts of an ELF file that say where everything is.
-struct Layout {
-    segments: Vec<Segment>,
-    sections: Vec<Section>,
-    build_id: Option<BuildId>,
+pub(super) struct Layout {
+    pub(super) segments: Vec<Segment>,
+    pub(super) sections: Vec<Section>,
+    pub(super) build_id: Option<BuildId>,
 }
 
 impl Layout {
-    fn read<'d, R: ReadRef<'d>>(data: R) -> Result<Self, ElfError> {
-        let elf = ElfFile64::<LittleEndian, R>::parse(data)?;
-        let endian = elf.endian();
-        let segments = elf
-            .elf_program_headers()
+    /// Reads the tables, each with a cap: `object`'s own reader takes in whole symbol tables on the way.
+    fn read(source: &Source) -> Result<Self, ElfError> {
+        const ENDIAN: LittleEndian = LittleEndian;
+        let header = source.read(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
+        let header = FileHeader64::<LittleEndian>::parse(&header[..])?;
+        header.endian()?;
+        let programs = usize::from(header.e_phnum(ENDIAN));
+        if programs > MOST_PROGRAM_HEADERS {
+            return Err(ElfError::TooLarge("program headers"));
+        }
+        let program_bytes =
+            source.table::<ProgramHeader64<LittleEndian>>(header.e_phoff(ENDIAN), programs)?;
+        let programs = pod::slice_from_all_bytes::<ProgramHeader64<LittleEndian>>(&program_bytes)
+            .unwrap_or_default();
+        // More sections than fit this number (their count is then elsewhere) are those of object files.
+        let section_bytes = source.table::<SectionHeader64<LittleEndian>>(
+            header.e_shoff(ENDIAN),
+            header.e_shnum(ENDIAN).into(),
+        )?;
+        let headers = pod::slice_from_all_bytes::<SectionHeader64<LittleEndian>>(&section_bytes)
+            .unwrap_or_default();
+
+        let loaded = programs
             .iter()
-            .filter(|p| p.p_type(endian) == object::elf::PT_LOAD)
-            .map(|p| Segment {
-                start: Svma(p.p_vaddr(endian)),
-                size: p.p_memsz(endian),
-                file_offset: p.p_offset(endian),
+            .filter(|p| p.p_type(ENDIAN) == object::elf::PT_LOAD);
+        let segments = loaded.map(|p| Segment {
+            start: Svma(p.p_vaddr(ENDIAN)),
+            size: p.p_memsz(ENDIAN),
+            file_offset: p.p_offset(ENDIAN),
+        });
+        let segments = segments.collect();
+        let names = match headers.get(usize::from(header.e_shstrndx(ENDIAN).0)) {
+            Some(s) => source.read(
+                s.sh_offset(ENDIAN),
+                s.sh_size(ENDIAN).min(LARGEST_SECTION_NAMES),
+            )?,
+            None => Vec::new(),
+        };
+        let sections = headers.iter().filter_map(|s| {
+            let (file_offset, size) = s.file_range(ENDIAN)?;
+            let flags = s.sh_flags(ENDIAN);
+            Some(Section {
+                name: section_name(&names, s.sh_name(ENDIAN))?,
+                start: Svma(s.sh_addr(ENDIAN)),
+                file_offset,
+                size,
+                compressed: flags.contains(object::elf::SHF_COMPRESSED),
             })
-            .collect();
-        let sections = elf
-            .sections()
-            .filter_map(|s| {
-                let (file_offset, size) = s.file_range()?;
-                let compressed = matches!(
-                    s.flags(),
-                    object::SectionFlags::Elf { sh_flags, .. }
-                        if sh_flags.contains(object::elf::SHF_COMPRESSED)
-                );
-                Some(Section {
-                    name: s.name().ok()?.to_owned(),
-                    start: Svma(s.address()),
-                    file_offset,
-                    size,
-                    compressed,
-                })
-            })
-            .collect();
+        });
+        let sections = sections.collect();
+
+        let in_sections = headers
+            .iter()
+            .filter(|s| s.sh_type(ENDIAN) == object::elf::SHT_NOTE)
+            .filter_map(|s| s.file_range(ENDIAN));
+        let in_segments = programs
+            .iter()
+            .filter(|p| p.p_type(ENDIAN) == object::elf::PT_NOTE)
+            .map(|p| p.file_range(ENDIAN));
+        let notes = in_sections.chain(in_segments).take(MOST_NOTES);
+        let mut build_id = None;
+        for (offset, size) in notes {
+            build_id = build_id_in_notes(&source.read(offset, size.min(LARGEST_NOTES))?);
+            if build_id.is_some() {
+                break;
+            }
+        }
         Ok(Layout {
             segments,
             sections,
-            build_id: elf.build_id()?.map(|id| BuildId(id.to_vec())),
+            build_id,
         })
     }
+}
+
+/// The name at `at` in the table of the sections' names. None where it is cut short, or no name.
+fn section_name(names: &[u8], at: u32) -> Option<String> {
+    let from = names.get(usize::try_from(at).ok()?..)?;
+    let from = &from[..from.len().min(LONGEST_SECTION_NAME + 1)];
+    let end = memchr::memchr(0, from)?;
+    Some(std::str::from_utf8(&from[..end]).ok()?.to_owned())
 }
 
 /// Reads the build-id of an image out of the memory it is mapped to at `start`, its first byte.
@@ -522,7 +790,7 @@ pub fn build_id_in_memory(memory: &dyn Memory, start: Avma) -> Option<BuildId> {
 }
 
 /// Finds the build-id (name `GNU`, type 3) in the bytes of a note segment with 4-byte alignment.
-fn build_id_in_notes(mut notes: &[u8]) -> Option<BuildId> {
+pub(crate) fn build_id_in_notes(mut notes: &[u8]) -> Option<BuildId> {
     loop {
         let (head, rest) = notes.split_first_chunk::<12>()?;
         let word = |i: usize| {

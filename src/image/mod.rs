@@ -3,11 +3,16 @@
 //! Everything is read from files before a stop or after it, never during one. Files are hostile input: each
 //! section is read with a cap, and each number in it is checked before it is used.
 
+mod budget;
 mod callers;
 mod cfi;
 mod code;
 mod debug;
 mod elf;
+mod imports;
+mod loaded;
+mod locate;
+mod nesting;
 mod space;
 mod symbols;
 
@@ -20,8 +25,17 @@ pub use cfi::CallFrameEntry;
 pub use code::{Release, Spinlocks};
 pub use debug::{InlinedFrame, LineTable};
 pub use elf::{ElfError, Image};
-pub use space::{AddressSpace, Module, ModuleKind};
+pub use imports::Import;
+pub use locate::DebugFiles;
+pub use space::{AddressSpace, Module, ModuleKind, ReadFrom, ReplacedFile};
 pub use symbols::{Symbol, SymbolSource, Symbols};
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {
+    debug::{decompress, unpack},
+    elf::{build_id_in_memory, build_id_in_notes},
+    locate::{alternate_link, debug_link},
+};
 
 use crate::memory::Avma;
 

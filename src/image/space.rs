@@ -1,15 +1,19 @@
 //! Which image lies at which address of a process.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::elf::{Image, build_id_in_memory};
-use super::{Bias, Svma};
+use super::locate::{DebugFiles, Finder, Roots};
+use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
+use crate::process::root::Links;
 use crate::process::{Mapping, Process, maps, same_file};
 
 /// What part a mapped image plays in a backend.
@@ -95,11 +99,43 @@ pub struct AddressSpace<'p> {
     executable: Option<PathBuf>,
     images: RefCell<HashMap<FileKey, Option<Rc<Image>>>>,
     modules: RefCell<HashMap<Avma, Option<Rc<Module>>>>,
+    debug_files: Rc<DebugFiles>,
+    roots: OnceCell<Rc<Roots>>,
+    read_from: RefCell<HashMap<FileKey, ReadFrom>>,
+    called_as: RefCell<HashMap<Avma, Option<Rc<str>>>>,
+}
+
+/// What an image was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadFrom {
+    /// The very file that is mapped, or one with the same build-id.
+    File,
+    /// The backend's memory, without what is not loaded of a file.
+    Memory,
+}
+
+/// A file with code that was replaced or deleted since the process loaded it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedFile {
+    /// Where the process had it.
+    pub path: PathBuf,
+    /// Whether another file is there now.
+    pub replaced: bool,
+    /// It is the server's executable.
+    pub executable: bool,
+    /// What its code was read from; none where it was not needed, or is not to be had.
+    pub read_from: Option<ReadFrom>,
 }
 
 impl<'p> AddressSpace<'p> {
     /// Reads what is mapped. Images are loaded when asked for.
     pub fn read(process: &'p Process) -> std::io::Result<Self> {
+        AddressSpace::read_with(process, Rc::default())
+    }
+
+    /// The same, with a say in where debug files are looked for.
+    pub fn read_with(process: &'p Process, debug_files: Rc<DebugFiles>) -> std::io::Result<Self> {
         let executable = std::fs::read_link(format!("/proc/{}/exe", process.pid())).ok();
         Ok(AddressSpace {
             process,
@@ -107,13 +143,96 @@ impl<'p> AddressSpace<'p> {
             executable: executable.map(without_deleted),
             images: RefCell::default(),
             modules: RefCell::default(),
+            debug_files,
+            roots: OnceCell::new(),
+            read_from: RefCell::default(),
+            called_as: RefCell::default(),
         })
+    }
+
+    /// What there was to warn of while images were loaded.
+    pub fn warnings(&self) -> Vec<String> {
+        self.debug_files.warnings()
+    }
+
+    /// The files with code that were replaced or deleted since they were loaded. Asks the file system; never while a
+    /// backend stands still.
+    pub fn replaced_files(&self, memory: &dyn Memory) -> Vec<ReplacedFile> {
+        const MOST: usize = 32;
+        let mut found: Vec<ReplacedFile> = Vec::new();
+        for mapping in self.mappings.iter().filter(|m| m.deleted && m.executable) {
+            let known = found.iter().any(|f| f.path == mapping.path);
+            if known || found.len() == MOST || !self.is_an_image(mapping, memory) {
+                continue;
+            }
+            let mut roots = self.roots().theirs_first();
+            found.push(ReplacedFile {
+                path: mapping.path.clone(),
+                replaced: roots.any(|root| root.metadata(&mapping.path).is_ok()),
+                executable: Some(&mapping.path) == self.executable.as_ref(),
+                read_from: self.read_from.borrow().get(&mapping.file).copied(),
+            });
+        }
+        found
+    }
+
+    /// Whether what is mapped there is an ELF file, and not memory that only looks like a deleted file.
+    fn is_an_image(&self, mapping: &Mapping, memory: &dyn Memory) -> bool {
+        let mut magic = [0; 4];
+        let first = self.first_mapping(mapping);
+        first.is_some_and(|m| memory.read(m.start, &mut magic).is_ok() && magic == *b"\x7fELF")
+    }
+
+    /// The mapping of the same file's beginning that comes before this one, or is this one.
+    fn first_mapping(&self, mapping: &Mapping) -> Option<&Mapping> {
+        let mut before = self.mappings.iter().rev();
+        before.find(|m| m.start <= mapping.start && m.file == mapping.file && m.file_offset == 0)
+    }
+
+    fn roots(&self) -> &Rc<Roots> {
+        self.roots.get_or_init(|| Rc::new(Roots::of(self.process)))
+    }
+
+    /// A space of one image at `range`, with stated addresses that are the actual ones, for tests.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_image(
+        process: &'p Process,
+        range: std::ops::Range<Avma>,
+        image: Rc<Image>,
+    ) -> Self {
+        let mapping = Mapping {
+            start: range.start,
+            end: range.end,
+            executable: true,
+            file_offset: 0,
+            file: (0, 0, 1),
+            path: "/image".into(),
+            deleted: false,
+        };
+        let module = Module {
+            path: mapping.path.clone(),
+            kind: ModuleKind::Library,
+            bias: Bias(0),
+            image,
+        };
+        AddressSpace {
+            process,
+            modules: RefCell::new(HashMap::from([(range.start, Some(Rc::new(module)))])),
+            mappings: vec![mapping],
+            executable: None,
+            images: RefCell::default(),
+            debug_files: Rc::default(),
+            roots: OnceCell::new(),
+            read_from: RefCell::default(),
+            called_as: RefCell::default(),
+        }
     }
 
     /// Reads anew what is mapped, keeping the images that were loaded. For when code was mapped since.
     pub fn refresh(&mut self) -> std::io::Result<()> {
         self.mappings = self.process.maps()?;
         self.modules.borrow_mut().clear();
+        self.called_as.borrow_mut().clear();
         Ok(())
     }
 
@@ -125,6 +244,30 @@ impl<'p> AddressSpace<'p> {
     /// The mapping at `addr`.
     pub fn mapping_at(&self, addr: Avma) -> Option<&Mapping> {
         maps::find(&self.mappings, addr)
+    }
+
+    /// By which of its names a function of `module` was called that returns to `to`, if that was learnt before: `None` if
+    /// it was not, `Some(None)` if there is no telling.
+    pub fn called_as(&self, to: Avma) -> Option<Option<Rc<str>>> {
+        self.called_as.borrow().get(&to).cloned()
+    }
+
+    /// Learns it. Opens files; never while a backend stands still.
+    pub fn learn_called_as(&self, to: Avma, module: &Module, memory: &dyn Memory) {
+        if self.called_as(to).is_none() {
+            let name = self.find_called_as(to, module, memory);
+            self.called_as.borrow_mut().insert(to, name.map(Rc::from));
+        }
+    }
+
+    /// Only if the call goes to that very module, and this has a function of the name.
+    fn find_called_as(&self, to: Avma, module: &Module, memory: &dyn Memory) -> Option<String> {
+        let caller = self.loaded_at(to.offset(-1))?;
+        let import = caller.image.import_called_before(caller.to_svma(to))?;
+        let target = memory.read_u64(caller.bias.to_avma(import.slot)).ok()?;
+        let called = self.load_at(Avma(target), memory)?;
+        let same = Rc::ptr_eq(&called.image, &module.image) && called.bias == module.bias;
+        (same && module.image.symbols().has(&import.name)).then_some(import.name)
     }
 
     /// The module at `addr` if it was loaded before. Opens nothing: for use while a backend stands still.
@@ -189,9 +332,7 @@ impl<'p> AddressSpace<'p> {
                 match known {
                     Some(image) => image?,
                     None => {
-                        let image = self
-                            .open_image(mapping, kind == ModuleKind::Server, memory)
-                            .map(Rc::new);
+                        let image = self.open_image(mapping, kind, memory).map(Rc::new);
                         self.images.borrow_mut().insert(mapping.file, image.clone());
                         image?
                     }
@@ -207,31 +348,76 @@ impl<'p> AddressSpace<'p> {
         })
     }
 
-    /// Opens the file behind `mapping`, and only believes it if it is the mapped inode or carries the build-id
-    /// that is in memory: after a package upgrade another file lies at the same path.
+    /// Opens the image behind `mapping`: the mapped inode itself where the kernel gives it to us. Otherwise what lies at
+    /// its path, and only if that is the mapped inode or carries the build-id that is in memory: after a package upgrade
+    /// another file lies there. Otherwise what is in memory.
     fn open_image(
         &self,
         mapping: &Mapping,
-        executable: bool,
+        kind: ModuleKind,
         memory: &dyn Memory,
     ) -> Option<Image> {
-        let file = if executable {
-            self.process.executable()
-        } else {
-            self.process.open_mapped(mapping)
-        }
-        .ok()?;
-        let surely_the_same = executable || same_file(&file, mapping);
-        let image = Image::from_file(file).ok()?;
-        if surely_the_same {
-            return Some(image);
-        }
-        let first = self
-            .mappings
-            .iter()
-            .find(|m| m.file == mapping.file && m.file_offset == 0)?;
+        let first = self.first_mapping(mapping)?;
         let in_memory = build_id_in_memory(memory, first.start);
-        (in_memory.is_some() && in_memory.as_ref() == image.build_id()).then_some(image)
+        let mapped = match kind {
+            ModuleKind::Server => self.process.executable(),
+            _ => self.process.open_mapped(mapping),
+        };
+        let from_file = match mapped {
+            Ok(file) => self.believe(file, mapping, &in_memory, true),
+            Err(_) => self.roots().theirs_first().find_map(|root| {
+                // The path is resolved already: a link there now is not what was mapped.
+                let file = root.open(&mapping.path, Links::Refused).ok()?;
+                let same = same_file(&file, mapping);
+                self.believe(file, mapping, &in_memory, same)
+            }),
+        };
+        let found = from_file.map(|(image, inode)| (image, inode, ReadFrom::File));
+        let found = found.or_else(|| {
+            // The server's own code is searched for more than what is loaded of it.
+            let wanted = kind != ModuleKind::Server;
+            let image = wanted.then(|| Image::from_memory(memory, first.start))??;
+            Some((image, None, ReadFrom::Memory))
+        });
+        let Some((image, inode, from)) = found else {
+            self.debug_files.warn(format!(
+                "the code of {} is not known: the file that is mapped is gone, and to read it all the same takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE",
+                mapping.path.display()
+            ));
+            return None;
+        };
+        self.read_from.borrow_mut().insert(mapping.file, from);
+        Some(image.with_debug_files(Finder {
+            files: self.debug_files.clone(),
+            roots: self.roots().clone(),
+            path: mapping.path.clone(),
+            inode,
+            lines: matches!(kind, ModuleKind::Server | ModuleKind::Library),
+        }))
+    }
+
+    /// Takes a file for the mapped image where its build-id is that in memory; where there is none to compare, only if
+    /// it is the mapped inode.
+    fn believe(
+        &self,
+        file: File,
+        mapping: &Mapping,
+        in_memory: &Option<BuildId>,
+        same_inode: bool,
+    ) -> Option<(Image, Option<(u64, u64)>)> {
+        let inode = file.metadata().ok().map(|m| (m.dev(), m.ino()));
+        let image = Image::from_file(file).ok()?;
+        let believed = match (in_memory, image.build_id()) {
+            (Some(in_memory), Some(in_file)) => in_memory == in_file,
+            _ => same_inode,
+        };
+        if !believed && same_inode {
+            self.debug_files.warn(format!(
+                "{} was overwritten since it was loaded: what is in the file is not what is in memory",
+                mapping.path.display()
+            ));
+        }
+        believed.then_some((image, inode))
     }
 }
 

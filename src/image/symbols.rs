@@ -14,12 +14,25 @@ pub enum SymbolSource {
     Dynsym,
     /// The image's own full symbol table.
     Symtab,
-    /// The symbol table of a separate debug file with the same build-id.
+    /// The symbol table of a separate debug file that is proved to be the image's.
     DebugFile,
+    /// The compressed symbol table that a stripped image carries (`.gnu_debugdata`).
+    DebugData,
     /// Debug information (DWARF).
     Dwarf,
-    /// No symbol: told by the server's own tables of functions.
+    /// No symbol: told by the server's own tables of functions, or by the name that its caller called it by.
     Decoded,
+}
+
+impl SymbolSource {
+    /// The smaller, the nearer to what the dynamic linker itself goes by.
+    fn rank(self) -> u8 {
+        match self {
+            SymbolSource::Dynsym => 0,
+            SymbolSource::Symtab => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// One function or variable.
@@ -57,6 +70,13 @@ struct Entry {
     /// Bound locally to its file.
     local: bool,
 }
+
+/// The longest name that is looked at; those of C++ templates have some thousand bytes.
+const LONGEST_NAME: usize = 16 << 10;
+/// The most names of one function; glibc has some ten.
+const MOST_ALIASES: usize = 64;
+/// The most variables of one name.
+const MOST_NAMESAKES: usize = 256;
 
 /// All symbols of one image.
 #[derive(Debug, Default)]
@@ -110,6 +130,7 @@ impl Symbols {
 
     fn name(&self, entry: &Entry) -> &str {
         let from = &self.names[entry.name as usize..];
+        let from = &from[..from.len().min(LONGEST_NAME)];
         let end = memchr::memchr(0, from).unwrap_or(from.len());
         let name = std::str::from_utf8(&from[..end]).unwrap_or("");
         // Full symbol tables spell out versions: `name@@VERSION`.
@@ -146,6 +167,7 @@ impl Symbols {
         let mut names: Vec<&Entry> = self.entries[from..after]
             .iter()
             .filter(|e| Some(e.start) == start && e.kind == SymbolKind::Function)
+            .take(MOST_ALIASES)
             .collect();
         names.sort_by_key(|e| {
             let name = self.name(e);
@@ -161,7 +183,8 @@ impl Symbols {
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(0 | b'@')))
     }
 
-    /// Finds many symbols by name in one pass: for each name its symbol and kind, exported ones before local ones.
+    /// Finds many symbols by name in one pass: for each name its symbol and kind; those that the image is linked by first,
+    /// then its own others, then those that only a separate debug file tells; exported ones before local ones.
     pub fn by_name<'n>(&self, wanted: &[&'n str]) -> HashMap<&'n str, (Symbol<'_>, SymbolKind)> {
         // A server has tens of thousands of symbols; the first letters rule out nearly all of them.
         let mut by_letter: Vec<Vec<&'n str>> = vec![Vec::new(); 256];
@@ -170,21 +193,24 @@ impl Symbols {
                 by_letter[usize::from(first)].push(name);
             }
         }
-        let mut found = HashMap::new();
+        let rank = |e: &Entry| (e.source.rank(), e.local);
+        let mut found: HashMap<&'n str, &Entry> = HashMap::new();
         for entry in &self.entries {
             let candidates = &by_letter[usize::from(self.names[entry.name as usize])];
             for name in candidates {
                 if self.is_named(entry, name.as_bytes())
-                    && (!entry.local || !found.contains_key(name))
+                    && found.get(name).is_none_or(|best| rank(entry) < rank(best))
                 {
-                    found.insert(*name, (self.symbol(entry), entry.kind));
+                    found.insert(*name, entry);
                 }
             }
         }
-        found
+        let told = |entry: &Entry| (self.symbol(entry), entry.kind);
+        found.into_iter().map(|(n, e)| (n, told(e))).collect()
     }
 
-    /// Addresses and sizes of all variables of these names: several files may each have a static one.
+    /// Addresses and sizes of all variables of these names: several files may each have a static one. Nothing of a name
+    /// that more have than any program's do.
     pub fn variables<'n>(&self, wanted: &[&'n str]) -> HashMap<&'n str, Vec<(Svma, u64)>> {
         let mut found: HashMap<&'n str, Vec<_>> = HashMap::new();
         for entry in self.entries.iter().filter(|e| e.kind == SymbolKind::Object) {
@@ -192,11 +218,12 @@ impl Symbols {
                 let of_name = found.entry(name).or_default();
                 let symbol = (Svma(entry.start), entry.size.into());
                 // A separate debug file tells the same once more.
-                if !of_name.contains(&symbol) {
+                if of_name.len() <= MOST_NAMESAKES && !of_name.contains(&symbol) {
                     of_name.push(symbol);
                 }
             }
         }
+        found.retain(|_, of_name| of_name.len() <= MOST_NAMESAKES);
         found
     }
 
@@ -258,6 +285,20 @@ mod tests {
         assert_eq!(found["MyProcPid"].0.start, Svma(0x200));
         assert_eq!(found["MyProcPid"].1, SymbolKind::Object);
         assert!(s.has("sleep") && !s.has("imported"));
+    }
+
+    #[test]
+    fn a_debug_file_moves_nothing_that_the_image_has_itself() {
+        let names = b"\0MyProcPid\0held_lwlocks\0";
+        let table = [
+            entry(1, GLOBAL | OBJECT, 1, 0x900, 4),
+            entry(11, OBJECT, 1, 0x300, 4),
+        ];
+        let mut s = symbols();
+        s.add_table(&table.concat(), names, SymbolSource::DebugFile);
+        let found = s.by_name(&["MyProcPid", "held_lwlocks"]);
+        assert_eq!(found["MyProcPid"].0.start, Svma(0x200));
+        assert_eq!(found["held_lwlocks"].0.start, Svma(0x300));
     }
 
     #[test]

@@ -46,7 +46,7 @@ const OTHERS: [&str; 25] = [
     "ClientAuthInProgress",
     "CurrentMemoryContext",
     "ErrorContext",
-    "MyAuxProcType",
+    "MyProcPort",
     "IsBackgroundWorker",
     "am_walsender",
     "StatementCancelHandler",

@@ -10,9 +10,9 @@ use super::globals::Globals;
 use super::memory_contexts;
 use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
-use crate::image::{AddressSpace, Module};
+use crate::image::{AddressSpace, DebugFiles, Module};
 use crate::memory::{Memory, ProcessMemory};
-use crate::process::Process;
+use crate::process::{Process, printable};
 
 /// A process that was proved to be one of a PostgreSQL server's.
 #[derive(Debug)]
@@ -76,6 +76,14 @@ pub enum NotABackend {
 /// Proves that `process` belongs to a PostgreSQL server, and finds everything that is needed to look into it.
 /// Stops nothing.
 pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
+    prove_with(process, Rc::default())
+}
+
+/// The same, with a say in where debug files are looked for.
+pub fn prove_with(
+    process: &Process,
+    debug_files: Rc<DebugFiles>,
+) -> Result<Backend<'_>, NotABackend> {
     let pid = process.pid();
     let other = |why: String| NotABackend::Other {
         pid,
@@ -90,15 +98,20 @@ pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
         _ => other("it has no executable: a thread of the kernel's own".into()),
     })?;
     let memory = ProcessMemory::open(pid);
-    let space = AddressSpace::read(process).map_err(|e| match e.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
-        _ => NotABackend::Ended(pid),
-    })?;
+    let space =
+        AddressSpace::read_with(process, debug_files).map_err(|e| match e.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
+            _ => NotABackend::Ended(pid),
+        })?;
     // An empty list is what the kernel shows of a process that is just ending.
     let executable = match space.executable(&memory) {
         Some(module) => module,
         None if process.has_ended() => return Err(NotABackend::Ended(pid)),
-        None => return Err(other("its executable is not a 64-bit ELF file".into())),
+        None => {
+            return Err(other(
+                "its executable is no 64-bit ELF file that could be read".into(),
+            ));
+        }
     };
     let globals = Globals::of(&executable);
     let missing = globals.missing_telltales();
@@ -221,11 +234,10 @@ fn running_postmaster(
     }
 }
 
-/// What the process is for, by `MyBackendType`; by 12's flags where there is no such variable.
+/// What the process is for, by `MyBackendType`; in 12, which has no such variable, and in versions whose numbers are not
+/// known, by flags. Only what serves a client has a connection: `MyProcPort`, set by BackendInitialize()
+/// (src/backend/postmaster/postmaster.c; 17 and later: src/backend/tcop/backend_startup.c).
 fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layout>) -> BackendType {
-    let Some(layout) = layout else {
-        return BackendType::Unknown;
-    };
     let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
     let flag = |name: &str| {
         globals
@@ -233,21 +245,19 @@ fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layou
             .and_then(|at| memory.read_u8(at).ok())
             .map(|b| b != 0)
     };
-    if let Some(number) = int("MyBackendType") {
-        return layout
-            .backend_types
-            .get(number as usize)
-            .copied()
-            .unwrap_or(BackendType::Unknown);
+    if let Some((number, layout)) = int("MyBackendType").zip(layout) {
+        let kind = layout.backend_types.get(number as usize);
+        return kind.copied().unwrap_or(BackendType::Unknown);
     }
-    match (
-        int("MyAuxProcType"),
-        flag("IsBackgroundWorker"),
-        flag("am_walsender"),
-    ) {
-        // NotAnAuxProcess is -1 (12: src/include/miscadmin.h).
-        (Some(u32::MAX), Some(false), Some(true)) => BackendType::WalSender,
-        (Some(u32::MAX), Some(true), Some(false)) => BackendType::BackgroundWorker,
+    let serves = globals
+        .get("MyProcPort")
+        .and_then(|at| memory.read_u64(at).ok())
+        .map(|port| port != 0);
+    let (worker, sends) = (flag("IsBackgroundWorker"), flag("am_walsender"));
+    match (serves, worker, sends) {
+        (Some(true), Some(false) | None, Some(false)) => BackendType::Client,
+        (Some(true), Some(false) | None, Some(true)) => BackendType::WalSender,
+        (Some(false), Some(true), Some(false)) => BackendType::BackgroundWorker,
         _ => BackendType::Unknown,
     }
 }
@@ -273,11 +283,4 @@ fn type_by_title(title: &str) -> BackendType {
         .into_iter()
         .find(|(name, _)| title.starts_with(name))
         .map_or(BackendType::Unknown, |(_, kind)| kind)
-}
-
-/// A name from another process, made fit for a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

@@ -2,6 +2,7 @@
 //! numbers say. Everything that differs between versions lives here and nowhere else.
 
 mod globals;
+mod handlers;
 mod identity;
 pub mod locks;
 pub mod lwlocks;
@@ -12,7 +13,8 @@ mod title;
 mod versions;
 
 pub use globals::Globals;
-pub use identity::{Backend, NotABackend, Postmaster, prove};
+pub use handlers::{Disposition, disposition};
+pub use identity::{Backend, NotABackend, Postmaster, prove, prove_with};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};

@@ -34,6 +34,9 @@ pub struct Statics {
     pub busy: Option<Avma>,
     /// `DoingCommandRead`, a bool (src/backend/tcop/postgres.c).
     pub doing_command_read: Option<Avma>,
+    /// `MyBEEntry`, a pointer: what the backend tells of itself (12 and 13: src/backend/postmaster/pgstat.c; exported
+    /// from 14 on).
+    pub status_entry: Option<Avma>,
     /// The names of extensions' LWLock tranches (lwlock.c).
     pub tranche_names: Option<TrancheNames>,
 }
@@ -57,19 +60,21 @@ pub struct TrancheNames {
 }
 
 /// The exported functions that are read, and the variables that tell their uses apart.
-const EXPORTED: [&str; 8] = [
+const EXPORTED: [&str; 10] = [
     "LWLockHeldByMe",
     "FlushErrorState",
     "in_error_recursion_trouble",
     "pq_is_reading_msg",
     "die",
     "GetLWLockIdentifier",
+    "pgstat_report_xact_timestamp",
+    "pgstat_track_activities",
     "proc_exit_inprogress",
     "whereToSendOutput",
 ];
 
 /// The static variables with their sizes in bytes.
-const STATICS: [(&str, u64); 9] = [
+const STATICS: [(&str, u64); 10] = [
     ("num_held_lwlocks", 4),
     ("held_lwlocks", MOST_LWLOCKS as u64 * HANDLE),
     ("errordata_stack_depth", 4),
@@ -77,6 +82,7 @@ const STATICS: [(&str, u64); 9] = [
     ("PqCommReadingMsg", 1),
     ("PqCommBusy", 1),
     ("DoingCommandRead", 1),
+    ("MyBEEntry", 8),
     ("LWLockTrancheNames", 8),
     ("LWLockTrancheNamesAllocated", 4),
 ];
@@ -111,6 +117,8 @@ impl Statics {
             .and_then(|(exiting, destination)| {
                 code("die").doing_command_read(exiting, destination)
             });
+        let entry = address("pgstat_track_activities")
+            .and_then(|tracks| code("pgstat_report_xact_timestamp").status_entry(tracks));
         let (names, allocated) = code("GetLWLockIdentifier").tranche_names().unzip();
 
         let both = |a: Option<Avma>, b: Option<Avma>| a.zip(b);
@@ -125,6 +133,7 @@ impl Statics {
             reading_message: settle("PqCommReadingMsg", reading),
             busy: settle("PqCommBusy", busy),
             doing_command_read: settle("DoingCommandRead", command),
+            status_entry: settle("MyBEEntry", entry),
             tranche_names: both(
                 settle("LWLockTrancheNames", names),
                 settle("LWLockTrancheNamesAllocated", allocated),
@@ -152,7 +161,7 @@ impl Statics {
 }
 
 /// What the symbol table and the code say together.
-fn settle(decoded: Option<Svma>, named: &[(Svma, u64)], size: u64) -> Option<Svma> {
+pub(super) fn settle(decoded: Option<Svma>, named: &[(Svma, u64)], size: u64) -> Option<Svma> {
     match (decoded, named) {
         (decoded, []) => decoded,
         (Some(at), named) => named.contains(&(at, size)).then_some(at),
@@ -177,16 +186,16 @@ fn comm_reset(executable: &Module, globals: &Globals, memory: &dyn Memory) -> Co
 }
 
 /// The instructions of one function.
-struct Code(Vec<Instruction>);
+pub(super) struct Code(pub(super) Vec<Instruction>);
 
 impl Code {
-    fn read(executable: &Module, start: Svma, size: u64) -> Self {
+    pub(super) fn read(executable: &Module, start: Svma, size: u64) -> Self {
         let bytes = executable.image.bytes_at(start, size.min(MOST_CODE));
         Code::decode(&bytes.unwrap_or_default(), start)
     }
 
     /// Up to the first byte that begins no instruction.
-    fn decode(bytes: &[u8], start: Svma) -> Self {
+    pub(super) fn decode(bytes: &[u8], start: Svma) -> Self {
         let decoder = Decoder::with_ip(64, bytes, start.0, DecoderOptions::NONE);
         Code(
             decoder
@@ -276,6 +285,14 @@ impl Code {
         None
     }
 
+    /// `if (!pgstat_track_activities || !beentry)`
+    fn status_entry(&self, tracks: Svma) -> Option<Svma> {
+        let mut accesses = self.accesses();
+        accesses.find(|(_, at, size)| *size == 1 && *at == tracks)?;
+        let (i, entry, size) = accesses.next()?;
+        (size == 8 && i.mnemonic() == Mnemonic::Mov).then_some(entry)
+    }
+
     /// `if (eventId >= LWLockTrancheNamesAllocated || LWLockTrancheNames[eventId] == NULL)`
     fn tranche_names(&self) -> Option<(Svma, Svma)> {
         let mut accesses = self.accesses();
@@ -300,7 +317,7 @@ fn size_of(kind: MemorySize) -> usize {
 
 /// The address of a static operand: relative to the instruction, or absolute where the executable is not
 /// position-independent.
-fn static_address(i: &Instruction) -> Option<Svma> {
+pub(super) fn static_address(i: &Instruction) -> Option<Svma> {
     if i.is_ip_rel_memory_operand() {
         Some(Svma(i.ip_rel_memory_address()))
     } else {
@@ -328,11 +345,11 @@ fn immediate(i: &Instruction) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Code as `objdump -d` prints it, at the address that it was captured from.
-    fn code(start: u64, hex: &str) -> Code {
+    pub(in crate::postgres) fn code(start: u64, hex: &str) -> Code {
         let bytes: Vec<u8> = hex
             .split_whitespace()
             .map(|b| u8::from_str_radix(b, 16).unwrap())
@@ -429,6 +446,18 @@ mod tests {
         // 17's tail-calls another function.
         let tail = "66 83 fe 5b 0f b7 fe 76 05 e9 32 f8 ff ff 48 8d 05 c1 b6 61 00 48 8b 04 f8 c3";
         assert_eq!(code(0x3c0fea, tail).tranche_names(), None);
+    }
+
+    #[test]
+    fn the_status_entry_of_a_real_server() {
+        // 13.23: MyBEEntry 89dbd8, pgstat_track_activities 89da2d.
+        let report = "80 3d d1 88 5b 00 01 48 8b 05 75 8a 5b 00 75 31 48 85 c0 74 2c 8b 15 70 f9 5b 00 ff c2";
+        let report = code(0x2e5155, report);
+        let found = report.status_entry(Svma(0x89da2d));
+        assert_eq!(found, Some(Svma(0x89dbd8)));
+        assert_eq!(report.status_entry(Svma(0x89da2e)), None);
+        let counts = code(0x2e5155, "80 3d d1 88 5b 00 01 8b 15 70 f9 5b 00");
+        assert_eq!(counts.status_entry(Svma(0x89da2d)), None, "no pointer");
     }
 
     #[test]

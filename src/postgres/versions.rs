@@ -180,8 +180,24 @@ const TAGS: &[&str] = &[
     "applytransaction",
 ];
 
+/// `LockTagTypeNames` of 12.22 (src/backend/utils/adt/lockfuncs.c): the last came in a minor release.
+const TAGS_12: &[&str] = &[
+    "relation",
+    "extend",
+    "page",
+    "tuple",
+    "transactionid",
+    "virtualxid",
+    "speculative token",
+    "object",
+    "userlock",
+    "advisory",
+    "frozenid",
+];
+
 /// Compiled against the headers of 13.16, 15.18 and 17.11, and read in those of 18.4; between them nothing changed but
-/// the names of the lists' types.
+/// the names of the lists' types. In 12 the lists are where they are in 13: seen in live servers, whose
+/// pg_blocking_pids() agrees.
 const LOCK_TABLE: Option<LockTable> = Some(LockTable {
     proc_locks: 24,
     wait_procs: 40,
@@ -190,6 +206,14 @@ const LOCK_TABLE: Option<LockTable> = Some(LockTable {
     lock_link: 32,
     tags: TAGS,
 });
+
+const LOCK_TABLE_12: Option<LockTable> = match LOCK_TABLE {
+    Some(table) => Some(LockTable {
+        tags: TAGS_12,
+        ..table
+    }),
+    None => None,
+};
 
 /// Offsets in `PGPROC`, in bytes.
 #[derive(Debug)]
@@ -257,7 +281,7 @@ pub const LAYOUTS: &[Layout] = &[
             wait_event_info: 676,
             size: 848,
         },
-        lock_table: None,
+        lock_table: LOCK_TABLE_12,
     },
     Layout {
         major: 13,
@@ -468,8 +492,18 @@ impl Version {
         })
     }
 
-    /// This version's row, if there is one.
+    /// This version's row, if there is one. Not for what comes before a first release (`18beta1`), which may still change,
+    /// and not for a fork that says so in its version (`15.2-YB-…`), which may have changed anything.
     pub fn layout(&self) -> Option<&'static Layout> {
+        let released = || {
+            let (number, whose) = self.text.split_once(' ').unwrap_or((&self.text, ""));
+            let (_, minor) = number.split_once('.')?;
+            let plain = !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit());
+            // Packagers put themselves into brackets (configure --with-extra-version).
+            let packaged = whose.is_empty() || whose.starts_with('(') && whose.ends_with(')');
+            (plain && packaged).then_some(())
+        };
+        released()?;
         LAYOUTS.iter().find(|l| l.major == self.major)
     }
 }
@@ -486,6 +520,17 @@ mod tests {
         assert_eq!(debian.text, "15.18 (Debian 15.18-0+deb12u1)");
         assert_eq!(parse("19rc1").unwrap().major, 19);
         assert_eq!(parse("20devel").unwrap().layout().map(|l| l.major), None);
+        assert!(debian.layout().is_some() && parse("16.2").unwrap().layout().is_some());
+        for early in [
+            "18beta1",
+            "18rc1",
+            "18devel",
+            "15.2-YB-2.25.0.0-b0",
+            "16.4 OrioleDB",
+            "16.",
+        ] {
+            assert_eq!(parse(early).unwrap().layout().map(|l| l.major), None);
+        }
         assert_eq!(parse("devel"), None);
         assert_eq!(Version::parse(b"postgres (PostgreSQL) 15"), None);
         assert_eq!(Version::parse(b"psql (PostgreSQL) 15.1\n"), None);

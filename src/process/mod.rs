@@ -1,19 +1,27 @@
 //! What `/proc` and a pidfd tell of a process without stopping it: which one it is, what state it is in,
 //! what it has mapped, and why tracing it would be refused.
+//!
+//! A pidfd needs Linux 5.3 and a seccomp filter that lets it pass; nothing here needs more than Linux 4.4 otherwise.
+//! Without one, the directory `/proc/PID` that is held open means the same process for as long as it is held.
 
+pub mod container;
 pub mod maps;
 pub mod mounts;
+pub mod passwd;
 pub mod permission;
+pub mod root;
 pub mod sockets;
 pub mod syscalls;
+pub(crate) mod text;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use procfs::ProcError;
 use procfs::process::{Stat, Status};
@@ -52,6 +60,9 @@ pub enum OpenError {
     /// The PID is that of a thread, not of a process.
     #[error("{0} is a thread of process {1}, not a process")]
     IsThread(i32, i32),
+    /// It is there, and `/proc` does not show it to us (hidepid).
+    #[error("process {0} is there, but /proc does not show it")]
+    Hidden(i32),
     /// The kernel said something else.
     #[error("cannot open process {0}: {1}")]
     Other(i32, io::Error),
@@ -62,7 +73,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
-    pidfd: OwnedFd,
+    /// None before Linux 5.3, and where a seccomp filter denies it.
+    pidfd: Option<OwnedFd>,
     proc: procfs::process::Process,
     start_time: u64,
 }
@@ -71,26 +83,33 @@ impl Process {
     /// Pins the process `pid`, as numbered in our own PID namespace.
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         let gone = || OpenError::NoSuchProcess(pid);
-        let other = |e: io::Error| match e.raw_os_error() {
-            Some(libc::ESRCH | libc::ENOENT) => OpenError::NoSuchProcess(pid),
-            _ => OpenError::Other(pid, e),
-        };
-        // pidfd_open(2) says ENOENT or EINVAL, by the kernel's version, for a thread that leads no group.
+        // ESRCH is the answer for a process that is not there. Others are about the call: ENOSYS before Linux 5.3,
+        // EPERM and others from seccomp filters; ENOENT or EINVAL, by version, for a thread that leads no group.
         let pidfd = match sys::pidfd_open(pid) {
-            Ok(fd) => fd,
-            Err(e) => {
-                return Err(
-                    match procfs::process::Process::new(pid).map(|p| p.status()) {
-                        Ok(Ok(status)) if status.tgid != pid => {
-                            OpenError::IsThread(pid, status.tgid)
-                        }
-                        _ => other(e.into()),
-                    },
-                );
-            }
+            Ok(fd) => Some(fd),
+            Err(Errno::ESRCH) => return Err(gone()),
+            Err(_) => None,
         };
-        let proc = procfs::process::Process::new(pid).map_err(|e| other(io_error(e)))?;
-        let start_time = proc.stat().map_err(|e| other(io_error(e)))?.starttime;
+        let failed = |e: io::Error| match e {
+            e if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
+                match exists(pid) {
+                    true => OpenError::Hidden(pid),
+                    false => gone(),
+                }
+            }
+            e if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
+                OpenError::Hidden(pid)
+            }
+            e => OpenError::Other(pid, e),
+        };
+        let proc = procfs::process::Process::new(pid).map_err(|e| failed(io_error(e)))?;
+        let start_time = stat_of(&proc).map_err(failed)?.starttime;
+        if pidfd.is_none() {
+            let leader = status_of(&proc).map_err(failed)?.tgid;
+            if leader != pid {
+                return Err(OpenError::IsThread(pid, leader));
+            }
+        }
         let process = Process {
             pid,
             pidfd,
@@ -116,12 +135,12 @@ impl Process {
 
     /// `/proc/PID/status`.
     pub fn status(&self) -> io::Result<Status> {
-        self.proc.status().map_err(io_error)
+        status_of(&self.proc)
     }
 
     /// `/proc/PID/stat`.
     pub fn stat(&self) -> io::Result<Stat> {
-        self.proc.stat().map_err(io_error)
+        stat_of(&self.proc)
     }
 
     /// The PIDs of its children. The kernel may leave some out while others end (proc_pid_task_tid_children(5)), so it
@@ -144,9 +163,7 @@ impl Process {
                 .into_iter()
                 .filter(|pid| {
                     let process = procfs::process::Process::new(*pid);
-                    process
-                        .and_then(|p| p.stat())
-                        .is_ok_and(|s| s.ppid == self.pid)
+                    process.is_ok_and(|p| stat_of(&p).is_ok_and(|s| s.ppid == self.pid))
                 })
                 .collect(),
         };
@@ -203,19 +220,7 @@ impl Process {
 
     /// The system call it is blocked in. Needs the right to trace it.
     pub fn blocked_syscall(&self) -> Option<RawCall> {
-        match self.proc.syscall() {
-            Ok(procfs::process::Syscall::Blocked {
-                syscall_number: number,
-                argument_registers: arguments,
-                program_counter,
-                ..
-            }) if number >= 0 => Some(RawCall {
-                number,
-                arguments,
-                ip: Avma(program_counter),
-            }),
-            _ => None,
-        }
+        text::syscall(&read_small(&self.proc, "syscall").ok()?)
     }
 
     /// The kernel functions it is in, innermost first; none where the kernel does not tell (root only,
@@ -263,21 +268,14 @@ impl Process {
 
     /// The soft limit of its stack in bytes, none for unlimited.
     pub fn stack_limit(&self) -> io::Result<Option<u64>> {
-        use procfs::process::LimitValue;
-        let limits = self.proc.limits().map_err(io_error)?;
-        Ok(match limits.max_stack_size.soft_limit {
-            LimitValue::Unlimited => None,
-            LimitValue::Value(bytes) => Some(bytes),
-        })
+        text::stack_limit(&read_small(&self.proc, "limits")?)
     }
 
     /// Processor time that its main thread has used so far. Exact only while that thread stands still: for a
     /// running one the kernel brings the sum up to date at the next tick or switch.
     pub fn cpu_time(&self) -> Option<Duration> {
-        self.proc
-            .schedstat()
-            .ok()
-            .map(|s| Duration::from_nanos(s.sum_exec_runtime))
+        let text = read_small(&self.proc, "schedstat").ok()?;
+        text::cpu_nanoseconds(&text).map(Duration::from_nanos)
     }
 
     /// The executable that runs, even if it was deleted or replaced since.
@@ -285,22 +283,11 @@ impl Process {
         self.open_file("exe")
     }
 
-    /// Opens the file behind a mapping: the very inode that is mapped where we may ask the kernel for it, and
-    /// otherwise what now lies at its path below the process's own root directory. Whether that is the same
-    /// file is the caller's to check ([`same_file`]).
+    /// Opens the file behind a mapping, the very inode that is mapped, where the kernel lets us: that takes
+    /// CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
     pub fn open_mapped(&self, mapping: &Mapping) -> io::Result<File> {
-        // map_files needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: proc_pid_map_files(5).
         let exact = format!("map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
-        if let Ok(file) = self.open_file(exact) {
-            return Ok(file);
-        }
-        let below_root = mapping.path.strip_prefix("/").map_err(io::Error::other)?;
-        // O_NONBLOCK, so that a FIFO put there does not hold us up; O_NOFOLLOW, since the path in maps is
-        // resolved already and a link there now is not what was mapped.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(Path::new(&format!("/proc/{}/root", self.pid)).join(below_root))?;
+        let file = self.open_file(exact)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
@@ -319,32 +306,63 @@ impl Process {
 
     /// Waits until it has ended, at most `limit`; says whether it has.
     pub fn wait_for_end(&self, limit: Duration) -> bool {
+        /// The pause between two looks, where nobody tells us.
+        const PAUSE: Duration = Duration::from_millis(5);
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-            // Rounded up, or the last millisecond would be spent spinning.
-            let timeout = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
-            match poll(
-                &mut fds,
-                PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO),
-            ) {
-                Ok(n) if n > 0 => return true,
-                _ if left.is_zero() => return false,
-                _ => {}
+            let ended = match &self.pidfd {
+                Some(pidfd) => is_readable(pidfd, left),
+                // Files of a directory of /proc that was opened before belong to that process alone.
+                None => matches!(self.state(), None | Some('Z' | 'X')),
+            };
+            if ended || left.is_zero() {
+                return ended;
+            }
+            if self.pidfd.is_none() {
+                std::thread::sleep(left.min(PAUSE));
             }
         }
     }
 
-    /// Sends it a signal through the pidfd: never to another process that got its PID.
+    /// Sends it a signal: never to another process that got its PID.
+    ///
+    /// Without a pidfd, or where pidfd_send_signal(2) is missing or denied, by kill(2), right after a look that it is
+    /// still there. Its PID would have to be freed and given out again within the microsecond between.
     pub fn send_signal(&self, signal: i32) -> io::Result<()> {
-        sys::pidfd_send_signal(self.pidfd(), signal).map_err(io::Error::from)
+        if let Some(pidfd) = &self.pidfd {
+            match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
+                // EPERM is for kill(2) to confirm.
+                Err(e) if e != Errno::ESRCH => {}
+                result => return result.map_err(io::Error::from),
+            }
+        }
+        if self.has_ended() || !self.still_the_same() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        sys::kill(self.pid, signal).map_err(io::Error::from)
     }
 
-    /// The pidfd.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    /// The user that a file of its directory belongs to. Other than its effective user it is root where the process may
+    /// not be dumped (task_dump_owner(), fs/proc/base.c).
+    pub fn owner_of_files(&self) -> Option<u32> {
+        let file = self.open_file("status").ok()?;
+        file.metadata().ok().map(|m| m.uid())
     }
+}
+
+/// Waits until there is something to read, at most `limit`; says whether there is.
+fn is_readable(fd: &OwnedFd, limit: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    // Rounded up, or the last millisecond would be spent spinning.
+    let timeout = limit.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+    poll(&mut fds, timeout).is_ok_and(|n| n > 0)
+}
+
+/// Whether there is a process (or thread) `pid`, be it visible in `/proc` or not.
+fn exists(pid: i32) -> bool {
+    matches!(sys::kill(pid, 0), Ok(()) | Err(Errno::EPERM))
 }
 
 /// Whether an open file is the one that a mapping was made of, by device and inode. False does not prove the
@@ -380,6 +398,38 @@ pub fn all_pids() -> Vec<i32> {
         .collect()
 }
 
+/// A small file below a pinned directory of `/proc`.
+fn read_small(proc: &procfs::process::Process, name: &str) -> io::Result<Vec<u8>> {
+    /// Of these the largest is `status`, whose supplementary groups may be 65,536 (NGROUPS_MAX).
+    const MOST: u64 = 1 << 20;
+    let mut text = Vec::new();
+    let file = proc.open_relative(name).map_err(io_error)?;
+    file.take(MOST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn stat_of(proc: &procfs::process::Process) -> io::Result<Stat> {
+    text::stat(&read_small(proc, "stat")?)
+}
+
+fn status_of(proc: &procfs::process::Process) -> io::Result<Status> {
+    text::status(&read_small(proc, "status")?)
+}
+
+/// A name from another process, made fit for a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if is_obeyed(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Whether a terminal would do something with it instead of showing it: control characters, and those that change the
+/// direction of writing (Unicode Standard Annex 9), which would let a name rewrite the rest of the line.
+pub(crate) fn is_obeyed(c: char) -> bool {
+    let directs = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || directs
+}
+
 fn io_error(e: ProcError) -> io::Error {
     let kind = match e {
         ProcError::PermissionDenied(_) => libc::EACCES,
@@ -388,10 +438,4 @@ fn io_error(e: ProcError) -> io::Error {
         other => return io::Error::other(other.to_string()),
     };
     io::Error::from_raw_os_error(kind)
-}
-
-impl AsRawFd for Process {
-    fn as_raw_fd(&self) -> i32 {
-        self.pidfd.as_raw_fd()
-    }
 }

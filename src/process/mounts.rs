@@ -72,7 +72,7 @@ pub(super) fn read(process: &Process, name: &str, most: u64) -> Option<String> {
 }
 
 /// `id parent major:minor root mount_point options optional… - type source options`
-fn find(mountinfo: &str, id: &str) -> Option<Filesystem> {
+pub(crate) fn find(mountinfo: &str, id: &str) -> Option<Filesystem> {
     let line = mountinfo
         .lines()
         .find(|l| l.split(' ').next() == Some(id))?;

@@ -69,7 +69,7 @@ impl Socket {
 }
 
 /// Searches a table of `net/tcp`'s form: `sl local remote state tx:rx tr:when retransmits uid timeout inode …`.
-fn in_inet_table(table: &[u8], protocol: &str, inode: u64) -> Option<Socket> {
+pub(crate) fn in_inet_table(table: &[u8], protocol: &str, inode: u64) -> Option<Socket> {
     table.split(|b| *b == b'\n').find_map(|line| {
         let line = std::str::from_utf8(line).ok()?;
         let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
@@ -93,7 +93,7 @@ fn in_inet_table(table: &[u8], protocol: &str, inode: u64) -> Option<Socket> {
 }
 
 /// Searches `net/unix`: `Num RefCount Protocol Flags Type St Inode Path`.
-fn in_unix_table(table: &[u8], inode: u64) -> Option<Socket> {
+pub(crate) fn in_unix_table(table: &[u8], inode: u64) -> Option<Socket> {
     table.split(|b| *b == b'\n').find_map(|line| {
         let line = String::from_utf8_lossy(line);
         let mut fields = line.split_ascii_whitespace();

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::assess::{Assessment, Status, locks, rules, samples};
 use crate::intervene::{Outcome, Report};
+use crate::process::permission::Rule;
 use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
 
 /// The version of the schema.
@@ -45,15 +46,22 @@ pub fn failure(
     message: &str,
     detail: Option<&str>,
     hint: Option<&str>,
+    told: Option<(Rule, &Snapshot)>,
 ) -> String {
     let mut object = Map::new();
     object.insert("schema_version".into(), SCHEMA_VERSION.into());
     object.insert("pid".into(), pid.into());
     object.insert("verdict".into(), Value::Null);
-    object.insert(
-        "error".into(),
-        json!({ "message": message, "detail": detail, "hint": hint }),
-    );
+    let mut error = json!({ "message": message, "detail": detail, "hint": hint });
+    if let Some((rule, s)) = told {
+        error["rule"] = rule.code().into();
+        object.insert("cause".into(), Value::Null);
+        object.insert("backend".into(), backend(s));
+        object.insert("interrupts".into(), interrupts(s));
+        object.insert("signals".into(), signals(&s.signals));
+        object.insert("process".into(), process(s));
+    }
+    object.insert("error".into(), error);
     if let Some(outcome) = outcome {
         object.insert("outcome".into(), outcome.into());
     }
@@ -86,9 +94,6 @@ fn to_value<T: Serialize>(value: &T) -> Value {
 }
 
 fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
-    let b = &s.backend;
-    let v = &s.variables;
-    let p = &s.process;
     let object = json!({
         "schema_version": SCHEMA_VERSION,
         "pid": s.pid,
@@ -98,53 +103,74 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
         "cause": a.cause,
         "checks": a.checks,
         "advice": a.advice,
-        "backend": {
-            "type": b.backend_type,
-            "server_version": b.server_version,
-            "data_directory": b.data_directory.as_ref().map(|d| d.to_string_lossy()),
-            "database": b.database,
-            "user": b.user,
-            "client": b.client,
-            "application_name": b.application_name,
-            "state": b.activity,
-            "query": b.query,
-            "container": b.container,
-            "pid_in_container": b.pid_in_container,
-            "postmaster_pid": b.postmaster_pid,
-        },
-        "interrupts": {
-            "interrupt_pending": v.interrupt_pending,
-            "query_cancel_pending": v.query_cancel_pending,
-            "proc_die_pending": v.proc_die_pending,
-            "proc_signal_barrier_pending": v.proc_signal_barrier_pending,
-            "interrupt_holdoff_count": v.interrupt_holdoff_count,
-            "query_cancel_holdoff_count": v.query_cancel_holdoff_count,
-            "crit_section_count": v.crit_section_count,
-        },
+        "backend": backend(s),
+        "interrupts": interrupts(s),
         "locks": locks_of(s, a),
         "signals": signals(&s.signals),
-        "process": {
-            "state": p.state,
-            "wait_channel": p.wait_channel,
-            "syscall": p.syscall.as_ref().map(|c| &c.name),
-            "threads": p.threads,
-            "cpu_percent": p.cpu_percent,
-            "tracer": (p.tracer != 0).then_some(p.tracer),
-            "descriptor": p.syscall.as_ref().and_then(|c| c.descriptor),
-            "waits_for": p.syscall.as_ref().map(|c| &c.waits_for),
-            "time_limit_ms": p.syscall.as_ref().and_then(|c| c.time_limit_ms),
-            "kernel_stack": p.kernel_stack,
-            "thread_names": p.thread_names,
-        },
+        "process": process(s),
         "samples": samples::motion(s),
         "stopped_ms": s.stopped_ms,
         "stack": stack(s),
         "stack_complete": s.stack.as_ref().is_some_and(|s| s.complete),
+        "replaced_files": s.replaced_files,
+        "warnings": s.warnings,
     });
     match object {
         Value::Object(map) => map,
         _ => Map::new(),
     }
+}
+
+fn backend(s: &Snapshot) -> Value {
+    let b = &s.backend;
+    json!({
+        "type": b.backend_type,
+        "server_version": b.server_version,
+        "data_directory": b.data_directory.as_ref().map(|d| d.to_string_lossy()),
+        "database": b.database,
+        "user": b.user,
+        "client": b.client,
+        "application_name": b.application_name,
+        "state": b.activity,
+        "query": b.query,
+        "container": b.container,
+        "pid_in_container": b.pid_in_container,
+        "postmaster_pid": b.postmaster_pid,
+        "postmaster_command": b.postmaster_command,
+        "title": Some(&b.title).filter(|t| !t.is_empty()),
+    })
+}
+
+fn interrupts(s: &Snapshot) -> Value {
+    let v = &s.variables;
+    json!({
+        "interrupt_pending": v.interrupt_pending,
+        "query_cancel_pending": v.query_cancel_pending,
+        "proc_die_pending": v.proc_die_pending,
+        "proc_signal_barrier_pending": v.proc_signal_barrier_pending,
+        "interrupt_holdoff_count": v.interrupt_holdoff_count,
+        "query_cancel_holdoff_count": v.query_cancel_holdoff_count,
+        "crit_section_count": v.crit_section_count,
+    })
+}
+
+fn process(s: &Snapshot) -> Value {
+    let p = &s.process;
+    json!({
+        "state": p.state,
+        "wait_channel": p.wait_channel,
+        "syscall": p.syscall.as_ref().map(|c| &c.name),
+        "threads": p.threads,
+        "cpu_percent": p.cpu_percent,
+        "tracer": (p.tracer != 0).then_some(p.tracer),
+        "tracer_name": p.tracer_name,
+        "descriptor": p.syscall.as_ref().and_then(|c| c.descriptor),
+        "waits_for": p.syscall.as_ref().map(|c| &c.waits_for),
+        "time_limit_ms": p.syscall.as_ref().and_then(|c| c.time_limit_ms),
+        "kernel_stack": p.kernel_stack,
+        "thread_names": p.thread_names,
+        "memory_detour": p.memory_detour,
+    })
 }
 
 /// Whether the check on spinlocks came to a conclusion.
@@ -188,7 +214,7 @@ fn signals(signals: &Signals) -> Value {
             "handler": h.map(|h| h.address),
             "module": h.and_then(|h| h.module.as_ref()),
             "function": h.and_then(|h| h.function.as_ref()),
-            "expected": h.map(|h| h.expected),
+            "expected": h.and_then(|h| h.expected),
         })
     };
     json!({
@@ -197,6 +223,8 @@ fn signals(signals: &Signals) -> Value {
         "SIGUSR1": describe(libc::SIGUSR1),
         "blocked": signals.blocked.map(signal_names),
         "pending": signals.pending.map(signal_names),
+        "caught": signals.caught.map(signal_names),
+        "ignored": signals.ignored.map(signal_names),
     })
 }
 

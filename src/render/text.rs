@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::json;
 use crate::assess::checks::{Weight, weight};
 use crate::assess::{Assessment, Interrupt, Status, Verdict};
+use crate::image::ReadFrom;
 use crate::intervene::{Outcome, Report};
-use crate::snapshot::{Frame, Snapshot, signal_names};
+use crate::snapshot::{Frame, Signals, Snapshot, signal_names};
 
 /// How many frames are shown unless all are asked for.
 const SHORT_STACK: usize = 12;
@@ -21,6 +22,7 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
     who(&mut out, s);
     interrupts(&mut out, s);
     process(&mut out, s);
+    files(&mut out, s);
     signals(&mut out, s, a);
     stack(&mut out, s, whole_stack);
     checks(&mut out, a);
@@ -33,6 +35,107 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
         );
     }
     out
+}
+
+/// What can be told of a process that we may not look into. Why, and what to do about it, was said already.
+pub fn from_outside(s: &Snapshot) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        "verdict",
+        "unknown, and so is the cause – this is what everybody may know:",
+    );
+    seeming(&mut out, s);
+    if s.variables.interrupt_pending.is_some() {
+        interrupts(&mut out, s);
+    }
+    process(&mut out, s);
+    state(&mut out, s);
+    line(&mut out, "signals", &sent(s, libc::SIGINT));
+    line(&mut out, "", &sent(s, libc::SIGTERM));
+    line(&mut out, "", &sent(s, libc::SIGUSR1));
+    line(
+        &mut out,
+        "not known",
+        "its stack, the locks that it holds and waits for, and whether it is safe to step in",
+    );
+    out
+}
+
+/// Who it says that it is.
+fn seeming(out: &mut String, s: &Snapshot) {
+    let b = &s.backend;
+    if b.server_version.is_some() {
+        return who(out, s);
+    }
+    let mut text = format!("PID {}", s.pid);
+    if let Some(inner) = b.pid_in_container {
+        let _ = write!(text, " ({inner} inside its container");
+        if let Some(container) = &b.container {
+            let _ = write!(text, ", {}", printable(container));
+        }
+        text.push(')');
+    }
+    match b.title.as_str() {
+        "" => text.push_str(", which does not call itself a backend"),
+        title => {
+            let _ = write!(text, ", by its title: {}", printable(title));
+        }
+    }
+    line(out, "who", &text);
+    if let Some(pid) = b.postmaster_pid {
+        let command = b.postmaster_command.as_deref().unwrap_or("?");
+        let started = format!("its parent {pid} was started as: {}", printable(command));
+        line(out, "", &started);
+    }
+    if let Some(directory) = &b.data_directory {
+        let directory = printable(&directory.to_string_lossy());
+        line(out, "", &format!("works in {directory}"));
+    }
+}
+
+/// What its state means, where that alone says that no signal can reach it.
+fn state(out: &mut String, s: &Snapshot) {
+    match s.process.state {
+        Some('D') => line(
+            out,
+            "",
+            "state D: in a system call that no signal interrupts",
+        ),
+        Some('T') => line(out, "", "state T: stopped by a signal (SIGSTOP)"),
+        Some('Z') => line(out, "", "state Z: it has ended"),
+        _ => {}
+    }
+    if s.process.tracer != 0 {
+        let name = s.process.tracer_name.as_deref().unwrap_or("?");
+        let tracer = format!(
+            "process {} ({}) traces it",
+            s.process.tracer,
+            printable(name)
+        );
+        line(out, "", &tracer);
+    }
+}
+
+/// What became of a signal.
+fn sent(s: &Snapshot, signal: i32) -> String {
+    let name = signal_names(1 << (signal - 1)).concat();
+    let is_in = |set| Signals::has(set, signal);
+    let set = &s.signals;
+    let arrival = match (is_in(set.pending), is_in(set.blocked)) {
+        (Some(true), Some(true)) => "was sent, and is blocked",
+        (Some(true), Some(false)) => "was sent, and was not taken yet",
+        (Some(false), Some(true)) => "is blocked",
+        (Some(false), Some(false)) => "is not pending",
+        _ => "unknown",
+    };
+    let handling = match (is_in(set.caught), is_in(set.ignored)) {
+        (Some(true), _) => "a handler is set",
+        (_, Some(true)) => "it is ignored",
+        (Some(false), Some(false)) => "no handler is set",
+        _ => "whether a handler is set is unknown",
+    };
+    format!("{name} {arrival}; {handling}")
 }
 
 /// The result of `pgpoke interrupt`.
@@ -50,6 +153,7 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report) -> String {
             cause(&mut out, a);
             who(&mut out, s);
             interrupts(&mut out, s);
+            files(&mut out, s);
             stack(&mut out, s, false);
             next(&mut out, a);
         }
@@ -92,6 +196,7 @@ pub fn question(s: &Snapshot, a: &Assessment) -> String {
     verdict(&mut out, s, a);
     cause(&mut out, a);
     who(&mut out, s);
+    files(&mut out, s);
     stack(&mut out, s, false);
     line(&mut out, "will happen", &effect(s, a.interrupt));
     if a.verdict != Verdict::Safe {
@@ -300,13 +405,46 @@ fn process(out: &mut String, s: &Snapshot) {
             .map(|w| format!("kernel wait channel {}", printable(w))),
     );
     line(out, "process", &parts.join(", "));
+    if let Some(why) = &p.memory_detour {
+        line(
+            out,
+            "",
+            &format!(
+                "its memory was read through /proc/PID/mem, as process_vm_readv(2) said: {why}"
+            ),
+        );
+    }
+}
+
+/// After an upgrade without a restart, what is on disk is not what runs.
+fn files(out: &mut String, s: &Snapshot) {
+    let mut label = "files";
+    for file in &s.replaced_files {
+        let what = if file.replaced { "replaced" } else { "deleted" };
+        let since = if file.executable {
+            "the server started: it still runs the old one"
+        } else {
+            "the server loaded it: this backend still runs the old code"
+        };
+        let from = match file.read_from {
+            Some(ReadFrom::Memory) => ", which was read from its memory",
+            _ => "",
+        };
+        let path = printable(&file.path.to_string_lossy());
+        line(
+            out,
+            label,
+            &format!("{path} was {what} since {since}{from}"),
+        );
+        label = "";
+    }
 }
 
 fn signals(out: &mut String, s: &Snapshot, a: &Assessment) {
     let mut parts: Vec<String> = Vec::new();
     match &s.signals.handlers {
         None => parts.push("handlers unknown".into()),
-        Some(handlers) if handlers.iter().all(|h| h.expected) => {
+        Some(handlers) if handlers.iter().all(|h| h.expected == Some(true)) => {
             parts.push("PostgreSQL's own handlers".into())
         }
         Some(_) => {
@@ -438,11 +576,11 @@ fn next(out: &mut String, a: &Assessment) {
 }
 
 /// Text of another process's, made fit for a terminal: control characters would be obeyed by it.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' | '\r' => ' ',
-            c if c.is_control() => '\u{fffd}',
+            c if crate::process::is_obeyed(c) => '\u{fffd}',
             c => c,
         })
         .collect()

@@ -2,18 +2,20 @@
 //!
 //! A field that could not be learned is `None`: never a default that looks like an answer.
 
+mod outside;
 mod take;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Callers, ModuleKind, SymbolSource};
+use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::{FoundBy, StackEnd};
+pub use outside::from_outside;
 pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
 
 /// One backend at one moment.
@@ -39,6 +41,12 @@ pub struct Snapshot {
     /// What further looks found.
     #[serde(default)]
     pub samples: Vec<Sample>,
+    /// The files with code that were replaced or deleted since the server loaded them.
+    #[serde(default)]
+    pub replaced_files: Vec<ReplacedFile>,
+    /// What the operator should know of how this came about: debug files that were refused, and the like.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl Snapshot {
@@ -122,6 +130,9 @@ pub struct BackendFacts {
     pub pid_in_container: Option<i32>,
     /// Its postmaster's PID; none if that is gone.
     pub postmaster_pid: Option<i32>,
+    /// How its postmaster was started, where that is all that can be told of the server.
+    #[serde(default)]
+    pub postmaster_command: Option<String>,
 }
 
 /// What the kernel says of the process.
@@ -131,6 +142,9 @@ pub struct ProcessFacts {
     pub state: Option<char>,
     /// Who traces it (apart from us); 0 for no one.
     pub tracer: i32,
+    /// The name of that program.
+    #[serde(default)]
+    pub tracer_name: Option<String>,
     /// How many threads it has.
     pub threads: Option<u64>,
     /// The kernel function it sleeps in.
@@ -147,6 +161,9 @@ pub struct ProcessFacts {
     /// The names of its threads but the main one (the first of them, where there are very many).
     #[serde(default)]
     pub thread_names: Option<Vec<String>>,
+    /// Why its memory was read through `/proc/PID/mem`, if it was: what process_vm_readv(2) said.
+    #[serde(default)]
+    pub memory_detour: Option<String>,
     /// The names of the files that it has code from (the first of them, where there are very many).
     #[serde(default)]
     pub libraries: Vec<String>,
@@ -317,14 +334,14 @@ pub struct Signals {
 pub struct Handler {
     /// The signal's number.
     pub signal: i32,
-    /// The handler's address; 0 is the default action, 1 is to ignore it.
+    /// The address of the function that does the work, behind any wrapper; 0 is the default action, 1 is to ignore it.
     pub address: Avma,
     /// The module it lies in.
     pub module: Option<String>,
     /// The function, or what the address means.
     pub function: Option<String>,
-    /// Whether it is the one that PostgreSQL installs in this kind of process.
-    pub expected: bool,
+    /// Whether it is the one that PostgreSQL installs in this kind of process; none where that cannot be told.
+    pub expected: Option<bool>,
 }
 
 /// Where in the code it was.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{
@@ -15,10 +16,11 @@ use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
-    Activity, Backend, BackendType, Postmaster, Statics, backend_status, locks, prove, wait_class,
+    Activity, Backend, BackendType, Disposition, Postmaster, Statics, backend_status, disposition,
+    locks, prove, wait_class,
 };
-use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
+use crate::process::{Process, container, permission};
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind};
@@ -105,8 +107,12 @@ impl<'b, 'p> Plan<'b, 'p> {
             let value = backend.memory.read_u64(globals.get(name)?).ok()?;
             (value != 0).then_some(Avma(value))
         };
+        let statics = Statics::find(&backend.executable, globals, &backend.memory);
         let my_proc = pointer("MyProc");
-        let status_entry = pointer("MyBEEntry");
+        let status_entry = pointer("MyBEEntry").or_else(|| {
+            let value = backend.memory.read_u64(statics.status_entry?).ok()?;
+            (value != 0).then_some(Avma(value))
+        });
         let layout = backend.version.as_ref().and_then(|v| v.layout());
         let wait_event = pointer("my_wait_event_info")
             .or_else(|| Some(my_proc?.offset(layout?.pgproc.wait_event_info as i64)));
@@ -118,7 +124,6 @@ impl<'b, 'p> Plan<'b, 'p> {
         ranges.extend(my_proc.map(|at| (at, PGPROC_SIZE)));
         ranges.extend(status_entry.map(|at| (at, backend_status::SIZE as usize)));
         ranges.extend(wait_event.map(|at| (at, 4)));
-        let statics = Statics::find(&backend.executable, globals, &backend.memory);
         ranges.extend(statics.ranges());
         Plan {
             backend,
@@ -132,7 +137,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             libc: Libc::find(backend),
             stack_limit: process.stack_limit().ok().flatten(),
             container: (backend.inner_pid != process.pid())
-                .then(|| container_of(process))
+                .then(|| container::id(process))
                 .flatten(),
             facts: facts(backend),
         }
@@ -249,6 +254,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         let mut process = self.facts.clone();
         // It was we who stopped it: whoever else traced it when the plan was made does so no more.
         process.tracer = 0;
+        process.tracer_name = None;
         process.threads = field(&capture.status, "Threads")
             .and_then(|t| t.parse().ok())
             .or(process.threads);
@@ -278,6 +284,8 @@ impl<'b, 'p> Plan<'b, 'p> {
             stack: Some(stack),
             stopped_ms: stopped_for.as_secs_f64() * 1e3,
             samples: Vec::new(),
+            replaced_files: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -303,7 +311,16 @@ impl<'b, 'p> Plan<'b, 'p> {
             stack: None,
             stopped_ms: 0.0,
             samples: Vec::new(),
+            replaced_files: Vec::new(),
+            warnings: Vec::new(),
         }
+    }
+
+    /// Looks up what there is to say of the files that the code comes from. Never while the backend stands still.
+    pub fn look_up_files(&self, snapshot: &mut Snapshot) {
+        let backend = self.backend;
+        snapshot.replaced_files = backend.space.replaced_files(&backend.memory);
+        snapshot.warnings = backend.space.warnings();
     }
 
     /// The same of one that we tried to stop, and that is still in the system call that keeps it from stopping.
@@ -313,6 +330,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             would_not_stop: true,
             // It was we who traced it just now, if anyone.
             tracer: self.facts.tracer,
+            tracer_name: self.facts.tracer_name.clone(),
             ..facts(self.backend)
         };
         snapshot
@@ -502,6 +520,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 Postmaster::Running(pid) => Some(pid),
                 Postmaster::Gone => None,
             },
+            postmaster_command: None,
         }
     }
 
@@ -514,16 +533,24 @@ impl<'b, 'p> Plan<'b, 'p> {
         };
         if lines {
             learn_callers(&raw, space);
+            learn_entries(&raw, self.backend);
         }
         let sp = capture.registers.sp();
         let end = self.stack_end(sp);
-        let frames: Vec<Frame> = raw
-            .frames
-            .iter()
-            .flat_map(|f| describe(f, space, lines))
-            .collect();
+        let mut entries = nameless_entries(&raw, space).peekable();
+        let mut unread_entry = false;
+        let mut frames = Vec::with_capacity(raw.frames.len());
+        for (i, frame) in raw.frames.iter().enumerate() {
+            frames.extend(describe(frame, space, lines));
+            if let Some(entry) = entries.next_if(|entry| entry.index == i) {
+                let name = space.called_as(entry.returns_to);
+                unread_entry |= name.is_none();
+                name_entry(frames.last_mut(), name.flatten().as_deref());
+            }
+        }
         Stack {
             unread: raw.end == StackEnd::ImageNotLoaded
+                || unread_entry
                 || raw.frames.iter().any(|f| is_unread(f, space))
                 || callers_are_unread(&frames),
             frames,
@@ -656,6 +683,56 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
     frames
 }
 
+/// A function of the C library without a name, by which the library was entered.
+struct Entry {
+    /// The number of its frame.
+    index: usize,
+    /// Where in its caller it returns to.
+    returns_to: Avma,
+    libc: Rc<Module>,
+}
+
+fn nameless_entries<'r>(
+    raw: &'r RawStack,
+    space: &'r AddressSpace,
+) -> impl Iterator<Item = Entry> + 'r {
+    let pairs = raw.frames.windows(2).enumerate();
+    pairs.filter_map(move |(index, pair)| {
+        let [entered, caller] = pair else { return None };
+        let at = entered.lookup_address();
+        let libc = space.loaded_at(at).filter(|m| m.kind == ModuleKind::Libc)?;
+        let from = space.loaded_at(caller.lookup_address())?;
+        let nameless = libc.image.function_at(libc.to_svma(at)).is_none();
+        let called = from.kind != ModuleKind::Libc
+            && caller.found_by == FoundBy::Cfi
+            && !caller.exact
+            && !entered.signal_frame;
+        (nameless && called).then_some(Entry {
+            index,
+            returns_to: caller.ip,
+            libc,
+        })
+    })
+}
+
+/// Looks up by which names the C library's functions without one were called.
+fn learn_entries(raw: &RawStack, backend: &Backend) {
+    for entry in nameless_entries(raw, &backend.space) {
+        let space = &backend.space;
+        space.learn_called_as(entry.returns_to, &entry.libc, &backend.memory);
+    }
+}
+
+/// What runs is the function that was called, or one that it jumped to in its own place.
+fn name_entry(frame: Option<&mut Frame>, name: Option<&str>) {
+    if let (Some(frame), Some(name)) = (frame, name)
+        && frame.function.is_none()
+    {
+        frame.function = Some(name.to_owned());
+        frame.symbol_source = Some(SymbolSource::Decoded);
+    }
+}
+
 /// Looks for those who can call the server's functions without a name that are at work, innermost.
 fn learn_callers(raw: &RawStack, space: &AddressSpace) {
     let mut nameless = Vec::new();
@@ -749,9 +826,11 @@ fn blocker(b: locks::Blocker) -> Blocker {
 pub fn look(process: &Process) -> ProcessFacts {
     let status = process.status().ok();
     let state = process.state();
+    let tracer = status.as_ref().map(|s| s.tracerpid).filter(|p| *p != 0);
     ProcessFacts {
         state,
-        tracer: status.as_ref().map_or(0, |s| s.tracerpid),
+        tracer_name: tracer.and_then(permission::name_of),
+        tracer: tracer.unwrap_or(0),
         threads: status.as_ref().map(|s| s.threads),
         wait_channel: process.wait_channel(),
         syscall: None,
@@ -761,6 +840,7 @@ pub fn look(process: &Process) -> ProcessFacts {
             .then(|| process.kernel_stack())
             .flatten(),
         thread_names: process.thread_names(),
+        memory_detour: None,
         libraries: Vec::new(),
     }
 }
@@ -770,6 +850,7 @@ fn facts(backend: &Backend) -> ProcessFacts {
     ProcessFacts {
         syscall: BlockedCall::of(backend.process, &backend.memory),
         libraries: libraries(&backend.space),
+        memory_detour: backend.memory.detour().map(str::to_owned),
         ..look(backend.process)
     }
 }
@@ -793,17 +874,6 @@ fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
     status
         .lines()
         .find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-}
-
-/// The container's identifier: the last part of the control group's path that looks like one.
-fn container_of(process: &Process) -> Option<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let file = process.open_file("cgroup").ok()?;
-    file.take(64 << 10).read_to_string(&mut text).ok()?;
-    text.split(['/', '\n', '-', '.', ':'])
-        .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map(|id| id[..12].to_owned())
 }
 
 /// What the backend answered about its signal handlers.
@@ -915,35 +985,26 @@ impl Plan<'_, '_> {
 }
 
 fn name_handler(signal: i32, address: Avma, backend: &Backend) -> Handler {
-    let standard = match signal {
-        libc::SIGINT => "StatementCancelHandler",
-        libc::SIGTERM => "die",
-        _ => "procsignal_sigusr1_handler",
-    };
-    let module = backend.space.load_at(address, &backend.memory);
-    let in_server = module
-        .as_ref()
-        .is_some_and(|m| m.kind == ModuleKind::Server);
-    // From 17 on, one static wrapper catches every signal (src/port/pqsignal.c); and a background worker's SIGTERM
-    // handler is static up to 18 (bgworker_die, src/backend/postmaster/bgworker.c).
-    let nameless_is_fine = backend.version.as_ref().is_some_and(|v| v.major >= 17)
-        || (backend.backend_type == BackendType::BackgroundWorker && signal == libc::SIGTERM);
-    let function = match address.0 {
+    let Disposition { handler, expected } = disposition(backend, signal, address);
+    let function = match handler.0 {
         0 => Some("the default action".to_owned()),
         1 => Some("ignored".to_owned()),
-        _ => module.as_ref().and_then(|m| {
-            let symbol = m.image.symbols().function_at(m.to_svma(address))?;
-            Some(symbol.name.to_owned())
-        }),
+        _ => {
+            let module = backend.space.load_at(handler, &backend.memory);
+            module.and_then(|m| {
+                let symbol = m.image.symbols().function_at(m.to_svma(handler))?;
+                Some(symbol.name.to_owned())
+            })
+        }
     };
     Handler {
         signal,
-        address,
-        expected: backend.globals.get(standard) == Some(address) || in_server && nameless_is_fine,
+        address: handler,
         module: backend
             .space
-            .mapping_at(address)
+            .mapping_at(handler)
             .map(|m| m.path.to_string_lossy().into_owned()),
         function,
+        expected,
     }
 }

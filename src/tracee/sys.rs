@@ -37,6 +37,11 @@ pub fn seize(tid: i32, options: i32) -> Result<(), Errno> {
     ptrace(libc::PTRACE_SEIZE as _, tid, 0, options as usize).map(drop)
 }
 
+/// Whether ptrace(2) is denied to us as such. Asked about ourselves, whom we do not trace, the kernel says ESRCH.
+pub fn ptrace_is_denied() -> bool {
+    event_message(std::process::id() as i32) != Err(Errno::ESRCH)
+}
+
 /// PTRACE_INTERRUPT: asks a seized thread to stop. It does so when it next could take a signal.
 pub fn interrupt(tid: i32) -> Result<(), Errno> {
     ptrace(libc::PTRACE_INTERRUPT as _, tid, 0, 0).map(drop)
@@ -251,6 +256,15 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
     Errno::result(result).map(drop)
 }
 
+/// kill(2). Signal 0 only asks whether the process is there.
+pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 0 {
+        return Err(Errno::ESRCH); // A group of processes, to kill(2).
+    }
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
 /// Signals of our own that are held back while a backend is traced.
 #[derive(Debug)]
 pub struct HeldSignals {
@@ -337,16 +351,7 @@ impl Timer {
 
     /// Sets it to go off once, `after` from now; zero turns it off.
     pub fn set(&self, after: Duration) {
-        let spec = libc::itimerspec {
-            it_interval: libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-            it_value: libc::timespec {
-                tv_sec: after.as_secs() as _,
-                tv_nsec: after.subsec_nanos() as _,
-            },
-        };
+        let spec = once_after(after);
         // SAFETY: the kernel reads one itimerspec, a live local.
         unsafe {
             libc::timerfd_settime(self.0.as_raw_fd(), 0, &spec, std::ptr::null_mut());
@@ -358,6 +363,58 @@ impl Timer {
         let mut count = 0u64;
         // SAFETY: the kernel writes eight bytes, the size of the live local.
         unsafe { while libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) != 8 {} }
+    }
+}
+
+/// A timer that kills this process when it goes off: for where no thread can be started to wait for one.
+#[derive(Debug)]
+pub struct DeadlyTimer(libc::timer_t);
+
+impl DeadlyTimer {
+    /// timer_create(2) on the monotonic clock, with SIGKILL.
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: plain data, for which zeroes are a value; the pointers are to live locals.
+        unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_SIGNAL;
+            event.sigev_signo = libc::SIGKILL;
+            let mut timer: libc::timer_t = std::mem::zeroed();
+            let result = libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer);
+            Errno::result(result)?;
+            Ok(DeadlyTimer(timer))
+        }
+    }
+
+    /// Sets it to go off once, `after` from now; zero turns it off.
+    pub fn set(&self, after: Duration) {
+        let spec = once_after(after);
+        // SAFETY: the kernel reads one itimerspec, a live local; the timer lives as long as this value.
+        unsafe {
+            libc::timer_settime(self.0, 0, &spec, std::ptr::null_mut());
+        }
+    }
+}
+
+impl Drop for DeadlyTimer {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours and is not used after this.
+        unsafe {
+            libc::timer_delete(self.0);
+        }
+    }
+}
+
+/// Once, so long from now.
+fn once_after(after: Duration) -> libc::itimerspec {
+    libc::itimerspec {
+        it_interval: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: libc::timespec {
+            tv_sec: after.as_secs() as _,
+            tv_nsec: after.subsec_nanos() as _,
+        },
     }
 }
 

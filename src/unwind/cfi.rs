@@ -1,5 +1,7 @@
 //! One step up the stack by call-frame information.
 
+use std::cell::Cell;
+
 use gimli::{
     CfaRule, EhFrame, EndianSlice, EvaluationResult, LittleEndian, RegisterRule, UnwindContext,
     UnwindExpression, Value,
@@ -21,6 +23,8 @@ pub enum CfiError {
     Bad,
     /// The memory that it points to cannot be read.
     Unreadable,
+    /// There is more of it than is worked through for one stack.
+    TooMuch,
 }
 
 impl From<gimli::Error> for CfiError {
@@ -43,15 +47,37 @@ pub(super) struct Step {
     pub caller: Option<Registers>,
 }
 
-/// More operations than any real expression has.
-const MOST_OPERATIONS: u32 = 1000;
+/// More operations than any real expression has: the longest known, of procedure linkage tables, has eleven.
+const MOST_OPERATIONS: u32 = 100;
+
+/// The most bytes of call-frame information that are run through for one stack: some tenths of a second. A frame of
+/// real code takes a hundred.
+const MOST_WORK: usize = 4 << 20;
+
+/// What one expression counts for, in bytes of call-frame information.
+const WORK_OF_EXPRESSION: usize = 10 * MOST_OPERATIONS as usize;
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Steps up one frame at a time, keeping gimli's buffers between steps.
-#[derive(Default)]
 pub(super) struct Unwinder {
     context: UnwindContext<usize>,
+    work_left: Cell<usize>,
+}
+
+impl Default for Unwinder {
+    fn default() -> Self {
+        Unwinder {
+            context: UnwindContext::default(),
+            work_left: Cell::new(MOST_WORK),
+        }
+    }
+}
+
+/// Takes some of the work that is left.
+fn work(left: &Cell<usize>, amount: usize) -> Result<(), CfiError> {
+    left.set(left.get().checked_sub(amount).ok_or(CfiError::TooMuch)?);
+    Ok(())
 }
 
 impl Unwinder {
@@ -71,6 +97,7 @@ impl Unwinder {
             });
         };
         let svma = module.to_svma(at);
+        work(&self.work_left, module.image.work_of_lookup())?;
         let CallFrameEntry {
             section,
             bases,
@@ -78,6 +105,7 @@ impl Unwinder {
         } = module.image.call_frame_entry(svma)?;
 
         let encoding = fde.cie().encoding();
+        work(&self.work_left, fde.entry_len() + fde.cie().entry_len())?;
         let row = fde.unwind_info_for_address(&section, &bases, &mut self.context, svma.0)?;
         let expressions = Expressions {
             section: &section,
@@ -85,6 +113,7 @@ impl Unwinder {
             here,
             memory,
             module: &module,
+            work_left: &self.work_left,
         };
         let cfa = match row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => here
@@ -159,6 +188,7 @@ struct Expressions<'a> {
     here: &'a Registers,
     memory: &'a dyn Memory,
     module: &'a Module,
+    work_left: &'a Cell<usize>,
 }
 
 impl Expressions<'_> {
@@ -167,6 +197,7 @@ impl Expressions<'_> {
         expression: &UnwindExpression<usize>,
         initial: Option<u64>,
     ) -> Result<u64, CfiError> {
+        work(self.work_left, WORK_OF_EXPRESSION)?;
         let mut evaluation = expression.get(self.section)?.evaluation(self.encoding);
         evaluation.set_max_iterations(MOST_OPERATIONS);
         if let Some(value) = initial {

@@ -8,7 +8,7 @@ mod cfi;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::AddressSpace;
+use crate::image::{AddressSpace, ModuleKind};
 use crate::memory::{Avma, Memory};
 use crate::tracee::arch::{self, UnwindRegisters};
 pub use cfi::CfiError;
@@ -64,6 +64,9 @@ impl RawFrame {
 pub enum StackEnd {
     /// At its root: the call-frame information says that nothing called this function.
     Root,
+    /// At the server's `main()`: start-up code without call-frame information called it. musl's has none; it calls
+    /// `main()`, and after that nothing but `exit()` (musl 1.2, src/env/__libc_start_main.c).
+    Main,
     /// No call-frame information covers this address.
     NoUnwindInfo,
     /// The image at this address was not loaded yet; load it and look again.
@@ -74,7 +77,7 @@ pub enum StackEnd {
     UnreadableStack,
     /// A caller's frame would lie inside its callee's: a loop, or a damaged stack.
     NotGrowing,
-    /// More frames than are followed.
+    /// More frames, or more call-frame information, than is followed.
     TooDeep,
 }
 
@@ -90,7 +93,7 @@ pub struct RawStack {
 impl RawStack {
     /// Whether every frame up to the root is known for sure.
     pub fn is_complete(&self) -> bool {
-        self.end == StackEnd::Root
+        matches!(self.end, StackEnd::Root | StackEnd::Main)
             && self
                 .frames
                 .iter()
@@ -145,6 +148,9 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
             }
             Err(why) => {
                 frames.push(frame);
+                if why == CfiError::NoUnwindInfo && has_called_main(&frames, space) {
+                    break StackEnd::Main;
+                }
                 // Where nothing else is to be had, the frame-pointer chain is followed for the reader's sake;
                 // it never makes a stack complete.
                 let guess = (why == CfiError::NoUnwindInfo && frames.len() < MOST_FRAMES)
@@ -162,6 +168,37 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
         }
     };
     RawStack { frames, end }
+}
+
+/// Whether the outermost frame is start-up code, the C library's or the executable's own, that called the `main()` of the
+/// server's executable, by call-frame information all the way.
+fn has_called_main(frames: &[RawFrame], space: &AddressSpace) -> bool {
+    let [known @ .., start_up] = frames else {
+        return false;
+    };
+    let Some(main) = known.last() else {
+        return false;
+    };
+    let kind = |f: &RawFrame| space.loaded_at(f.lookup_address()).map(|m| m.kind);
+    let guessed = |f: &RawFrame| f.found_by == FoundBy::FramePointer;
+    let called = !start_up.exact && !frames.iter().any(guessed);
+    called
+        && matches!(kind(start_up), Some(ModuleKind::Libc | ModuleKind::Server))
+        && is_main(main, space)
+}
+
+fn is_main(frame: &RawFrame, space: &AddressSpace) -> bool {
+    let Some((start, _)) = frame.function else {
+        return false;
+    };
+    let Some(module) = space.loaded_at(start) else {
+        return false;
+    };
+    let start = module.to_svma(start);
+    let mut names = module.image.symbols().functions_at(start);
+    module.kind == ModuleKind::Server
+        && !frame.signal_frame
+        && names.any(|s| s.name == "main" && s.start == start)
 }
 
 /// The caller by `push %rbp; mov %rsp,%rbp`, if what lies there looks like a frame: further up, and with a return
@@ -195,6 +232,7 @@ impl From<CfiError> for StackEnd {
             CfiError::ImageNotLoaded => StackEnd::ImageNotLoaded,
             CfiError::Bad => StackEnd::BadUnwindInfo,
             CfiError::Unreadable => StackEnd::UnreadableStack,
+            CfiError::TooMuch => StackEnd::TooDeep,
         }
     }
 }
@@ -322,6 +360,8 @@ mod tests {
         };
         let stack = |frames: Vec<RawFrame>, end| RawStack { frames, end };
         assert!(stack(vec![frame], StackEnd::Root).is_complete());
+        assert!(stack(vec![frame], StackEnd::Main).is_complete());
+        assert!(!stack(vec![frame, guessed], StackEnd::Main).is_complete());
         assert!(!stack(vec![frame, guessed], StackEnd::Root).is_complete());
         assert!(!stack(vec![frame], StackEnd::TooDeep).is_complete());
     }

@@ -8,7 +8,7 @@ use pgpoke::process::Process;
 use pgpoke::snapshot::{Plan, Snapshot};
 use pgpoke::tracee::Tracee;
 
-use crate::harness::{DEADLINE, How, Server, Stuck, wait_for};
+use crate::harness::{DEADLINE, How, Installation, Server, Stuck, wait_for};
 use crate::matrix::long_division;
 
 /// File, statement, what is sent first.
@@ -185,6 +185,23 @@ fn capture_the_fixtures() {
         .unwrap()
         .get(0);
     write("idle", pid);
+    capture_on_musl();
+}
+
+/// Where no call-frame information leads out of the C library.
+fn capture_on_musl() {
+    let Some(musl) = Installation::musl() else {
+        panic!("PostgreSQL was not built on musl: run scripts/build-postgres.sh");
+    };
+    let server = Server::builder().installation(musl).start();
+    server.install_testext();
+    for (name, stuck) in [
+        ("musl-spin-cancel", server.stuck("SELECT pgpoke_spin()")),
+        ("musl-fifo-cancel", server.stuck_on_fifo()),
+    ] {
+        stuck.prove_stuck(How::Cancel);
+        write(name, stuck.pid());
+    }
 }
 
 /// Language runtimes and client libraries, of PostgreSQL's own packages.

@@ -312,3 +312,45 @@ fn a_statement_after_the_other_is_progress() {
     });
     server.assert_unharmed();
 }
+
+/// What the server compiled while running has no call-frame information in any file: what called it is not known, and
+/// that is said, with who made the code, and what helps next time.
+#[test]
+fn below_compiled_expressions_nothing_is_known() {
+    let server = server_with_testext!(Server::builder().setting("jit_above_cost", "0"));
+    let compiled = |plan: &str| plan.contains("JIT");
+    let sql = "SELECT pgpoke_spin() FROM numbers WHERE a * 2 > 2";
+    let mut client = server.connect();
+    client
+        .batch_execute("CREATE TABLE numbers AS SELECT a FROM generate_series(1, 9) a")
+        .expect("a table");
+    let plan = client.query(&format!("EXPLAIN {sql}"), &[]);
+    let plan: Vec<String> = plan.expect("a plan").iter().map(|r| r.get(0)).collect();
+    if !compiled(&plan.join("\n")) {
+        skip!("this PostgreSQL has no JIT");
+    }
+    let stuck = server.stuck(sql);
+    stuck.prove_stuck(How::Cancel);
+    let report = Report::of(&["inspect"], stuck.pid());
+    report
+        .assert_code(4)
+        .assert_verdict_if("unsafe", "unsafe")
+        .assert_at("/cause/code", "cpu-loop")
+        .assert_at("/stack_complete", false)
+        .assert_advises("jit = off");
+    assert_eq!(report.check("unwind"), "fail", "{}", report.run);
+    assert!(
+        report.run.stdout.contains("PostgreSQL's JIT (LLVM)"),
+        "{}",
+        report.run
+    );
+    assert!(
+        !report.run.stdout.contains("waits for a better one"),
+        "no moment will be better: {}",
+        report.run
+    );
+    let args = ["interrupt", "--yes", "--wait", "200ms"];
+    Report::of(&args, stuck.pid()).assert_outcome("refused", 4);
+    stuck.backend().assert_running_untraced();
+    server.assert_unharmed();
+}

@@ -1,10 +1,16 @@
 //! `pgpoke inspect` on every way of getting stuck: what it says is what is the case, a script can
 //! read it, and the backend does not notice.
 
+use std::process::Command;
+
 use postgres::NoTls;
 
-use crate::harness::{Backend, DEADLINE, How, Run, Server, Stuck, server_with_testext, wait_for};
+use crate::harness::{
+    Backend, DEADLINE, How, Run, Server, Stuck, is_root, pgpoke, server_with_testext, skip,
+    wait_for,
+};
 use crate::matrix::{OWN, SPIN, UNKNOWN, assert_handlers, assert_stack};
+use crate::refusals::children;
 use crate::report::Report;
 
 #[track_caller]
@@ -304,4 +310,61 @@ fn the_text_says_the_verdict_first_and_the_whole_stack_on_demand() {
     assert!(shown > 0 && shown < frames, "{short}");
     assert_eq!(lines_of_frames(&whole), frames, "{whole}");
     is_unharmed(&server, &stuck);
+}
+
+/// Static functions of the C library, one of which opens files, have names only where its debug symbols are installed.
+#[test]
+fn no_debug_symbols_of_the_c_library_are_needed() {
+    if !is_root() {
+        skip!("only root can hide the debug symbols");
+    }
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    stuck.prove_stuck(How::Terminate);
+    let without = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        let hide = "mkdir -p /usr/lib/debug && mount -t tmpfs none /usr/lib/debug && exec \"$@\"";
+        command.args(["-m", "sh", "-c", hide, "sh"]);
+        command.arg(pgpoke().get_program());
+        command.args(args).arg(stuck.pid().to_string());
+        Run::of(command)
+    };
+    let report = Report::read(without(&["inspect", "--json"]), stuck.pid());
+    report
+        .assert_verdict("safe")
+        .assert_at("/cause/code", "blocked-syscall")
+        .assert_all_checks_pass();
+    let frames = report.frames();
+    let opening = frames.iter().find(|f| f["function"] == "fopen");
+    assert_eq!(
+        opening.expect("a frame of fopen")["symbol_source"],
+        "decoded"
+    );
+    without(&["interrupt", "--yes"]).assert_code(0);
+    stuck.assert_terminated();
+    server.assert_unharmed();
+}
+
+/// A worker may choose one of PostgreSQL's own handlers for itself: nothing was replaced.
+#[test]
+fn a_worker_with_a_handler_of_the_server_s_own() {
+    let server = Server::builder()
+        .setting("shared_preload_libraries", "pg_prewarm")
+        .start();
+    // It has no connection to a database, and so is not in pg_stat_activity.
+    let leader = wait_for(DEADLINE, "the leader shall be there", || {
+        let all = children(server.postmaster()).into_iter();
+        let mut leaders = all.filter(|(title, _)| title.contains("autoprewarm"));
+        leaders.next().map(|(_, process)| process)
+    });
+    let report = Report::of(&["inspect"], leader.pid);
+    assert_ne!(report.text("/cause/code"), "handlers-replaced");
+    report
+        .assert_at("/backend/type", "background worker")
+        .assert_at("/signals/SIGTERM/expected", true)
+        .assert_at(
+            "/signals/SIGTERM/function",
+            "SignalHandlerForShutdownRequest",
+        );
+    server.assert_unharmed();
 }

@@ -41,14 +41,19 @@ fn let_go(server: &Server) {
 
 /// Somebody holds it, another waits, and is told who; when the holder lets go, both go on.
 #[track_caller]
-fn is_told_who_holds(which: &str, tranche: &str, holds_shared: bool, wants_shared: bool) {
-    let server = server_with_testext!();
+pub fn is_told_who_holds(
+    server: &Server,
+    which: &str,
+    tranche: &str,
+    holds_shared: bool,
+    wants_shared: bool,
+) {
     // So that a process that has nothing to do with it is not taken for the holder.
     let _bystander = server.stuck("SELECT pgpoke_spin()");
     let holder = server.stuck(&format!(
         "SELECT pgpoke_lwlock_hold('{which}', {holds_shared})"
     ));
-    let waiter = waiter(&server, which, wants_shared);
+    let waiter = waiter(server, which, wants_shared);
 
     // While nobody wants it to end, that it waits is evidence and no more.
     let report = Report::of(&["inspect"], waiter.pid());
@@ -84,7 +89,7 @@ fn is_told_who_holds(which: &str, tranche: &str, holds_shared: bool, wants_share
     let evidence = report.at("/cause/evidence").to_string();
     assert!(evidence.contains(&held), "{}", report.run);
 
-    let_go(&server);
+    let_go(server);
     // Only now the cancel and the terminate get through.
     assert_eq!(holder.result().unwrap_err().code(), "57014");
     // The message may or may not reach the client before the connection ends.
@@ -95,21 +100,27 @@ fn is_told_who_holds(which: &str, tranche: &str, holds_shared: bool, wants_share
 }
 
 mod a_waiter_is_told_who_holds {
-    use super::is_told_who_holds;
+    use super::{is_told_who_holds, server_with_testext};
 
     #[test]
     fn a_lock_of_an_extension() {
-        is_told_who_holds("own", "pgpoke_test", false, false);
+        is_told_who_holds(&server_with_testext!(), "own", "pgpoke_test", false, false);
     }
 
     #[test]
     fn a_lock_of_an_extension_that_it_wants_to_share() {
-        is_told_who_holds("own", "pgpoke_test", false, true);
+        is_told_who_holds(&server_with_testext!(), "own", "pgpoke_test", false, true);
     }
 
     #[test]
     fn a_lock_of_the_server_that_is_shared() {
-        is_told_who_holds("builtin", "TablespaceCreate", true, false);
+        is_told_who_holds(
+            &server_with_testext!(),
+            "builtin",
+            "TablespaceCreate",
+            true,
+            false,
+        );
     }
 }
 
@@ -307,20 +318,30 @@ fn server_with_a_table() -> Server {
     let server = Server::builder()
         .setting("max_prepared_transactions", "3")
         .start();
+    make_a_table(&server);
+    server
+}
+
+fn make_a_table(server: &Server) {
     server
         .connect()
         .batch_execute("CREATE TABLE t (n int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)")
         .expect("a table");
-    server
 }
 
 #[test]
 fn who_blocks_a_relation_and_who_waits_before() {
-    let server = server_with_a_table();
-    let (first, first_pid) = transaction(&server, "SELECT * FROM t");
-    let (second, second_pid) = transaction(&server, "INSERT INTO t VALUES (2, 2)");
-    let drop = blocked(&server, "DROP TABLE t");
-    let report = assert_blocked_as_the_server_says(&server, &drop, &[first_pid, second_pid]);
+    is_told_who_blocks(&Server::start());
+}
+
+/// Two hold a lock on a table, one waits for it, and another one behind that.
+#[track_caller]
+pub fn is_told_who_blocks(server: &Server) {
+    make_a_table(server);
+    let (first, first_pid) = transaction(server, "SELECT * FROM t");
+    let (second, second_pid) = transaction(server, "INSERT INTO t VALUES (2, 2)");
+    let drop = blocked(server, "DROP TABLE t");
+    let report = assert_blocked_as_the_server_says(server, &drop, &[first_pid, second_pid]);
     let evidence = report.at("/cause/evidence").to_string();
     let oid: u32 = server
         .connect()
@@ -336,8 +357,8 @@ fn who_blocks_a_relation_and_who_waits_before() {
     }
 
     // It only stands behind the one that waits.
-    let read = blocked(&server, "SELECT count(*) FROM t");
-    let report = assert_blocked_as_the_server_says(&server, &read, &[drop.pid()]);
+    let read = blocked(server, "SELECT count(*) FROM t");
+    let report = assert_blocked_as_the_server_says(server, &read, &[drop.pid()]);
     report.assert_advises(&format!("pgpoke inspect {}", drop.pid()));
 
     std::mem::drop((first, second));

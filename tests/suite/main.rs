@@ -10,6 +10,10 @@ mod spinlocks;
 
 /// What comes after an interrupt that was called safe.
 mod aftermath;
+/// Servers in containers.
+mod containers;
+/// Debug files beside an image, and files that were replaced under a running server.
+mod debug_files;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
 mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
@@ -22,6 +26,10 @@ mod load;
 mod locks;
 /// Every state of a backend × every kind of build.
 mod matrix;
+/// PostgreSQL on another C library.
+mod musl;
+/// Kernels that lack a call, filters that deny one, users who lack a right.
+mod places;
 /// What pgpoke refuses to touch.
 mod refusals;
 /// What is printed as JSON is what the published schema says.
@@ -30,8 +38,12 @@ mod schema;
 mod self_test;
 /// pgpoke's stacks beside those of gdb and eu-stack.
 mod stacks;
+/// One file that runs anywhere.
+mod static_build;
 /// What is left behind when pgpoke is killed, or anything else goes wrong around it: a backend that
 /// goes on.
 mod survival;
 /// What a blocked system call waits for.
 mod syscalls;
+/// Every version, and every way to build it.
+mod versions;

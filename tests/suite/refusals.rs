@@ -23,7 +23,7 @@ const COMMANDS: [&[&str]; 4] = [
 
 /// What says why, and what to do instead, when no backend could be judged.
 #[track_caller]
-fn assert_refused_without_judgement(pid: i32, code: i32, says: &[&str]) {
+pub fn assert_refused_without_judgement(pid: i32, code: i32, says: &[&str]) {
     for command in COMMANDS {
         let pid_text = pid.to_string();
         let args = [command, &[pid_text.as_str()]].concat();
@@ -140,7 +140,7 @@ fn programs_of_other_kinds_are_left_alone() {
 }
 
 /// The whole of the server's own processes, found by their parent and their titles.
-fn children(postmaster: Backend) -> Vec<(String, Backend)> {
+pub fn children(postmaster: Backend) -> Vec<(String, Backend)> {
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry

@@ -142,7 +142,7 @@ fn it_lists_what_the_code_can_say() {
     let frame = &schema()["$defs"]["frame"]["properties"];
     assert_eq!(
         strings(&frame["symbol_source"]),
-        names(all!(SymbolSource: Dynsym, Symtab, DebugFile, Dwarf, Decoded))
+        names(all!(SymbolSource: Dynsym, Symtab, DebugFile, DebugData, Dwarf, Decoded))
     );
     assert_eq!(
         strings(&frame["found_by"]),

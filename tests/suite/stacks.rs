@@ -216,8 +216,7 @@ fn assert_nothing_is_missed(
             let module = o.module.as_deref().unwrap_or_default();
             module.ends_with("/pgpoke_test.so")
         });
-        // Debug information is read from the images themselves; of separate debug files, only the
-        // symbols.
+        // Of the C library's separate debug file only the symbols are read.
         if frame.inlined && !in_extension {
             assert!(!here.is_empty(), "{who} sees {frame:?}:\n{ours:#?}");
             unread += 1;

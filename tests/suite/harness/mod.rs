@@ -24,8 +24,8 @@ mod stuck;
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
-pub use installation::Installation;
-pub use run::{Run, as_other_user, as_user_without_ptrace, pgpoke};
+pub use installation::{Installation, checked};
+pub use run::{Run, as_other_user, as_server_user, as_user_without_ptrace, pgpoke};
 pub use server::Server;
 pub use stuck::{Failure, How, Outcome, Stuck};
 
@@ -108,3 +108,16 @@ macro_rules! built {
     };
 }
 pub(crate) use built;
+
+/// An installation that had to be fetched: where it was not, returns from the test through [`skip!`].
+macro_rules! fetched {
+    ($installation:expr) => {
+        match $installation {
+            Some(installation) => installation,
+            None => $crate::harness::skip!(
+                "another PostgreSQL was not fetched: run scripts/fetch-postgres.sh"
+            ),
+        }
+    };
+}
+pub(crate) use fetched;

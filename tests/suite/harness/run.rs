@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -324,17 +325,32 @@ pub fn as_other_user(command: Command) -> Command {
     )
 }
 
-/// Through a descriptor opened here, since the other user need not be able to reach the build
-/// directory.
+/// The command, as the user that servers run as when the tests run as root. Needs root.
+pub fn as_server_user(command: Command) -> Command {
+    setpriv(
+        &[
+            "--reuid=pgpoke-test",
+            "--regid=pgpoke-test",
+            "--clear-groups",
+        ],
+        command,
+    )
+}
+
+/// A program that is named by its path, through a descriptor opened here, since the other user need
+/// not be able to reach the build directory.
 fn setpriv(options: &[&str], command: Command) -> Command {
-    let program =
-        File::open(command.get_program()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let program = Path::new(command.get_program());
+    let program = program
+        .is_absolute()
+        .then(|| File::open(program).unwrap_or_else(|error| panic!("{command:?}: {error}")));
     let mut wrapped = Command::new("setpriv");
-    wrapped
-        .args(options)
-        .arg("--")
-        .arg(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .args(command.get_args());
+    wrapped.args(options).arg("--");
+    match &program {
+        Some(program) => wrapped.arg(format!("/proc/self/fd/{}", program.as_raw_fd())),
+        None => wrapped.arg(command.get_program()),
+    };
+    wrapped.args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => wrapped.env(name, value),
@@ -344,6 +360,9 @@ fn setpriv(options: &[&str], command: Command) -> Command {
     if let Some(dir) = command.get_current_dir() {
         wrapped.current_dir(dir);
     }
+    let Some(program) = program else {
+        return wrapped;
+    };
     // SAFETY: fcntl is async-signal-safe, and touches nothing but the child's own descriptor, which
     // the closure keeps open.
     unsafe {

@@ -58,6 +58,7 @@ const SETTINGS: [(&str, &str); 8] = [
 /// What a server is made of, before it is started.
 pub struct Builder {
     installation: Installation,
+    postgres: Option<PathBuf>,
     settings: Vec<(String, String)>,
     standby: bool,
     alone: bool,
@@ -67,6 +68,12 @@ impl Builder {
     /// On that PostgreSQL, instead of the default one.
     pub fn installation(mut self, installation: Installation) -> Self {
         self.installation = installation;
+        self
+    }
+
+    /// Runs this executable: a copy of the installation's, in a copy of all that it needs.
+    pub fn postgres(mut self, executable: PathBuf) -> Self {
+        self.postgres = Some(executable);
         self
     }
 
@@ -92,7 +99,7 @@ impl Builder {
 
     /// Starts it with testext's functions, or says why these cannot be built.
     pub fn start_with_testext(self) -> Result<Server, String> {
-        if self.installation.pg_config().is_none() {
+        if !self.installation.has_headers() {
             return Err(format!("no headers for {}", self.installation.version()));
         }
         let server = self.start();
@@ -139,8 +146,9 @@ impl Builder {
         supervisor
             .args(["-c", SUPERVISOR, "supervisor"])
             .arg(dir.path());
+        let own = || self.installation.server();
         supervisor
-            .arg(self.installation.program("postgres"))
+            .arg(self.postgres.unwrap_or_else(own))
             .arg("-D")
             .arg(&data);
         // A process group of its own: a Ctrl-C is for the tests, and stops the server through the
@@ -206,6 +214,7 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             installation: Installation::default(),
+            postgres: None,
             settings: Vec::new(),
             standby: false,
             alone: false,
@@ -265,8 +274,14 @@ impl Server {
     /// Makes the functions of testext, from a library that lies beside the server: nothing is
     /// installed in the system.
     pub fn install_testext(&self) {
+        self.install_testext_made(|_| ());
+    }
+
+    /// The same, doing something to the library before it is loaded.
+    pub fn install_testext_made(&self, make: impl FnOnce(&Path)) {
         let library = self.dir.path().join("pgpoke_test.so");
         fs::copy(self.installation.testext(), &library).expect("a copy of pgpoke_test.so");
+        make(&library);
         let script = fs::read_to_string(testext_source().join("pgpoke_test--1.0.sql"))
             .expect("testext's SQL file");
         let script: String = script
@@ -303,7 +318,7 @@ impl Server {
     }
 
     /// A backend stuck without any extension, as on every version: COPY from a FIFO that nobody
-    /// opens for writing. open(2) is restarted after each signal.
+    /// opens for writing. open(2) is restarted after each signal (glibc calls openat(2), musl open(2)).
     #[track_caller]
     pub fn stuck_on_fifo(&self) -> Stuck<'_> {
         let fifo = self.data_directory().join("nobody-writes");
@@ -316,7 +331,8 @@ impl Server {
             .expect("a table");
         let sql = format!("COPY never_filled FROM '{}'", fifo.display());
         self.stuck_when(&sql, |backend| {
-            backend.state() == Some('S') && backend.syscall() == Some(libc::SYS_openat)
+            let opening = [libc::SYS_openat, libc::SYS_open].map(Some);
+            backend.state() == Some('S') && opening.contains(&backend.syscall())
         })
     }
 
