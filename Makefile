@@ -4,7 +4,7 @@ CARGO ?= cargo
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help build static deps testext test fuzz fixtures docs lint demo bench clean
+.PHONY: help build static deps testext test soak fuzz fixtures docs lint demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: deps testext static ## run all tests, on throwaway servers
 	$(CARGO) test --release --tests
 	$(CARGO) test --release --doc
 	./scripts/fuzz.sh 5
+
+soak: deps testext ## prove the promises of docs/safety.md in their long form, some hours
+	PGPOKE_SOAK=1 $(CARGO) test --release --test suite -- safety:: --nocapture --test-threads 1
 
 # How long each target runs, in seconds.
 FUZZ_TIME ?= 600

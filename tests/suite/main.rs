@@ -32,6 +32,8 @@ mod musl;
 mod places;
 /// What pgpoke refuses to touch.
 mod refusals;
+/// Nothing that pgpoke does can take the server down.
+mod safety;
 /// What is printed as JSON is what the published schema says.
 mod schema;
 /// The harness is the measuring instrument of every other test, so it is measured first.
@@ -40,9 +42,6 @@ mod self_test;
 mod stacks;
 /// One file that runs anywhere.
 mod static_build;
-/// What is left behind when pgpoke is killed, or anything else goes wrong around it: a backend that
-/// goes on.
-mod survival;
 /// What a blocked system call waits for.
 mod syscalls;
 /// Every version, and every way to build it.
