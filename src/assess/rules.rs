@@ -1246,7 +1246,7 @@ pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
     let on_behalf = |f: &Frame| {
         let helper = CALM.has(f) || PALLOC.has(f) || is_malloc(f);
         let unnamed = f.kind == ModuleKind::Server && f.function.is_none();
-        is_leaf_library(f) || helper || unnamed || f.inlined
+        is_leaf_library(f) || helper || unnamed || f.inlined || is_stub(f)
     };
     let candidate = frames.iter().find(|f| !on_behalf(f));
     // Past unnamed server functions only an extension is a better answer than the function itself.
@@ -1255,9 +1255,16 @@ pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
         .or_else(|| {
             frames
                 .iter()
-                .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined)
+                .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined && !is_stub(f))
         })
         .or_else(|| at_work(frames).first())
+}
+
+/// On its way into another image, through the procedure linkage table.
+fn is_stub(f: &Frame) -> bool {
+    f.function
+        .as_ref()
+        .is_some_and(|name| name.ends_with("@plt"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::budget::Held;
 use super::callers::Callers;
 use super::code::Spinlocks;
 use super::debug::{self, LineTable};
+use super::imports::Stubs;
 use super::locate::{DebugFile, Finder, MOST_DEBUG_INFORMATION};
 use super::symbols::{Symbol, SymbolSource, Symbols};
 use super::{Bias, BuildId, Svma};
@@ -158,6 +159,7 @@ pub struct Image {
     hands_out_spinlocks: OnceCell<bool>,
     callers: RefCell<HashMap<Svma, Rc<Callers>>>,
     told_names: RefCell<HashMap<Svma, &'static str>>,
+    stubs: OnceCell<Stubs>,
     is_from_memory: bool,
     finder: Option<Finder>,
     debug_file: OnceCell<Option<Box<DebugFile>>>,
@@ -227,6 +229,7 @@ impl Image {
             hands_out_spinlocks: OnceCell::new(),
             callers: RefCell::default(),
             told_names: RefCell::default(),
+            stubs: OnceCell::new(),
             is_from_memory: false,
             finder: None,
             debug_file: OnceCell::new(),
@@ -368,8 +371,13 @@ impl Image {
 
     /// The bytes of a section that is at most as large as that.
     pub(super) fn section_up_to(&self, name: &str, most: u64) -> Option<Vec<u8>> {
+        Some(self.loaded_section_up_to(name, most)?.bytes)
+    }
+
+    /// The same, with where it lies.
+    pub(super) fn loaded_section_up_to(&self, name: &str, most: u64) -> Option<LoadedSection> {
         self.named_and_plain(name).filter(|s| s.size <= most)?;
-        Some(self.section(name).ok()??.bytes)
+        self.section(name).ok()?
     }
 
     /// The bytes of a section that is in the file, not decompressed. None where there is no such section.
@@ -557,9 +565,15 @@ impl Image {
         self.told_names.borrow_mut().insert(start, name);
     }
 
-    /// The function that `at` lies in: by its symbol, or by a name that was told.
+    /// Reads the stubs through which it calls other images' functions. Never while a backend stands still.
+    pub fn learn_stubs(&self) {
+        self.stubs.get_or_init(|| self.stubs());
+    }
+
+    /// The function that `at` lies in: by its symbol, as the stub of a call, or by a name that was told.
     pub fn function_at(&self, at: Svma) -> Option<Symbol<'_>> {
-        self.symbols.function_at(at).or_else(|| {
+        let stub = || self.stubs.get()?.at(at);
+        self.symbols.function_at(at).or_else(stub).or_else(|| {
             if self.told_names.borrow().is_empty() {
                 return None;
             }

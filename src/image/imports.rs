@@ -5,13 +5,17 @@
 //! runs. But its caller called it by a name: through a slot of the global offset table, whose relocation has the symbol
 //! (System V ABI for AMD64, chapters 4.4 and 5.2).
 
+use std::collections::HashMap;
+
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 
-use super::Svma;
 use super::elf::Image;
+use super::{Svma, Symbol, SymbolSource};
 
 /// The most of each table that is read. Those of LLVM have 12 MiB.
 const LARGEST_TABLE: u64 = 16 << 20;
+/// The longest name that is looked at; those of C++ templates have some thousand bytes.
+const LONGEST_NAME: usize = 16 << 10;
 /// sizeof(Elf64_Rela), sizeof(Elf64_Sym)
 const RELOCATION: usize = 24;
 const SYMBOL: usize = 24;
@@ -65,25 +69,127 @@ impl Image {
     }
 
     fn name_of_slot(&self, slot: Svma) -> Option<String> {
-        let tables = [".rela.plt", ".rela.dyn"];
-        let symbol = tables.into_iter().find_map(|table| {
-            let bytes = self.section_up_to(table, LARGEST_TABLE)?;
-            let mut relocations = bytes.as_chunks::<RELOCATION>().0.iter();
-            relocations.find_map(|r| {
-                let word = |i: usize| u32::from_le_bytes([r[i], r[i + 1], r[i + 2], r[i + 3]]);
-                let offset = u64::from(word(0)) | u64::from(word(4)) << 32;
-                (offset == slot.0 && BY_NAME.contains(&word(8))).then(|| word(12))
-            })
-        })?;
-        let symbols = self.section_up_to(".dynsym", LARGEST_TABLE)?;
-        let names = self.section_up_to(".dynstr", LARGEST_TABLE)?;
-        let entry = symbols.as_chunks::<SYMBOL>().0.get(symbol as usize)?;
+        let relocations = self.relocations_by_name();
+        let (_, symbol) = relocations.into_iter().find(|(at, _)| *at == slot)?;
+        self.imported_names()?.of(symbol)
+    }
+
+    /// The slots that are filled with the address of a symbol, each with the symbol's number.
+    fn relocations_by_name(&self) -> Vec<(Svma, u32)> {
+        let tables = [".rela.plt", ".rela.dyn"].map(|t| self.section_up_to(t, LARGEST_TABLE));
+        let slot = |r: &[u8; RELOCATION]| {
+            let word = |i: usize| u32::from_le_bytes([r[i], r[i + 1], r[i + 2], r[i + 3]]);
+            let offset = u64::from(word(0)) | u64::from(word(4)) << 32;
+            BY_NAME
+                .contains(&word(8))
+                .then_some((Svma(offset), word(12)))
+        };
+        let tables = tables.iter().flatten();
+        tables
+            .flat_map(|bytes| bytes.as_chunks::<RELOCATION>().0.iter().filter_map(slot))
+            .collect()
+    }
+
+    fn imported_names(&self) -> Option<ImportedNames> {
+        Some(ImportedNames {
+            symbols: self.section_up_to(".dynsym", LARGEST_TABLE)?,
+            names: self.section_up_to(".dynstr", LARGEST_TABLE)?,
+        })
+    }
+
+    /// The stubs of the procedure linkage table. Reads the file; never while a backend stands still.
+    pub(super) fn stubs(&self) -> Stubs {
+        const SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
+        const LARGEST_STUBS: u64 = 1 << 20;
+        let Some(names) = self.imported_names() else {
+            return Stubs::default();
+        };
+        let slots: HashMap<_, _> = self.relocations_by_name().into_iter().collect();
+        let mut stubs = Vec::new();
+        for name in SECTIONS {
+            let Some(section) = self.loaded_section_up_to(name, LARGEST_STUBS) else {
+                continue;
+            };
+            for start in stub_starts(&section.bytes, section.start) {
+                let name = slots.get(&start.slot).and_then(|symbol| names.of(*symbol));
+                stubs.extend(name.map(|name| Stub {
+                    start: start.at,
+                    name: format!("{name}@plt"),
+                }));
+            }
+        }
+        stubs.sort_by_key(|s| s.start);
+        Stubs(stubs)
+    }
+}
+
+/// The tables of dynamic symbols and their names.
+struct ImportedNames {
+    symbols: Vec<u8>,
+    names: Vec<u8>,
+}
+
+impl ImportedNames {
+    fn of(&self, symbol: u32) -> Option<String> {
+        let entry = self.symbols.as_chunks::<SYMBOL>().0.get(symbol as usize)?;
         let at = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
-        let rest = names.get(at as usize..)?;
+        let rest = self.names.get(at as usize..)?;
+        let rest = &rest[..rest.len().min(LONGEST_NAME)];
         let name = &rest[..memchr::memchr(0, rest)?];
         let name = std::str::from_utf8(name).ok()?;
         (!name.is_empty()).then(|| name.to_owned())
     }
+}
+
+/// The stubs through which an image calls other images' functions, named as gdb and objdump name them: `palloc@plt`.
+#[derive(Debug, Default)]
+pub(super) struct Stubs(Vec<Stub>);
+
+#[derive(Debug)]
+struct Stub {
+    start: Svma,
+    name: String,
+}
+
+/// The size of a stub. Those of `.plt.got` may be smaller; then the next one starts earlier.
+const STUB: u64 = 16;
+
+impl Stubs {
+    /// The stub that `at` lies in.
+    pub fn at(&self, at: Svma) -> Option<Symbol<'_>> {
+        let after = self.0.partition_point(|s| s.start <= at);
+        let stub = &self.0[after.checked_sub(1)?];
+        let symbol = Symbol {
+            name: &stub.name,
+            start: stub.start,
+            size: STUB,
+            source: SymbolSource::Decoded,
+        };
+        (at.0 - stub.start.0 < STUB).then_some(symbol)
+    }
+}
+
+struct StubStart {
+    at: Svma,
+    slot: Svma,
+}
+
+/// Where a stub starts that does `jmp *slot(%rip)`, after an `endbr64` or not.
+fn stub_starts(code: &[u8], start: Svma) -> Vec<StubStart> {
+    let mut decoder = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE);
+    let mut marked = None;
+    let mut found = Vec::new();
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        if instruction.code() == Code::Jmp_rm64
+            && let Some(slot) = slot_of(&instruction)
+        {
+            let at = Svma(marked.unwrap_or(instruction.ip()));
+            found.push(StubStart { at, slot });
+        }
+        marked = (instruction.code() == Code::Endbr64).then_some(instruction.ip());
+    }
+    found
 }
 
 /// The address of the operand, if that is relative to the program counter.
@@ -112,6 +218,37 @@ mod tests {
         });
         let mut names = named.map(|import| import.name);
         assert!(names.any(|name| name == "memcpy" || name == "free"));
+    }
+
+    #[test]
+    fn stubs_are_named_by_their_relocations() {
+        let libc = Process::open(std::process::id() as i32).unwrap();
+        let maps = libc.maps().unwrap();
+        let libm = maps.iter().find(|m| m.path.ends_with("libc.so.6")).unwrap();
+        let image = Image::from_file(std::fs::File::open(&libm.path).unwrap()).unwrap();
+        let stubs = image.stubs();
+        assert!(!stubs.0.is_empty());
+        for stub in &stubs.0 {
+            assert!(stub.name.ends_with("@plt"), "{}", stub.name);
+            assert_eq!(stubs.at(stub.start).unwrap().name, stub.name);
+            assert_eq!(stubs.at(Svma(stub.start.0 + 6)).unwrap().name, stub.name);
+        }
+        assert!(stubs.at(Svma(0)).is_none());
+    }
+
+    #[test]
+    fn both_shapes_of_a_stub() {
+        // objdump -d -j .plt, -j .plt.sec: with and without -fcf-protection.
+        let lazy = [
+            0xff, 0x25, 0x02, 0, 0, 0, 0x68, 0, 0, 0, 0, 0xe9, 0xe0, 0xff, 0xff, 0xff,
+        ];
+        let marked = [
+            0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25, 0x02, 0, 0, 0, 0x66, 0x0f, 0x1f, 0x44, 0, 0,
+        ];
+        let found = stub_starts(&[lazy, marked].concat(), Svma(0x1000));
+        let starts: Vec<_> = found.iter().map(|s| (s.at.0, s.slot.0)).collect();
+        assert_eq!(starts, [(0x1000, 0x1008), (0x1010, 0x101c)]);
+        assert!(stub_starts(&[0xff; 64], Svma(0)).is_empty());
     }
 
     #[test]

@@ -651,6 +651,9 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         frame.callers = known.map(|c| (*c).clone());
     }
     frame.extension = (module.kind == ModuleKind::Library).then(|| module.image.is_extension());
+    if lines && module.image.symbols().function_at(svma).is_none() {
+        module.image.learn_stubs();
+    }
     if let Some(symbol) = module.image.function_at(svma) {
         frame.function = Some(symbol.name.to_owned());
         frame.symbol_source = Some(symbol.source);

@@ -260,6 +260,8 @@ impl Report {
             .iter()
             .filter(|frame| module_of(frame) == module && frame["inlined"] == false)
             .map(function_of)
+            // One that calls in a loop may be met on its way out of its module.
+            .filter(|function| !function.ends_with("@plt"))
             .collect()
     }
 
