@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
+use super::audit::{Act, Audit};
 use super::open::{Failure, open};
 use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
@@ -44,13 +45,29 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
         };
         return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
     }
-    Ok(match interrupt(args, pid) {
-        Ok(done) => {
+    let mut audit = Audit::new(args, request(args));
+    Ok(match interrupt(args, pid, &mut audit) {
+        Ok(mut done) => {
+            audit.after(&done.report, done.exit);
+            done.snapshot.warnings.extend(audit.warning());
             tell(args, &done);
             done.exit
         }
-        Err(failure) => failure.tell(pid, args.json, Some(Outcome::Refused)),
+        Err(failure) => {
+            audit.failed(&failure.message, failure.exit);
+            say_warnings(audit.warning().as_slice());
+            failure.tell(pid, args.json, Some(Outcome::Refused))
+        }
     })
+}
+
+/// What is asked for.
+fn request(args: &InterruptArgs) -> Request {
+    match (args.cancel, args.terminate) {
+        (true, _) => Request::Cancel,
+        (_, true) => Request::Terminate,
+        _ => Request::Pending,
+    }
 }
 
 /// What was seen and done.
@@ -101,12 +118,8 @@ fn tell(args: &InterruptArgs, done: &Done) {
     }
 }
 
-fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
-    let request = match (args.cancel, args.terminate) {
-        (true, _) => Request::Cancel,
-        (_, true) => Request::Terminate,
-        _ => Request::Pending,
-    };
+fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, Failure> {
+    let request = request(args);
     let options = Options {
         request,
         grace: args.grace,
@@ -130,6 +143,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
 
     // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?
     let mut first = plan.without_stopping();
+    audit.about(&backend, &first);
     let statement = first.backend.statement_start;
     let mut judged = assess(&first, request, &options.allow);
     if settled(&judged).is_some() {
@@ -153,6 +167,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
                 seconds(args.grace)
             ),
         );
+        audit.before(Act::Signal);
         let obeyed =
             signal_and_wait(&plan, request, statement, options.grace).map_err(|e| Failure {
                 exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
@@ -193,6 +208,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
     let backend =
         prove_with(&process, debug_files).map_err(|e| Failure::not_a_backend(e, &process))?;
     let plan = Plan::new(&backend);
+    audit.before(Act::StepIn(assessment.verdict));
     let report = step_in(&plan, &options, statement).map_err(|e| Failure::trace(e, &process))?;
     Ok(Done::new(snapshot, assessment, report))
 }

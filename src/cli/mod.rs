@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and the exit codes.
 
+mod audit;
 mod duration;
 mod inspect;
 mod interrupt;
@@ -177,6 +178,9 @@ struct InterruptArgs {
     /// Do not ask
     #[arg(short = 'y', long)]
     yes: bool,
+    /// Write nothing to the system log
+    #[arg(long)]
+    no_syslog: bool,
     #[command(flatten)]
     debug_files: DebugFilesArgs,
     /// Print one JSON object

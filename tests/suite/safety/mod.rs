@@ -2,6 +2,8 @@
 //!
 //! `make test` runs the short form of each, `make soak` the long one.
 
+/// The audit line.
+mod audit;
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
 
