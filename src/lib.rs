@@ -6,6 +6,7 @@
 //! into the backend. Imports point one way, down this list:
 //!
 //! * [`cli`]: the commands, their options and exit codes.
+//! * [`selftest`]: does this kernel keep what a borrowed frame rests on, tried on processes of our own.
 //! * [`render`]: an assessment and an outcome as text or JSON.
 //! * [`intervene`]: the ladder: signal, wait, find a safe instruction, call, watch, report the outcome.
 //! * [`assess`]: pure functions from a snapshot to checks, a cause, a verdict and advice.
@@ -56,6 +57,7 @@ pub mod memory;
 pub mod postgres;
 pub mod process;
 pub mod render;
+pub mod selftest;
 pub mod snapshot;
 pub mod tracee;
 pub mod unwind;

@@ -5,6 +5,7 @@ mod duration;
 mod inspect;
 mod interrupt;
 mod open;
+mod selftest;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::image::DebugFiles;
 use crate::render::text::printable;
+use crate::selftest::Part;
 
 /// What scripts may rely on; see `docs/exit-codes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,8 @@ enum Command {
     /// Make a backend process its pending interrupt, from outside
     #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
     Interrupt(InterruptArgs),
+    /// Try on processes of its own whether this kernel keeps what pgpoke rests on
+    Selftest(SelftestArgs),
     /// Print a shell's completions
     Completions {
         /// The shell
@@ -85,6 +89,12 @@ enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Args)]
+struct SelftestArgs {
+    #[command(flatten)]
+    part: Part,
 }
 
 /// Which process.
@@ -194,6 +204,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pgpoke", &mut text);

@@ -6,6 +6,8 @@
 mod audit;
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
+/// Whether the kernel keeps what all of it rests on.
+mod selftest;
 
 #[allow(dead_code)]
 /// How often to do what is done again and again: less in `make test`, more in `make soak`.

@@ -1,0 +1,270 @@
+//! The process that the promises are tried on: pgpoke itself, started once more.
+#![allow(unsafe_code)]
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::x86_64 as arch;
+use super::{Broken, holds};
+use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::process::Process;
+use crate::tracee::{CARRIER, sys};
+
+/// What it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Computes, and looks whether anything of its own has changed.
+    Computes,
+    /// Waits in read(2), which a handled signal does not end.
+    Reads,
+    /// Waits in poll(2), which a handled signal ends.
+    Polls,
+}
+
+/// Carriers that its handler got.
+pub static HANDLED: AtomicU64 = AtomicU64::new(0);
+/// Numbered signals that came in their order, and those that did not.
+pub static IN_ORDER: AtomicU64 = AtomicU64::new(0);
+pub static OUT_OF_ORDER: AtomicU64 = AtomicU64::new(0);
+/// Waits that ended with EINTR, and those that ended with a byte.
+pub static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+pub static BYTES: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // Its own variables only, and atomically: what a handler may do.
+    if signal == CARRIER {
+        HANDLED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    // SAFETY: the kernel passes a siginfo to a handler that was installed with SA_SIGINFO.
+    let number = unsafe { (*info).si_value().sival_ptr as u64 };
+    let next = IN_ORDER.load(Ordering::Relaxed);
+    let counter = match number == next {
+        true => &IN_ORDER,
+        false => &OUT_OF_ORDER,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The real-time signal that carries numbers.
+pub fn numbered() -> i32 {
+    libc::SIGRTMIN()
+}
+
+fn catch(signal: i32) -> Result<(), Errno> {
+    // SAFETY: the structure is plain data, for which zeroes are a value; the handler does what a handler may.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handle as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigaction(signal, &action, std::ptr::null_mut())
+    };
+    Errno::result(result).map(drop)
+}
+
+/// An address that is at the same distance from every other of this program, wherever that is loaded.
+fn anchor() -> usize {
+    catch as *const () as usize
+}
+
+/// Is the victim; ends when it is killed, or its standard input ends.
+pub fn be(kind: Kind) -> anyhow::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    // SAFETY: takes numbers only. Where Yama is, the processes that are to die tracing this one are not its parents;
+    // where it is not, this fails, and is not needed.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
+    catch(CARRIER)?;
+    catch(numbered())?;
+    let mut out = io::stdout();
+    writeln!(out, "{:#x}", anchor())?;
+    out.flush()?;
+    let input = io::stdin();
+    loop {
+        match kind {
+            // SAFETY: nothing else is to be done here.
+            Kind::Computes => unsafe { arch::compute() },
+            Kind::Polls => {
+                let mut there = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut there, PollTimeout::NONE) {
+                    Err(Errno::EINTR) => {
+                        INTERRUPTED.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    other => other?,
+                };
+            }
+            Kind::Reads => {}
+        }
+        match nix::unistd::read(input.as_fd(), &mut [0]) {
+            Err(Errno::EINTR) => &INTERRUPTED,
+            Ok(0) => return Ok(()),
+            Ok(_) => &BYTES,
+            Err(e) => return Err(e.into()),
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A victim, as the one sees it who tries something on it. Killed when dropped.
+pub struct Victim {
+    child: Child,
+    /// It, pinned.
+    pub process: Process,
+    memory: ProcessMemory,
+    anchor: usize,
+}
+
+impl Victim {
+    /// Starts one, and waits until it does what it is to do.
+    pub fn start(kind: Kind) -> Result<Self, Broken> {
+        let name = clap::ValueEnum::to_possible_value(&kind);
+        let name = name.map(|n| n.get_name().to_owned()).unwrap_or_default();
+        let mut child = itself()
+            .args(["--victim", &name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            BufReader::new(out.take(64)).read_line(&mut line)?;
+        }
+        let pid = child.id() as i32;
+        let process = Process::open(pid).map_err(io::Error::other);
+        let anchor = line.trim().strip_prefix("0x");
+        let anchor = anchor.and_then(|hex| usize::from_str_radix(hex, 16).ok());
+        let (process, anchor) = match (process, anchor) {
+            (Ok(process), Some(anchor)) => (process, anchor),
+            (process, _) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                process?;
+                return Err("the process to try it on did not come up".into());
+            }
+        };
+        let victim = Victim {
+            child,
+            process,
+            memory: ProcessMemory::open(pid),
+            anchor,
+        };
+        match kind {
+            Kind::Computes => victim.goes_on()?,
+            Kind::Reads => victim.waits_in(libc::SYS_read)?,
+            Kind::Polls => victim.waits_in(libc::SYS_poll)?,
+        }
+        Ok(victim)
+    }
+
+    /// How its memory is read.
+    pub fn memory(&self) -> &dyn Memory {
+        &self.memory
+    }
+
+    /// Where it has what we have at `ours`.
+    pub fn place(&self, ours: *const ()) -> Avma {
+        Avma((ours as usize - anchor() + self.anchor) as u64)
+    }
+
+    /// One of its counters.
+    pub fn count(&self, ours: &'static AtomicU64) -> Result<u64, Broken> {
+        let at = self.place((&raw const *ours).cast());
+        Ok(self.memory.read_u64(at)?)
+    }
+
+    /// Waits until a counter is at `value`.
+    pub fn reaches(&self, ours: &'static AtomicU64, value: u64, what: &str) -> Result<(), Broken> {
+        let mut last = 0;
+        let reached = wait_for(|| {
+            last = self.count(ours)?;
+            Ok(last >= value)
+        })?;
+        holds(reached, || format!("{what}: {last} instead of {value}"))
+    }
+
+    /// It computes, untraced and unstopped, and found nothing changed.
+    pub fn goes_on(&self) -> Result<(), Broken> {
+        let rounds = self.count(&arch::ROUNDS)?;
+        let goes_on = wait_for(|| {
+            let status = self.process.status()?;
+            let free = status.tracerpid == 0 && !matches!(self.process.state(), Some('T' | 't'));
+            Ok(free && self.count(&arch::ROUNDS)? > rounds + 1)
+        })?;
+        holds(goes_on, || {
+            format!("it does not go on: state {:?}", self.process.state())
+        })?;
+        let damage = self.count(&arch::DAMAGE)?;
+        holds(damage == 0, || {
+            format!("its registers or its red zone changed {damage} times")
+        })
+    }
+
+    /// It waits in this system call.
+    pub fn waits_in(&self, call: i64) -> Result<(), Broken> {
+        let waits = wait_for(|| {
+            let there = self.process.blocked_syscall();
+            Ok(there.is_some_and(|c| c.number == call))
+        })?;
+        holds(waits, || format!("it does not wait in system call {call}"))
+    }
+
+    /// It is in this state (proc(5)).
+    pub fn comes_into_state(&self, state: char) -> Result<(), Broken> {
+        let is = wait_for(|| Ok(self.process.state() == Some(state)))?;
+        holds(is, || {
+            format!("state {:?} instead of {state}", self.process.state())
+        })
+    }
+
+    /// Sends it the `n`th numbered signal.
+    pub fn send_number(&self, n: usize) -> Result<(), Broken> {
+        let pid = self.process.pid();
+        Ok(sys::queue_to_thread(pid, pid, numbered(), n)?)
+    }
+
+    /// Sends it a byte.
+    pub fn send_byte(&self) -> Result<(), Broken> {
+        let mut pipe = self.child.stdin.as_ref().ok_or("no pipe")?;
+        Ok(pipe.write_all(b"x")?)
+    }
+
+    /// How it ends.
+    pub fn end(&mut self) -> Result<ExitStatus, Broken> {
+        let mut status = None;
+        wait_for(|| {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        status.ok_or_else(|| "it did not end".into())
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// This very program.
+pub fn itself() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("selftest");
+    command
+}
+
+/// Polls until it is so. False if it is not in the time that anything here may take.
+pub fn wait_for(mut so: impl FnMut() -> Result<bool, Broken>) -> Result<bool, Broken> {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if so()? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(false)
+}
