@@ -391,10 +391,11 @@ fn run(row: &Row, subject: Subject, allowed: &[String]) -> Check {
 
 fn identity(s: Subject) -> Outcome {
     let b = &s.snapshot.backend;
-    Pass(match b.postmaster_pid {
-        Some(pid) => format!("a process of the postmaster with PID {pid}, by its executable, its memory and its parent"),
-        None => "a process of a PostgreSQL server, by its executable and its memory; its postmaster is gone".into(),
-    })
+    match b.postmaster_pid {
+        Some(pid) => Pass(format!("a process of the postmaster with PID {pid}, by its executable, its memory and its parent")),
+        // Both are its own to forge.
+        None => Warn("a process of a PostgreSQL server, by nothing but its executable and its memory; its postmaster is gone, if it ever had one".into()),
+    }
 }
 
 fn backend_type(s: Subject) -> Outcome {

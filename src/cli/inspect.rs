@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::open::{Failure, open};
+use super::patience::Patience;
 use super::{Exit, InspectArgs, say, say_warnings};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
@@ -42,6 +43,7 @@ fn exit_of(verdict: Verdict) -> Exit {
 }
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
+    let _patience = Patience::with(pid, (STOP_LIMIT + BETWEEN_SAMPLES) * args.samples);
     let process = open(pid)?;
     let backend = match prove_with(&process, args.debug_files.find()) {
         Ok(backend) => backend,

@@ -1,12 +1,12 @@
 //! Throwaway servers.
 
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
@@ -61,6 +61,7 @@ pub struct Builder {
     postgres: Option<PathBuf>,
     settings: Vec<(String, String)>,
     standby: bool,
+    checksums: bool,
     alone: bool,
 }
 
@@ -91,6 +92,12 @@ impl Builder {
         self.setting("max_connections", "100")
     }
 
+    /// With a checksum in each page of data.
+    pub fn checksums(mut self) -> Self {
+        self.checksums = true;
+        self
+    }
+
     /// For a test that measures times: no other test's server runs meanwhile.
     pub fn alone(mut self) -> Self {
         self.alone = true;
@@ -119,6 +126,11 @@ impl Builder {
         copy(&self.installation.template(), &data);
         if self.standby {
             fs::write(data.join("standby.signal"), "").expect("standby.signal");
+        }
+
+        if self.checksums {
+            let mut enable = Installation::command(self.installation.program("pg_checksums"));
+            checked(enable.args(["--enable", "--no-sync", "-D"]).arg(&data));
         }
 
         let mut conf = String::new();
@@ -175,7 +187,7 @@ impl Builder {
             supervisor,
             word,
             postmaster,
-            crash_expected: Cell::new(false),
+            crash_expected: AtomicBool::new(false),
             _pass: pass,
         };
         wait_for(DEADLINE, "the server shall take connections", || {
@@ -199,7 +211,7 @@ pub struct Server {
     /// A line in here asks the supervisor to stop the server; so does closing it.
     word: Option<ChildStdin>,
     postmaster: Backend,
-    crash_expected: Cell<bool>,
+    crash_expected: AtomicBool,
     /// Given back when everything above is gone.
     _pass: Pass,
 }
@@ -217,6 +229,7 @@ impl Server {
             postgres: None,
             settings: Vec::new(),
             standby: false,
+            checksums: false,
             alone: false,
         }
     }
@@ -379,9 +392,17 @@ impl Server {
         assert_eq!(one, 1);
     }
 
+    /// Stops it as an administrator would. Nothing can be asked of it after that, but its data are there still.
+    #[track_caller]
+    pub fn shut_down(&self) {
+        let mut stop = Installation::command(self.installation.program("pg_ctl"));
+        stop.args(["stop", "-s", "-m", "fast", "-D"]);
+        checked(stop.arg(self.data_directory()));
+    }
+
     /// For a test that crashes the server on purpose: do not assert the contrary at the end.
     pub fn expect_crash(&self) {
-        self.crash_expected.set(true);
+        self.crash_expected.store(true, Ordering::Relaxed);
     }
 }
 
@@ -406,7 +427,7 @@ impl Drop for Server {
         }
         stopped.expect("the supervisor's exit status");
         assert!(
-            signs.is_empty() || self.crash_expected.get(),
+            signs.is_empty() || self.crash_expected.load(Ordering::Relaxed),
             "the server went through a crash:\n{}\n\nits whole log:\n{}",
             signs.join("\n"),
             self.log()

@@ -4,6 +4,8 @@
 
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
+/// Interrupts by the thousand beside a busy load, and what is left of them: nothing.
+mod load;
 
 #[allow(dead_code)]
 /// How often to do what is done again and again: less in `make test`, more in `make soak`.
