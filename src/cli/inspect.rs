@@ -7,7 +7,7 @@ use super::patience::Patience;
 use super::{Exit, InspectArgs, say, say_warnings};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
-use crate::postgres::{Backend, BackendType, prove_with};
+use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::{Declined, TraceError, Tracee};
@@ -105,7 +105,8 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     let capture = plan
         .capture(&stopped)
         .map_err(|e| Failure::trace(e, process))?;
-    let handlers = if passive {
+    // Nothing is run in what only says of itself that it is a server's.
+    let handlers = if passive || backend.postmaster == Postmaster::Gone {
         None
     } else {
         plan.ask_for_handlers(&capture, &mut stopped)

@@ -187,7 +187,10 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         Looked::Done(done) => return Ok(*done),
         Looked::Confirmed(snapshot, assessment) => (*snapshot, assessment),
     };
-    let _patience = Patience::with(pid, args.wait.saturating_add(args.timeout.saturating_mul(2)));
+    let _patience = Patience::with(
+        pid,
+        args.wait.saturating_add(args.timeout.saturating_mul(2)),
+    );
     // What was read for the first proof is given back before the second.
     drop(plan);
     drop(backend);

@@ -219,11 +219,7 @@ pub fn main() -> ExitCode {
 fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
     let mut err = std::io::stderr().lock();
     // With nobody listening, there is nothing more to do.
-    let lines = [
-        ("error", Some(message)),
-        ("detail", detail),
-        ("hint", hint),
-    ];
+    let lines = [("error", Some(message)), ("detail", detail), ("hint", hint)];
     for (kind, text) in lines {
         if let Some(text) = text {
             let _ = writeln!(err, "pgpoke: {kind}: {}", printable(text));

@@ -31,13 +31,11 @@ impl Patience {
         });
         let (_end, ended) = channel();
         // Where no thread can be had, there is nobody to keep the time.
-        let _ = thread::Builder::new()
-            .stack_size(64 << 10)
-            .spawn(move || {
-                if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                    give_up(pid, limit);
-                }
-            });
+        let _ = thread::Builder::new().stack_size(64 << 10).spawn(move || {
+            if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                give_up(pid, limit);
+            }
+        });
         Patience { _end }
     }
 }

@@ -378,6 +378,11 @@ impl<'s> Actor<'s> {
         }
     }
 
+    /// Its process.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
     /// PostgreSQL's own way is of no use.
     #[track_caller]
     fn prove_stuck(&self, server: &Server, how: How, start: Start) {

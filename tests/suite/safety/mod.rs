@@ -2,6 +2,8 @@
 //!
 //! `make test` runs the short form of each, `make soak` the long one.
 
+/// Processes that pretend to be backends, to lure a pgpoke that runs as root.
+mod forged;
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
 /// Interrupts by the thousand beside a busy load, and what is left of them: nothing.
