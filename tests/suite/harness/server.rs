@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postgres::{Client, Config, NoTls};
@@ -62,6 +63,7 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     standby: bool,
     checksums: bool,
+    pooled: bool,
     alone: bool,
 }
 
@@ -90,6 +92,12 @@ impl Builder {
         self.standby = true;
         // At least what the cluster was made with; recovery insists on it.
         self.setting("max_connections", "100")
+    }
+
+    /// Whoever only asks something finds an open session: where the machine is busy, a new one takes long.
+    pub fn pooled(mut self) -> Self {
+        self.pooled = true;
+        self
     }
 
     /// With a checksum in each page of data.
@@ -188,6 +196,7 @@ impl Builder {
             word,
             postmaster,
             crash_expected: AtomicBool::new(false),
+            pool: self.pooled.then(Mutex::default),
             _pass: pass,
         };
         wait_for(DEADLINE, "the server shall take connections", || {
@@ -212,6 +221,8 @@ pub struct Server {
     word: Option<ChildStdin>,
     postmaster: Backend,
     crash_expected: AtomicBool,
+    /// Open sessions that nobody uses.
+    pool: Option<Mutex<Vec<Client>>>,
     /// Given back when everything above is gone.
     _pass: Pass,
 }
@@ -230,6 +241,7 @@ impl Server {
             settings: Vec::new(),
             standby: false,
             checksums: false,
+            pooled: false,
             alone: false,
         }
     }
@@ -275,6 +287,19 @@ impl Server {
             Ok(client) => client,
             Err(error) => panic!("no new session: {error}\n{}", self.log()),
         }
+    }
+
+    /// Asks something of the server: in a session that is open already, if there is one, else in a new one.
+    #[track_caller]
+    pub fn ask<T>(&self, question: impl FnOnce(&mut Client) -> T) -> T {
+        let Some(pool) = &self.pool else {
+            return question(&mut self.connect());
+        };
+        let open = pool.lock().expect("a pool").pop();
+        let mut client = open.unwrap_or_else(|| self.connect());
+        let answer = question(&mut client);
+        pool.lock().expect("a pool").push(client);
+        answer
     }
 
     /// Everything the server has logged.

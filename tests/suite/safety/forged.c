@@ -54,7 +54,7 @@ void	   *NamedLWLockTrancheArray;
 int			NamedLWLockTrancheRequests = 0x7fffffff;
 int			pgStatSessionEndCause;
 void	   *PqCommMethods;
-const char version[] = "PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc, 64-bit";
+const char version[] = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
 
 static void
 note(const char *what)

@@ -454,6 +454,9 @@ fn nothing_leads_out_of_a_root_directory() {
                 watched.assert_harmless(dir.path());
                 let run = &watched.run;
                 assert!(matches!(run.code(), Some(3..=5 | 7)), "{what}: {run}");
+                run.assert_says("if it ever had one");
+                let looked_for = watched.calls.contains("/ab/cdef0123456789.debug");
+                assert!(looked_for, "{what}: no debug file was looked for");
             }
         }
         forged.assert_left_alone();
@@ -493,6 +496,10 @@ fn no_link_beside_an_executable_is_followed() {
             let watched = Watched::run(args, forged.pid);
             watched.assert_harmless(dir.path());
             assert!(!watched.calls.contains("kmsg"), "{}", watched.calls);
+            assert!(
+                watched.calls.contains("named.debug"),
+                "it was not looked for"
+            );
         }
         forged.assert_left_alone();
     }

@@ -20,16 +20,24 @@ use crate::report::{Report, run_json};
 const CONNECTIONS: &str = "50";
 
 /// Backends that are stuck at the same time, of those that can be freed.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 12;
 
 /// An hour, if ten thousand are made.
 const PACE: Duration = Duration::from_millis(360);
+
+/// How many are made, unless PGPOKE_LOAD says how many.
+fn interrupts() -> usize {
+    let said = std::env::var("PGPOKE_LOAD").ok();
+    let said = said.map(|n| n.parse().expect("PGPOKE_LOAD is a number"));
+    said.unwrap_or_else(|| times(500, 10_000))
+}
 
 /// What came of all interrupts so far.
 #[derive(Default)]
 struct Tally {
     made: AtomicUsize,
-    /// Milliseconds for which each backend stood still.
+    /// Milliseconds for which each backend stood still in one look, as pgpoke has it: from asking for the stop, which on
+    /// a busy machine takes until it is the backend's turn.
     stopped: Mutex<Vec<f64>>,
     /// How often a stop lasted too long and the backend was let go, as pgpoke has to.
     let_go: AtomicUsize,
@@ -47,7 +55,11 @@ impl Tally {
             }
             let report = Report::read(run, pid);
             if let Some(stopped) = report.at("/stopped_ms").as_f64() {
-                self.stopped.lock().expect("a list").push(stopped);
+                let looks = report.at("/attempts").as_f64().unwrap_or_default();
+                self.stopped
+                    .lock()
+                    .expect("a list")
+                    .push(stopped / looks.max(1.0));
             }
             return report;
         }
@@ -127,7 +139,7 @@ impl<'s> Resting<'s> {
 /// Whoever fails makes the others stop, too.
 fn until_all_are_made(tally: &Tally, failed: &AtomicBool, mut once: impl FnMut()) {
     let start = Instant::now();
-    while tally.made() < times(500, 10_000) && !failed.load(Ordering::Relaxed) {
+    while tally.made() < interrupts() && !failed.load(Ordering::Relaxed) {
         keep_pace(start, tally.made());
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut once));
         if let Err(panic) = done {
@@ -141,6 +153,7 @@ fn until_all_are_made(tally: &Tally, failed: &AtomicBool, mut once: impl FnMut()
 fn interrupts_on_a_busy_server_disturb_no_one() {
     let builder = Server::builder()
         .alone()
+        .pooled()
         .checksums()
         .setting("max_connections", "120")
         .setting("shared_buffers", "64MB")
@@ -150,11 +163,16 @@ fn interrupts_on_a_busy_server_disturb_no_one() {
         skip!("no pgbench in {}", server.installation().bindir.display());
     }
     // Whoever cannot be freed would keep the server from being shut down; they are on another one.
-    let other = server_with_testext!(Server::builder().setting("max_connections", "60"));
+    let other = server_with_testext!(Server::builder().pooled().setting("max_connections", "60"));
     let mut pgbench = Command::new(server.installation().program("pgbench"));
     pgbench.args(["-i", "-q", "-s", "5"]).arg(server.conninfo());
     Run::within(Duration::from_secs(120), pgbench).assert_code(0);
 
+    if times(1, 0) == 1 {
+        // The backends, not pgpoke and not pgbench: five hundred interrupts would take minutes on two processors.
+        let postmaster = server.postmaster().pid.to_string();
+        checked(Command::new("renice").args(["-n", "5", "-p", &postmaster]));
+    }
     let (free, fast) = rows();
     assert!(free.len() > 10 && fast.len() > 5);
     let tally = Tally::default();
@@ -216,7 +234,7 @@ fn tell(tally: &Tally, took: Duration, transactions: usize) {
     );
     figure("load: transactions of others meanwhile", transactions);
     figure(
-        "load: stopped for ms (50 %, 90 %, 99 %, at most)",
+        "load: from asking for a stop to its end, ms a look (50 %, 90 %, 99 %, at most)",
         format!(
             "{:.3}, {:.3}, {:.3}, {:.3}",
             share(50),
