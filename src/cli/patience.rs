@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Exit;
-use crate::tracee::sys;
+use crate::tracee::{say_at_once, sys};
 
 /// Long for reading and parsing what there is; with servers of debug files to be asked, that takes what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,20 +40,11 @@ impl Patience {
     }
 }
 
-/// A stderr that nobody reads must not delay it, so another thread writes there.
 fn give_up(pid: i32, limit: Duration) -> ! {
-    let words = thread::spawn(move || {
-        eprintln!(
-            "pgpoke: error: process {pid} could not be looked into within {} s\n\
-             pgpoke: hint: its memory, or one of its files, may lie on a file system that does not answer",
-            limit.as_secs()
-        );
-    });
-    for _ in 0..100 {
-        if words.is_finished() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    say_at_once(&format!(
+        "pgpoke: error: process {pid} could not be looked into within {} s\n\
+         pgpoke: hint: its memory, or one of its files, may lie on a file system that does not answer\n",
+        limit.as_secs()
+    ));
     sys::exit_now(Exit::TimedOut as i32)
 }

@@ -44,14 +44,18 @@ struct Tally {
 }
 
 impl Tally {
-    /// Interrupts, and once more where pgpoke gave up a stop that the machine was too busy for.
-    fn interrupt(&self, args: &[&str], pid: i32) -> Report {
-        for _ in 0..5 {
+    /// Interrupts, and once more where pgpoke gave up a stop that the machine was too busy for. None if it had come far
+    /// enough by then: what is left to be seen is that the backend ended as it was asked to.
+    fn interrupt(&self, args: &[&str], pid: i32) -> Option<Report> {
+        for turn in 0..5 {
             let run = run_json(args, pid);
             self.made.fetch_add(1, Ordering::Relaxed);
             if run.code() == Some(8) && run.stderr.contains("and was let go") {
                 self.let_go.fetch_add(1, Ordering::Relaxed);
                 continue;
+            }
+            if turn > 0 && matches!(run.code(), Some(5 | 7)) {
+                return None;
             }
             let report = Report::read(run, pid);
             if let Some(stopped) = report.at("/stopped_ms").as_f64() {
@@ -61,7 +65,7 @@ impl Tally {
                     .expect("a list")
                     .push(stopped / looks.max(1.0));
             }
-            return report;
+            return Some(report);
         }
         panic!("five stops in a row of process {pid} lasted too long");
     }
