@@ -391,7 +391,7 @@ fn nothing_leads_out_of_a_root_directory() {
         "x\x1b[2J;rm -rf /:x:65534:65534::/:\n",
     )
     .expect("a passwd");
-    let program = compile(&jail, &["-static"]);
+    let program = compile(&jail, &["-static", "-g0"]);
     // With a link to a debug file beside it, whose name is all that it has.
     fs::write(inside("empty"), b"").expect("a file");
     let link = format!("--add-gnu-debuglink={}", inside("empty").display());
@@ -471,38 +471,56 @@ fn no_link_beside_an_executable_is_followed() {
     let secret = tempfile::Builder::new().prefix(SECRET).tempdir_in("/tmp");
     let secret = secret.expect("a directory of root's");
     fs::write(secret.path().join("file"), b"\x7fELF secret").expect("a secret");
-    let program = compile(dir.path(), &[]);
-    let named = dir.path().join("named.debug");
-    fs::write(&named, b"").expect("a file");
-    let link = format!("--add-gnu-debuglink={}", named.display());
-    checked(Command::new("objcopy").arg(link).arg(&program));
-    // And with what dwz(1) would have left, naming a file of root's.
-    let alternate = dir.path().join("alternate");
-    let name = secret.path().join("file");
-    let name = name.to_str().expect("a path in /tmp").as_bytes();
-    fs::write(&alternate, [name, &b"\0"[..], &[7; 20]].concat()).expect("a section");
-    let add = format!("--add-section=.gnu_debugaltlink={}", alternate.display());
-    checked(Command::new("objcopy").arg(add).arg(&program));
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
-    for target in [
-        secret.path().join("file"),
-        "/proc/kmsg".into(),
-        "/dev/zero".into(),
-    ] {
-        fs::remove_file(&named).expect("what was there");
-        symlink(&target, &named).expect("a link");
-        let forged = Forged::of_nobody(&program, "plain", &nobodys_pid());
-        for args in LURED {
-            let watched = Watched::run(args, forged.pid);
-            watched.assert_harmless(dir.path());
-            assert!(!watched.calls.contains("kmsg"), "{}", watched.calls);
-            assert!(
-                watched.calls.contains("named.debug"),
-                "it was not looked for"
-            );
+    // One that has its own debug information is asked for what was moved out of that.
+    for option in ["-g0", "-g"] {
+        let program = compile(dir.path(), &[option]);
+        let named = dir.path().join("named.debug");
+        fs::write(&named, b"").expect("a file");
+        let link = format!("--add-gnu-debuglink={}", named.display());
+        checked(Command::new("objcopy").arg(link).arg(&program));
+        // And with what dwz(1) would have left, naming a file of root's.
+        let alternate = dir.path().join("alternate");
+        let name = secret.path().join("file");
+        let name = name.to_str().expect("a path in /tmp").as_bytes();
+        fs::write(&alternate, [name, &b"\0"[..], &[7; 20]].concat()).expect("a section");
+        let add = format!("--add-section=.gnu_debugaltlink={}", alternate.display());
+        checked(Command::new("objcopy").arg(add).arg(&program));
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+        for target in [
+            secret.path().join("file"),
+            "/proc/kmsg".into(),
+            "/dev/zero".into(),
+        ] {
+            fs::remove_file(&named).expect("what was there");
+            symlink(&target, &named).expect("a link");
+            let forged = Forged::of_nobody(&program, "plain", &nobodys_pid());
+            for args in LURED {
+                let watched = Watched::run(args, forged.pid);
+                watched.assert_harmless(dir.path());
+                assert!(!watched.calls.contains("kmsg"), "{}", watched.calls);
+                let looked_for = watched.calls.contains("named.debug");
+                assert_eq!(looked_for, option == "-g0", "{}", watched.run);
+            }
+            forged.assert_left_alone();
         }
-        forged.assert_left_alone();
+        fs::remove_file(&named).expect("the last link");
     }
+}
+
+/// The path of what is no backend at all is shown, too.
+#[test]
+fn the_name_of_a_program_is_no_command_to_a_terminal() {
+    let dir = as_root!();
+    let program = dir.path().join("sl\x1b]0;owned\x07\x1b[2Jeep");
+    fs::copy("/bin/sleep", &program).expect("a copy");
+    let mut sleep = Command::new(&program).arg("3600").spawn().expect("sleep");
+    for args in LURED {
+        let watched = Watched::run(args, sleep.id() as i32);
+        watched.assert_harmless(dir.path()).assert_not_traced();
+        watched.run.assert_code(7).assert_says("[2Jeep has no ");
+    }
+    sleep.kill().expect("its end");
+    sleep.wait().expect("its end");
 }
 
 /// Its memory does not answer, as on a file system that it serves itself. pgpoke gives up, and says so.
