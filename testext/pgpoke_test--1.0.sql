@@ -38,3 +38,6 @@ CREATE FUNCTION pgpoke_deep(depth int) RETURNS void AS 'MODULE_PATHNAME' LANGUAG
 -- These two end by themselves, or early when cancelled: they measure what happens to a backend while it is looked at.
 CREATE FUNCTION pgpoke_checked(seconds float8) RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_gap(seconds float8) RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
+-- Executes another program in the backend's place.
+CREATE FUNCTION pgpoke_become(program text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

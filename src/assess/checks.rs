@@ -353,8 +353,13 @@ fn run(row: &Row, subject: Subject, allowed: &[String]) -> Check {
     let (status, mut detail, objection) = match (row.judge)(subject) {
         Pass(why) => (Status::Pass, why, None),
         Warn(why) => {
+            // Doubts about what it is come before everything else: nothing is sent to it until they are accepted.
+            let weight = match row.weight {
+                Weight::Identity => Weight::Identity,
+                _ => Weight::Risk,
+            };
             let risk = Objection {
-                weight: Weight::Risk,
+                weight,
                 verdict: Verdict::Risky,
             };
             (Status::Warn, why, Some(risk))
@@ -391,10 +396,11 @@ fn run(row: &Row, subject: Subject, allowed: &[String]) -> Check {
 
 fn identity(s: Subject) -> Outcome {
     let b = &s.snapshot.backend;
-    Pass(match b.postmaster_pid {
-        Some(pid) => format!("a process of the postmaster with PID {pid}, by its executable, its memory and its parent"),
-        None => "a process of a PostgreSQL server, by its executable and its memory; its postmaster is gone".into(),
-    })
+    match b.postmaster_pid {
+        Some(pid) => Pass(format!("a process of the postmaster with PID {pid}, by its executable, its memory and its parent")),
+        // Both are its own to forge.
+        None => Warn("a process of a PostgreSQL server, by nothing but its executable and its memory; its postmaster is gone, if it ever had one".into()),
+    }
 }
 
 fn backend_type(s: Subject) -> Outcome {

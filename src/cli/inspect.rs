@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::open::{Failure, open};
+use super::patience::Patience;
 use super::{Exit, InspectArgs, say, say_warnings};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
-use crate::postgres::{Backend, BackendType, prove_with};
+use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::{Declined, TraceError, Tracee};
@@ -42,6 +43,7 @@ fn exit_of(verdict: Verdict) -> Exit {
 }
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
+    let _patience = Patience::with(pid, (STOP_LIMIT + BETWEEN_SAMPLES) * args.samples);
     let process = open(pid)?;
     let backend = match prove_with(&process, args.debug_files.find()) {
         Ok(backend) => backend,
@@ -103,7 +105,8 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
     let capture = plan
         .capture(&stopped)
         .map_err(|e| Failure::trace(e, process))?;
-    let handlers = if passive {
+    // Nothing is run in what only says of itself that it is a server's.
+    let handlers = if passive || backend.postmaster == Postmaster::Gone {
         None
     } else {
         plan.ask_for_handlers(&capture, &mut stopped)

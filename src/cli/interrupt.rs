@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::audit::{Act, Audit};
 use super::open::{Failure, open};
+use super::patience::Patience;
 use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Request, Verdict, assess};
@@ -127,6 +128,8 @@ fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, 
         timeout: args.timeout,
         allow: args.allow.clone(),
     };
+    // Not for as long as the operator thinks about it.
+    let patience = Patience::with(pid, args.grace);
     let process = open(pid)?;
     let debug_files = args.debug_files.find();
     let backend = match prove_with(&process, debug_files.clone()) {
@@ -195,10 +198,14 @@ fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, 
         }
         announce(args, "it did not obey; looking into it");
     }
-    let (snapshot, assessment) = match look(args, &options, &plan)? {
+    let (snapshot, assessment) = match look(args, &options, &plan, patience)? {
         Looked::Done(done) => return Ok(*done),
         Looked::Confirmed(snapshot, assessment) => (*snapshot, assessment),
     };
+    let _patience = Patience::with(
+        pid,
+        args.wait.saturating_add(args.timeout.saturating_mul(2)),
+    );
     // What was read for the first proof is given back before the second.
     drop(plan);
     drop(backend);
@@ -222,9 +229,15 @@ enum Looked {
 }
 
 /// Looks closely, explains, and asks.
-fn look(args: &InterruptArgs, options: &Options, plan: &Plan) -> Result<Looked, Failure> {
+fn look(
+    args: &InterruptArgs,
+    options: &Options,
+    plan: &Plan,
+    patience: Patience,
+) -> Result<Looked, Failure> {
     let done = |done: Done| Ok(Looked::Done(Box::new(done)));
     let snapshot = inspect::take(plan, false)?;
+    drop(patience);
     let assessment = assess(&snapshot, options.request, &options.allow);
     if snapshot.process.would_not_stop {
         let mut report = Report::new(

@@ -5,6 +5,7 @@ mod duration;
 mod inspect;
 mod interrupt;
 mod open;
+mod patience;
 mod selftest;
 
 use std::io::Write;
@@ -229,16 +230,15 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Says an error as PostgreSQL's own tools do.
+/// Says an error as PostgreSQL's own tools do. What it names may have been named by anyone.
 fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
     let mut err = std::io::stderr().lock();
     // With nobody listening, there is nothing more to do.
-    let _ = writeln!(err, "pgpoke: error: {message}");
-    if let Some(detail) = detail {
-        let _ = writeln!(err, "pgpoke: detail: {detail}");
-    }
-    if let Some(hint) = hint {
-        let _ = writeln!(err, "pgpoke: hint: {hint}");
+    let lines = [("error", Some(message)), ("detail", detail), ("hint", hint)];
+    for (kind, text) in lines {
+        if let Some(text) = text {
+            let _ = writeln!(err, "pgpoke: {kind}: {}", printable(text));
+        }
     }
 }
 

@@ -429,16 +429,15 @@ impl Image {
     /// Function names, inlined callers and lines, read when first asked for; none without debug information.
     pub fn lines(&self) -> Option<&LineTable> {
         let lines = self.lines.get_or_init(|| {
-            let (file, path) = if self.has_debug_info() {
-                (self, self.finder.as_ref().map(|f| &f.path))
-            } else if !self.finder.as_ref()?.lines {
+            let finder = self.finder.as_ref();
+            let (file, supplement) = if self.has_debug_info() {
+                (self, finder.and_then(|finder| finder.own_supplement(self)))
+            } else if !finder?.lines {
                 return None;
             } else {
-                self.debug_file()
-                    .map(|found| (&found.image, Some(&found.path)))?
+                let found = self.debug_file()?;
+                (&found.image, finder?.supplement_of(found))
             };
-            let supplement = self.finder.as_ref().zip(path);
-            let supplement = supplement.and_then(|(finder, path)| finder.supplement(file, path));
             let supplement = supplement.as_ref().map(|found| &found.image);
             let size = LineTable::size(file).saturating_add(supplement.map_or(0, LineTable::size));
             if size > MOST_DEBUG_INFORMATION {

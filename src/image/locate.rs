@@ -15,7 +15,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -111,6 +111,7 @@ impl DebugFiles {
 pub(super) struct Roots {
     /// Ours, and the process's if that is another one.
     all: Vec<Root>,
+    /// The one that the paths of its mappings start at.
     theirs: usize,
 }
 
@@ -122,13 +123,19 @@ impl Roots {
         {
             all.push(theirs);
         }
-        let theirs = all.len().saturating_sub(1);
+        // In our own mount namespace the kernel tells paths as we see them, even those of a process that was put below
+        // another root (d_path(), fs/d_path.c).
+        let theirs = match process.shares_our_mounts() {
+            true => 0,
+            false => all.len().saturating_sub(1),
+        };
         Roots { all, theirs }
     }
 
-    /// The process's own first.
-    pub(super) fn theirs_first(&self) -> impl Iterator<Item = &Root> {
-        self.all.iter().rev()
+    /// The one that the paths of the process's mappings start at. Never another: what is at such a path below ours may
+    /// be a file that is none of the process's business.
+    pub(super) fn theirs(&self) -> Option<&Root> {
+        self.all.get(self.theirs)
     }
 }
 
@@ -151,6 +158,8 @@ pub(super) struct Finder {
 pub(super) struct DebugFile {
     pub(super) image: Image,
     pub(super) path: PathBuf,
+    /// The number of the root that it was found below.
+    root: usize,
 }
 
 impl Finder {
@@ -166,8 +175,8 @@ impl Finder {
         let relative = id.debug_path()?;
         self.files.directories().find_map(|directory| {
             let path = directory.join(&relative);
-            self.open_all(&path, 0)
-                .find_map(|file| self.believe(file, &path, id, &self.path))
+            self.open_all(&path)
+                .find_map(|found| self.believe(found, &path, id, &self.path))
         })
     }
 
@@ -183,37 +192,52 @@ impl Finder {
         let directory = self.path.parent()?;
         let below = directory.strip_prefix("/").ok()?;
         let beside = [directory.join(name), directory.join(".debug").join(name)];
-        // Beside the image is beside it as the process sees it.
-        let beside = beside.into_iter().map(|path| (path, self.roots.theirs));
-        let elsewhere = self
-            .files
-            .directories()
-            .map(|d| (d.join(below).join(name), 0));
-        beside.chain(elsewhere).find_map(|(path, from)| {
-            self.open_all(&path, from)
-                .find_map(|file| self.believe_linked(file, &path, crc, image))
-        })
+        // Beside the image is beside it as the process sees it. Whoever put it there may have put a link there, too.
+        let beside = beside.iter().find_map(|path| {
+            let found = self.open_in(self.roots.theirs, path, Links::Refused)?;
+            self.believe_linked(found, path, crc, image)
+        });
+        let elsewhere = || {
+            let paths = self.files.directories().map(|d| d.join(below).join(name));
+            paths.into_iter().find_map(|path| {
+                self.open_all(&path)
+                    .find_map(|found| self.believe_linked(found, &path, crc, image))
+            })
+        };
+        beside.or_else(elsewhere)
     }
 
     fn by_server(&self, image: &Image) -> Option<DebugFile> {
         let id = image.build_id().filter(|_| self.lines)?;
         let path = self.files.download(id)?;
-        let file = self.roots.all.first()?.open(&path, Links::Followed).ok()?;
-        self.believe(file, &path, id, &self.path)
+        let found = self.open_in(0, &path, Links::Followed)?;
+        self.believe(found, &path, id, &self.path)
     }
 
-    /// The files at `path` below each of the roots from the one numbered `from` on.
-    fn open_all<'a>(&'a self, path: &'a Path, from: usize) -> impl Iterator<Item = File> + 'a {
-        let roots = self.roots.all.iter().skip(from);
-        roots.filter_map(move |root| root.open(path, Links::Followed).ok())
+    /// The file at `path` below the root of that number.
+    fn open_in(&self, root: usize, path: &Path, links: Links) -> Option<(usize, File)> {
+        let file = self.roots.all.get(root)?.open(path, links).ok()?;
+        Some((root, file))
+    }
+
+    /// The files at `path` below each of the roots, with its number.
+    fn open_all<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = (usize, File)> + 'a {
+        let roots = 0..self.roots.all.len();
+        roots.filter_map(move |root| self.open_in(root, path, Links::Followed))
     }
 
     /// Takes the file for that of the image (or file) `whose` only if it carries this build-id.
-    fn believe(&self, file: File, path: &Path, id: &BuildId, whose: &Path) -> Option<DebugFile> {
+    fn believe(
+        &self,
+        (root, file): (usize, File),
+        path: &Path,
+        id: &BuildId,
+        whose: &Path,
+    ) -> Option<DebugFile> {
         let why = match Image::debug_file_in(file) {
             Ok(image) if image.build_id() == Some(id) => {
                 let path = path.to_owned();
-                return Some(DebugFile { image, path });
+                return Some(DebugFile { image, path, root });
             }
             Ok(image) => {
                 let theirs = image.build_id();
@@ -233,7 +257,7 @@ impl Finder {
     /// have one.
     fn believe_linked(
         &self,
-        file: File,
+        (root, file): (usize, File),
         path: &Path,
         crc: u32,
         image: &Image,
@@ -247,7 +271,7 @@ impl Finder {
         let found = match (image.build_id(), Image::debug_file_in(file)) {
             (_, Err(e)) => Err(e.to_string()),
             (Some(id), Ok(found)) if found.build_id().is_some_and(|theirs| theirs != id) => {
-                return self.believe(again, path, id, &self.path);
+                return self.believe((root, again), path, id, &self.path);
             }
             (_, Ok(found)) => Ok(found),
         };
@@ -263,6 +287,7 @@ impl Finder {
             Ok(image) => Some(DebugFile {
                 image,
                 path: path.to_owned(),
+                root,
             }),
             Err(why) => {
                 self.refuse(path, &why);
@@ -277,8 +302,19 @@ impl Finder {
             .warn(format!("the debug file {path} is not used: {why}"));
     }
 
-    /// The file that dwz(1) moved to what several debug files share, if `main` (at `path`) refers to one.
-    pub(super) fn supplement(&self, main: &Image, path: &Path) -> Option<DebugFile> {
+    /// What dwz(1) moved out of the image itself.
+    pub(super) fn own_supplement(&self, image: &Image) -> Option<DebugFile> {
+        self.supplement(image, &self.path, self.roots.theirs)
+    }
+
+    /// What dwz(1) moved out of a debug file.
+    pub(super) fn supplement_of(&self, found: &DebugFile) -> Option<DebugFile> {
+        self.supplement(&found.image, &found.path, found.root)
+    }
+
+    /// The file that dwz(1) moved to what several debug files share, if `main`, which lies at `path` below the root of
+    /// that number, refers to one.
+    fn supplement(&self, main: &Image, path: &Path, root: usize) -> Option<DebugFile> {
         let section = main.small_section(".gnu_debugaltlink")?;
         let whose = path;
         let found = alternate_link(&section).and_then(|(name, id)| {
@@ -286,13 +322,16 @@ impl Finder {
             if main.build_id() == Some(&id) {
                 return None;
             }
-            // A relative name is relative to the file that has it.
-            let named = path.parent()?.join(name);
             let by_id = id.debug_path()?;
-            let elsewhere = self.files.directories().map(|d| d.join(&by_id));
-            elsewhere.chain([named]).find_map(|path| {
-                self.open_all(&path, 0)
-                    .find_map(|file| self.believe(file, &path, &id, whose))
+            let mut elsewhere = self.files.directories().map(|d| d.join(&by_id));
+            let by_id = elsewhere.find_map(|path| {
+                self.open_all(&path)
+                    .find_map(|found| self.believe(found, &path, &id, whose))
+            });
+            by_id.or_else(|| {
+                let (path, links) = self.named(path, name)?;
+                let found = self.open_in(root, &path, links)?;
+                self.believe(found, &path, &id, whose)
             })
         });
         if found.is_none() {
@@ -303,6 +342,34 @@ impl Finder {
         }
         found
     }
+
+    /// Where a file at `path` says that its supplement lies. The name is as foreign as the file: it is followed to where
+    /// debug files lie, or to what lies beside that file or below it, and nowhere else.
+    fn named(&self, path: &Path, name: &Path) -> Option<(PathBuf, Links)> {
+        let directory = path.parent()?;
+        // A relative name is relative to the file that has it.
+        let named = without_detours(&directory.join(name));
+        if self.files.directories().any(|d| named.starts_with(d)) {
+            Some((named, Links::Followed))
+        } else {
+            named
+                .starts_with(directory)
+                .then_some((named, Links::Refused))
+        }
+    }
+}
+
+/// The path without its `.` and `..`, by its text alone.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 impl BuildId {

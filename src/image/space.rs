@@ -165,10 +165,10 @@ impl<'p> AddressSpace<'p> {
             if known || found.len() == MOST || !self.is_an_image(mapping, memory) {
                 continue;
             }
-            let mut roots = self.roots().theirs_first();
+            let root = self.roots().theirs();
             found.push(ReplacedFile {
                 path: mapping.path.clone(),
-                replaced: roots.any(|root| root.metadata(&mapping.path).is_ok()),
+                replaced: root.is_some_and(|root| root.metadata(&mapping.path).is_ok()),
                 executable: Some(&mapping.path) == self.executable.as_ref(),
                 read_from: self.read_from.borrow().get(&mapping.file).copied(),
             });
@@ -365,7 +365,7 @@ impl<'p> AddressSpace<'p> {
         };
         let from_file = match mapped {
             Ok(file) => self.believe(file, mapping, &in_memory, true),
-            Err(_) => self.roots().theirs_first().find_map(|root| {
+            Err(_) => self.roots().theirs().and_then(|root| {
                 // The path is resolved already: a link there now is not what was mapped.
                 let file = root.open(&mapping.path, Links::Refused).ok()?;
                 let same = same_file(&file, mapping);

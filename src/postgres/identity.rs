@@ -212,13 +212,28 @@ fn running_postmaster(
     let Ok(parent) = Process::open(parent_pid) else {
         return Ok(Postmaster::Gone);
     };
+    // When a postmaster dies, its children are given to init or to a subreaper: another process.
+    if parent.inner_pid().ok() != Some(postmaster_pid) {
+        return match is_there(process, postmaster_pid) {
+            true => Err(format!(
+                "the postmaster that it names, process {postmaster_pid}, is there and is not its parent"
+            )),
+            false => Ok(Postmaster::Gone),
+        };
+    }
     let same_executable = || -> io::Result<bool> {
         let (ours, theirs) = (executable.metadata()?, parent.executable()?.metadata()?);
         Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
     };
-    // When a postmaster dies, its children are given to init or to a subreaper: another program.
-    if parent.inner_pid().ok() != Some(postmaster_pid) || !same_executable().unwrap_or(false) {
-        return Ok(Postmaster::Gone);
+    match same_executable() {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(format!(
+                "its parent, process {parent_pid}, runs another executable: it did not fork from there, as a backend does"
+            ));
+        }
+        // It is just ending.
+        Err(_) => return Ok(Postmaster::Gone),
     }
     let memory = ProcessMemory::open(parent_pid);
     let read = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
@@ -232,6 +247,15 @@ fn running_postmaster(
             "its parent, process {parent_pid}, is not the postmaster that it names"
         ))
     }
+}
+
+/// Whether the postmaster that `process` names still runs: a process of that PID that was there before it. One that came
+/// later only got the PID of one that is gone. Not told in another PID namespace, whose numbers are not ours.
+fn is_there(process: &Process, postmaster_pid: i32) -> bool {
+    let translated = process.inner_pid().ok() != Some(process.pid());
+    !translated
+        && Process::open(postmaster_pid)
+            .is_ok_and(|named| named.start_time() <= process.start_time() && !named.has_ended())
 }
 
 /// What the process is for, by `MyBackendType`; in 12, which has no such variable, and in versions whose numbers are not

@@ -266,6 +266,13 @@ impl Process {
         self.proc.cwd().map_err(io_error)
     }
 
+    /// Whether it lives in our mount namespace. False where that cannot be told.
+    pub fn shares_our_mounts(&self) -> bool {
+        let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let ours = link("self");
+        ours.is_some() && ours == link(&self.pid.to_string()) && self.still_the_same()
+    }
+
     /// The soft limit of its stack in bytes, none for unlimited.
     pub fn stack_limit(&self) -> io::Result<Option<u64>> {
         text::stack_limit(&read_small(&self.proc, "limits")?)

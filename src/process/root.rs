@@ -13,6 +13,7 @@ use std::path::{Component, Path};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::fstatfs;
 
 use super::Process;
 
@@ -142,9 +143,11 @@ fn metadata_of(fd: &OwnedFd) -> io::Result<Metadata> {
     File::from(fd.try_clone()?).metadata()
 }
 
-/// Opens what was found for reading, if it is a regular file: a FIFO would hold us up, a device may do anything.
+/// Opens what was found for reading, if it is a regular file: a FIFO would hold us up, a device may do anything. So may
+/// what the kernel makes up while it is read: `/proc/kmsg` calls itself a regular file, and reading it takes messages
+/// away from whoever waits for them.
 fn regular(found: OwnedFd) -> io::Result<File> {
-    if !metadata_of(&found)?.is_file() {
+    if !metadata_of(&found)?.is_file() || is_made_up(&found) {
         return Err(io::Error::other("not a regular file"));
     }
     // The descriptor's own link in /proc leads to that very file, wherever it lies now.
@@ -152,6 +155,26 @@ fn regular(found: OwnedFd) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
+/// Whether the file lies on one of the kernel's own file systems (`include/uapi/linux/magic.h`).
+fn is_made_up(found: &OwnedFd) -> bool {
+    const MAGIC: [libc::c_long; 13] = [
+        libc::PROC_SUPER_MAGIC,
+        libc::SYSFS_MAGIC,
+        libc::DEBUGFS_MAGIC,
+        libc::TRACEFS_MAGIC,
+        libc::SECURITYFS_MAGIC,
+        libc::CGROUP_SUPER_MAGIC,
+        libc::CGROUP2_SUPER_MAGIC,
+        libc::BPF_FS_MAGIC,
+        libc::SELINUX_MAGIC,
+        libc::SMACK_MAGIC,
+        libc::NSFS_MAGIC,
+        libc::RDTGROUP_SUPER_MAGIC,
+        libc::XENFS_SUPER_MAGIC,
+    ];
+    fstatfs(found).is_ok_and(|fs| MAGIC.contains(&fs.filesystem_type().0))
 }
 
 #[cfg(test)]
@@ -216,11 +239,16 @@ mod tests {
         let root = Root::at(dir.path()).unwrap();
         assert!(Root::ours().unwrap().is(&Root::ours().unwrap()));
         assert!(!Root::ours().unwrap().is(&root));
-        let device = Root::ours().unwrap();
-        assert!(
-            device
-                .open(Path::new("/dev/null"), Links::Followed)
-                .is_err()
-        );
+    }
+
+    #[test]
+    fn neither_devices_nor_the_kernels_files_are_opened() {
+        let root = Root::ours().unwrap();
+        for path in ["/dev/null", "/proc/version", "/sys/kernel/notes"] {
+            assert!(
+                root.open(Path::new(path), Links::Followed).is_err(),
+                "{path}"
+            );
+        }
     }
 }

@@ -169,17 +169,29 @@ impl Drop for Fuse {
     }
 }
 
-/// Lets everything go, now. A stderr that nobody reads must not delay it, so another thread writes there.
+/// Lets everything go, now.
 fn blow() -> ! {
-    std::thread::spawn(|| {
-        eprintln!(
-            "pgpoke: error: the backend stood still for longer than {} ms and was let go\n\
-             pgpoke: hint: this machine is slow at the moment; try again",
-            LONGEST_STOP.as_millis()
-        );
-    });
-    std::thread::sleep(Duration::from_millis(2));
+    say_at_once(&format!(
+        "pgpoke: error: the backend stood still for longer than {} ms and was let go\n\
+         pgpoke: hint: this machine is slow at the moment; try again\n",
+        LONGEST_STOP.as_millis()
+    ));
     sys::exit_now(8)
+}
+
+/// Last words, where nothing may be waited for: neither a reader of stderr, nor a lock, nor another thread, which on a
+/// busy machine may not have its turn before we are gone. What can be written to takes a short text at once.
+pub(crate) fn say_at_once(words: &str) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let ready =
+        poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents() == Some(PollFlags::POLLOUT);
+    if ready {
+        // With nobody listening, there is nothing more to do.
+        let _ = nix::unistd::write(stderr.as_fd(), words.as_bytes());
+    }
 }
 
 /// A seized thread. Dropping it lets the thread go, in whatever state it is.

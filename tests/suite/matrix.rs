@@ -60,7 +60,7 @@ enum Start {
 }
 
 /// What comes of `pgpoke interrupt`: the outcome and the exit code.
-type Outcome = (&'static str, i32);
+pub type Outcome = (&'static str, i32);
 
 /// A state of a backend, what has to be said of it once somebody tried to end it, and what comes of
 /// an interrupt.
@@ -378,6 +378,11 @@ impl<'s> Actor<'s> {
         }
     }
 
+    /// Its process.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
     /// PostgreSQL's own way is of no use.
     #[track_caller]
     fn prove_stuck(&self, server: &Server, how: How, start: Start) {
@@ -656,7 +661,7 @@ pub fn is_judged_and_treated_as_it_is(server: &Server, scenario: &Scenario) {
 
 impl Scenario {
     /// What comes of pgpoke's interrupt.
-    fn expected(&self, how: How) -> Outcome {
+    pub fn expected(&self, how: How) -> Outcome {
         let n = usize::from(how == How::Terminate);
         self.outcomes[n].unwrap_or(match (self.verdict_if[n], n) {
             ("safe", 0) => ("cancelled", 0),
@@ -666,6 +671,30 @@ impl Scenario {
             ("pointless", _) => ("pointless", 5),
             (other, _) => panic!("there is no verdict {other:?}"),
         })
+    }
+
+    /// testext brings it there, and nothing else has a part in it.
+    pub fn is_of_testext(&self) -> bool {
+        matches!(self.start, Start::Call(_) | Start::CallAndStop(_))
+    }
+
+    /// `pgpoke interrupt` with all that it takes here.
+    pub fn arguments(&self, how: How) -> Vec<&'static str> {
+        let (outcome, _) = self.expected(how);
+        let wait = match self.start {
+            // It moves, and no place is better than another.
+            Start::Divide => "2s",
+            _ if self.moving => "60s",
+            _ => "300ms",
+        };
+        let grace = if outcome == "obeyed-signal" {
+            "10s"
+        } else {
+            "100ms"
+        };
+        let timeout = if outcome == "timed-out" { "1s" } else { "10s" };
+        let limits = ["--grace", grace, "--wait", wait, "--timeout", timeout];
+        [&["interrupt", "--yes", how.option()], &limits[..]].concat()
     }
 
     /// It does not end by itself when asked, and pgpoke may end it.
@@ -749,21 +778,7 @@ fn is_judged(server: &Server, actor: &Actor, how: How, scenario: &Scenario) {
 /// Interrupts it, and what comes of that is what the row says.
 fn interrupt(server: &Server, actor: &Actor, how: How, scenario: &Scenario) -> Report {
     let (outcome, code) = scenario.expected(how);
-    let wait = match scenario.start {
-        // It moves, and no place is better than another.
-        Start::Divide => "2s",
-        _ if scenario.moving => "60s",
-        _ => "300ms",
-    };
-    let grace = if outcome == "obeyed-signal" {
-        "10s"
-    } else {
-        "100ms"
-    };
-    let timeout = if outcome == "timed-out" { "1s" } else { "10s" };
-    let limits = ["--grace", grace, "--wait", wait, "--timeout", timeout];
-    let args = [&["interrupt", "--yes", how.option()], &limits[..]].concat();
-    let report = Report::of(&args, actor.backend.pid);
+    let report = Report::of(&scenario.arguments(how), actor.backend.pid);
     report.assert_outcome(outcome, code);
     // Nothing is said of it where nothing was done.
     if !matches!(outcome, "refused" | "pointless") {
@@ -781,6 +796,36 @@ pub fn free<'s>(server: &'s Server, scenario: &Scenario, how: How) -> Actor<'s> 
     actor
 }
 
+/// One round of a row, the interrupts made by `interrupt` from the arguments and a PID, which may have nothing to report
+/// but that it is over; returns the backend if there is still one. Whoever was asked to end, and could not, is not asked for less in the next round.
+pub fn round<'s>(
+    server: &'s Server,
+    scenario: &Scenario,
+    mut left: Option<Actor<'s>>,
+    mut interrupt: impl FnMut(&[&str], i32) -> Option<Report>,
+) -> Option<Actor<'s>> {
+    let first = left.is_none();
+    let hows: &[How] = match first {
+        true => &How::BOTH,
+        false => &[How::Terminate],
+    };
+    for how in hows {
+        let actor = left
+            .take()
+            .unwrap_or_else(|| Actor::new(server, scenario.start));
+        if first && scenario.ignores.contains(how) {
+            actor.prove_stuck(server, *how, scenario.start);
+        }
+        let report = interrupt(&scenario.arguments(*how), actor.backend.pid);
+        let (outcome, code) = scenario.expected(*how);
+        if let Some(report) = &report {
+            report.assert_outcome(outcome, code);
+        }
+        left = comes_of_it(report.as_ref(), actor, *how, scenario);
+    }
+    left
+}
+
 /// Interrupts. Returns the backend where it is as it was before.
 fn is_treated<'s>(
     server: &Server,
@@ -789,6 +834,16 @@ fn is_treated<'s>(
     scenario: &Scenario,
 ) -> Option<Actor<'s>> {
     let report = interrupt(server, &actor, how, scenario);
+    comes_of_it(Some(&report), actor, how, scenario)
+}
+
+/// It has ended as it had to, or is as it was before; then it is returned.
+fn comes_of_it<'s>(
+    report: Option<&Report>,
+    actor: Actor<'s>,
+    how: How,
+    scenario: &Scenario,
+) -> Option<Actor<'s>> {
     let (outcome, _) = scenario.expected(how);
     match (outcome, &actor.stuck) {
         ("cancelled" | "obeyed-signal", Some(stuck)) if how == How::Cancel => {
@@ -807,10 +862,11 @@ fn is_treated<'s>(
             None
         }
         _ => {
-            assert!(actor.backend.is_alive(), "{}", report.run);
-            assert_eq!(actor.backend.tracer_pid(), 0, "{}", report.run);
+            let run = report.map_or_else(String::new, |report| report.run.to_string());
+            assert!(actor.backend.is_alive(), "{run}");
+            assert_eq!(actor.backend.tracer_pid(), 0, "{run}");
             if let Some(stuck) = &actor.stuck {
-                assert_eq!(stuck.ended_within(Duration::ZERO), None, "{}", report.run);
+                assert_eq!(stuck.ended_within(Duration::ZERO), None, "{run}");
             }
             Some(actor)
         }

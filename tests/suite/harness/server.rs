@@ -1,12 +1,13 @@
 //! Throwaway servers.
 
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
@@ -61,6 +62,8 @@ pub struct Builder {
     postgres: Option<PathBuf>,
     settings: Vec<(String, String)>,
     standby: bool,
+    checksums: bool,
+    pooled: bool,
     alone: bool,
 }
 
@@ -91,6 +94,18 @@ impl Builder {
         self.setting("max_connections", "100")
     }
 
+    /// Whoever only asks something finds an open session: where the machine is busy, a new one takes long.
+    pub fn pooled(mut self) -> Self {
+        self.pooled = true;
+        self
+    }
+
+    /// With a checksum in each page of data.
+    pub fn checksums(mut self) -> Self {
+        self.checksums = true;
+        self
+    }
+
     /// For a test that measures times: no other test's server runs meanwhile.
     pub fn alone(mut self) -> Self {
         self.alone = true;
@@ -119,6 +134,11 @@ impl Builder {
         copy(&self.installation.template(), &data);
         if self.standby {
             fs::write(data.join("standby.signal"), "").expect("standby.signal");
+        }
+
+        if self.checksums {
+            let mut enable = Installation::command(self.installation.program("pg_checksums"));
+            checked(enable.args(["--enable", "--no-sync", "-D"]).arg(&data));
         }
 
         let mut conf = String::new();
@@ -175,7 +195,8 @@ impl Builder {
             supervisor,
             word,
             postmaster,
-            crash_expected: Cell::new(false),
+            crash_expected: AtomicBool::new(false),
+            pool: self.pooled.then(Mutex::default),
             _pass: pass,
         };
         wait_for(DEADLINE, "the server shall take connections", || {
@@ -199,7 +220,9 @@ pub struct Server {
     /// A line in here asks the supervisor to stop the server; so does closing it.
     word: Option<ChildStdin>,
     postmaster: Backend,
-    crash_expected: Cell<bool>,
+    crash_expected: AtomicBool,
+    /// Open sessions that nobody uses.
+    pool: Option<Mutex<Vec<Client>>>,
     /// Given back when everything above is gone.
     _pass: Pass,
 }
@@ -217,6 +240,8 @@ impl Server {
             postgres: None,
             settings: Vec::new(),
             standby: false,
+            checksums: false,
+            pooled: false,
             alone: false,
         }
     }
@@ -262,6 +287,19 @@ impl Server {
             Ok(client) => client,
             Err(error) => panic!("no new session: {error}\n{}", self.log()),
         }
+    }
+
+    /// Asks something of the server: in a session that is open already, if there is one, else in a new one.
+    #[track_caller]
+    pub fn ask<T>(&self, question: impl FnOnce(&mut Client) -> T) -> T {
+        let Some(pool) = &self.pool else {
+            return question(&mut self.connect());
+        };
+        let open = pool.lock().expect("a pool").pop();
+        let mut client = open.unwrap_or_else(|| self.connect());
+        let answer = question(&mut client);
+        pool.lock().expect("a pool").push(client);
+        answer
     }
 
     /// Everything the server has logged.
@@ -379,9 +417,17 @@ impl Server {
         assert_eq!(one, 1);
     }
 
+    /// Stops it as an administrator would. Nothing can be asked of it after that, but its data are there still.
+    #[track_caller]
+    pub fn shut_down(&self) {
+        let mut stop = Installation::command(self.installation.program("pg_ctl"));
+        stop.args(["stop", "-s", "-m", "fast", "-D"]);
+        checked(stop.arg(self.data_directory()));
+    }
+
     /// For a test that crashes the server on purpose: do not assert the contrary at the end.
     pub fn expect_crash(&self) {
-        self.crash_expected.set(true);
+        self.crash_expected.store(true, Ordering::Relaxed);
     }
 }
 
@@ -406,7 +452,7 @@ impl Drop for Server {
         }
         stopped.expect("the supervisor's exit status");
         assert!(
-            signs.is_empty() || self.crash_expected.get(),
+            signs.is_empty() || self.crash_expected.load(Ordering::Relaxed),
             "the server went through a crash:\n{}\n\nits whole log:\n{}",
             signs.join("\n"),
             self.log()

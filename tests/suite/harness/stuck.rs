@@ -271,9 +271,10 @@ impl<'s> Stuck<'s> {
     #[track_caller]
     pub fn prove_stuck(&self, how: How) {
         let started = self.statement_start();
-        let mut client = self.server.connect();
-        let sent: bool = client
-            .query_one(&format!("SELECT {}({})", how.function(), self.pid()), &[])
+        let sql = format!("SELECT {}({})", how.function(), self.pid());
+        let sent: bool = self
+            .server
+            .ask(|client| client.query_one(&sql, &[]))
             .unwrap_or_else(|error| panic!("{}: {error}", how.function()))
             .get(0);
         assert!(sent, "{} returned false", how.function());
@@ -344,11 +345,11 @@ impl<'s> Stuck<'s> {
 
     /// When the statement began, as pg_stat_activity has it; None while it does not run.
     fn statement_start(&self) -> Option<String> {
-        let row = self.server.connect().query_opt(
-            "SELECT query_start::text FROM pg_stat_activity
-             WHERE pid = $1 AND state = 'active' AND query = $2",
-            &[&self.pid(), &self.sql],
-        );
+        let sql = "SELECT query_start::text FROM pg_stat_activity
+             WHERE pid = $1 AND state = 'active' AND query = $2";
+        let row = self
+            .server
+            .ask(|client| client.query_opt(sql, &[&self.pid(), &self.sql]));
         row.expect("pg_stat_activity").map(|row| row.get(0))
     }
 

@@ -4,8 +4,12 @@
 
 /// The audit line.
 mod audit;
+/// Processes that pretend to be backends, to lure a pgpoke that runs as root.
+mod forged;
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
+/// Interrupts by the thousand beside a busy load, and what is left of them: nothing.
+mod load;
 /// Whether the kernel keeps what all of it rests on.
 mod selftest;
 

@@ -1,0 +1,50 @@
+//! How long looking into a process may take.
+//!
+//! What is read of a process is read as fast as that process lets it be: behind a page of its memory, or behind its
+//! executable, there may be a file system that it serves itself, and that never answers. No deadline of ours reaches a
+//! thread that waits in there, so another one keeps the time and ends pgpoke; the kernel lets go of whatever is held.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use super::Exit;
+use crate::tracee::{say_at_once, sys};
+
+/// Long for reading and parsing what there is; with servers of debug files to be asked, that takes what it takes.
+const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT_WITH_DOWNLOADS: Duration = Duration::from_secs(600);
+
+/// Ends pgpoke if it is not dropped in time.
+#[derive(Debug)]
+pub struct Patience {
+    _end: Sender<()>,
+}
+
+impl Patience {
+    /// For looking into process `pid`, and for `more` than that.
+    pub fn with(pid: i32, more: Duration) -> Self {
+        let downloads = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
+        let limit = more.saturating_add(match downloads {
+            true => LIMIT_WITH_DOWNLOADS,
+            false => LIMIT,
+        });
+        let (_end, ended) = channel();
+        // Where no thread can be had, there is nobody to keep the time.
+        let _ = thread::Builder::new().stack_size(64 << 10).spawn(move || {
+            if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                give_up(pid, limit);
+            }
+        });
+        Patience { _end }
+    }
+}
+
+fn give_up(pid: i32, limit: Duration) -> ! {
+    say_at_once(&format!(
+        "pgpoke: error: process {pid} could not be looked into within {} s\n\
+         pgpoke: hint: its memory, or one of its files, may lie on a file system that does not answer\n",
+        limit.as_secs()
+    ));
+    sys::exit_now(Exit::TimedOut as i32)
+}
