@@ -266,6 +266,7 @@ impl Installation {
         for name in [
             "Makefile",
             "pgpoke_test.c",
+            "pgpoke_victims.c",
             "pgpoke_cplusplus.cpp",
             "pgpoke_test.control",
             "pgpoke_test--1.0.sql",
@@ -348,7 +349,8 @@ fn compile_testext(dir: &Path, headers: &Path) {
             ])
             .args(["-Werror", "-D_GNU_SOURCE", "-shared", "-pthread"])
             .arg(include)
-            .args(["pgpoke_test.c", "pgpoke_cplusplus.o", "-lstdc++"])
+            .args(["pgpoke_test.c", "pgpoke_victims.c"])
+            .args(["pgpoke_cplusplus.o", "-lstdc++"])
             .args(["-o", "pgpoke_test.so.new"])
             .current_dir(dir),
     );

@@ -4,8 +4,16 @@
 
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
+/// Signals of others, while it works: none lost, none doubled, and stops are theirs who made them.
+mod signals;
+/// Everything that a program has, and the calls that it is blocked in: as it left them.
+mod state;
 
-#[allow(dead_code)]
+/// Frames by the thousand.
+mod driver;
+/// What a victim sees.
+mod seen;
+
 /// How often to do what is done again and again: less in `make test`, more in `make soak`.
 fn times(short: usize, soak: usize) -> usize {
     match std::env::var_os("PGPOKE_SOAK") {
@@ -14,7 +22,6 @@ fn times(short: usize, soak: usize) -> usize {
     }
 }
 
-#[allow(dead_code)]
 /// A figure for docs/safety.md.
 fn figure(what: &str, value: impl std::fmt::Display) {
     eprintln!("figure: {what}: {value}");
