@@ -41,3 +41,10 @@ CREATE FUNCTION pgpoke_gap(seconds float8) RETURNS float8 AS 'MODULE_PATHNAME' L
 
 -- Executes another program in the backend's place.
 CREATE FUNCTION pgpoke_become(program text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
+-- Victims, which tell in the file that is their first argument what they see (pgpoke_victims.c).
+CREATE FUNCTION pgpoke_counts(seen text, pending bool) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_parent(seen text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_barrier() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
+CREATE FUNCTION pgpoke_blocks(seen text, kind text, peer text, ms int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_keeps(seen text, kind text) RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

@@ -424,8 +424,14 @@ impl<'p> Tracee<'p> {
         self.letting_go = true;
         if self.state == State::Running {
             // Only a stopped thread can be detached. One that does not stop (state D) is let go by the kernel
-            // when pgpoke exits; it was not changed.
-            let _ = self.stop(LAST_STOP).map(Stopped::keep);
+            // when pgpoke exits; it was not changed. One that could run has not had its turn yet: were it not waited
+            // for, it could not be seized again, since it would be traced already, by us.
+            let stopped = self.stop(LAST_STOP).map(Stopped::keep);
+            if let Err(TraceError::WouldNotStop { .. }) = stopped
+                && matches!(self.process.state(), Some('R' | 'S'))
+            {
+                let _ = self.stop(TURN).map(Stopped::keep);
+            }
         }
         if let State::Stopped { signal, .. } = self.state {
             let _ = sys::detach(self.tid(), signal);

@@ -266,6 +266,7 @@ impl Installation {
         for name in [
             "Makefile",
             "pgpoke_test.c",
+            "pgpoke_victims.c",
             "pgpoke_cplusplus.cpp",
             "pgpoke_load.c",
             "pgpoke_test.control",
@@ -349,8 +350,9 @@ fn compile_testext(dir: &Path, headers: &Path) {
             ])
             .args(["-Werror", "-D_GNU_SOURCE", "-shared", "-pthread"])
             .arg(include)
-            .args(["pgpoke_test.c", "pgpoke_load.c", "pgpoke_cplusplus.o"])
-            .args(["-lstdc++", "-o", "pgpoke_test.so.new"])
+            .args(["pgpoke_test.c", "pgpoke_load.c", "pgpoke_victims.c"])
+            .args(["pgpoke_cplusplus.o", "-lstdc++"])
+            .args(["-o", "pgpoke_test.so.new"])
             .current_dir(dir),
     );
     fs::rename(dir.join("pgpoke_test.so.new"), dir.join("pgpoke_test.so"))

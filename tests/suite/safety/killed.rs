@@ -1,15 +1,17 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::pipe;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::{figure, times};
 use crate::harness::{
-    Backend, DEADLINE, How, Outcome, Run, Server, Stuck, pgpoke, server_with_testext, wait_for,
+    Backend, DEADLINE, How, Outcome, Run, Server, Stuck, pgpoke, server_with_testext, skip,
+    wait_for,
 };
 
-/// The calls at which pgpoke is made to die: everything that it does to a backend, and every wait
-/// for it.
+/// Everything that it does to a backend, and every wait for it: at these it dies each time, several times each.
 const CALLS: [&str; 4] = ["ptrace", "wait4", "rt_sigtimedwait", "rt_tgsigqueueinfo"];
 
 /// How often it dies at each call.
@@ -38,7 +40,7 @@ fn hit(call: &str, nth: usize, signal: &str, args: &[&str]) -> Run {
 
 /// Ended by itself, with a code that the contract has.
 #[track_caller]
-fn assert_sane_exit(run: &Run) {
+pub(super) fn assert_sane_exit(run: &Run) {
     assert!(
         matches!(run.code(), Some(0 | 3..=8)),
         "neither killed nor in its right mind:\n{run}"
@@ -142,11 +144,68 @@ fn sweep(calls: &[&str], times: usize, mut run: impl FnMut(&str, usize) -> bool)
     }
 }
 
+/// Every system call that a run of pgpoke makes, learned from one: its name, and how often one thread makes it, which
+/// is how strace counts for `when`.
+fn calls_of(args: &[&str]) -> Vec<(String, usize)> {
+    let dir = tempfile::tempdir().expect("a directory for strace's output");
+    let output = dir.path().join("calls");
+    let mut command = heeding_signals("strace");
+    command.args(["-f", "-qq", "-e", "signal=none", "-o"]);
+    command.arg(&output).arg("--");
+    command.arg(pgpoke().get_program()).args(args);
+    assert_sane_exit(&Run::of(command));
+    let output = fs::read_to_string(&output).expect("strace's output");
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for line in output.lines() {
+        // "PID name(arguments) = result"; the second line of a call that was suspended has no name.
+        let thread_and_call = line.split_once(' ');
+        if let Some((thread, (name, _))) =
+            thread_and_call.and_then(|(t, rest)| Some((t, rest.trim().split_once('(')?)))
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
+            *counts.entry((name, thread)).or_default() += 1;
+        }
+    }
+    let mut calls: BTreeMap<String, usize> = BTreeMap::new();
+    for ((name, _), count) in counts {
+        let most = calls.entry(name.to_owned()).or_default();
+        *most = count.max(*most);
+    }
+    // The start of a program that is not yet pgpoke.
+    calls.remove("execve");
+    calls.into_iter().collect()
+}
+
+/// Of all the calls but [`CALLS`], some thirty in the short form, spread over all of them, and every one in the long.
+fn sweep_others(
+    what: &str,
+    calls: &[(String, usize)],
+    mut run: impl FnMut(&str, usize) -> bool,
+) -> usize {
+    let others: Vec<(&str, usize)> = calls
+        .iter()
+        .filter(|(name, _)| !CALLS.contains(&name.as_str()))
+        .flat_map(|(name, count)| (1..=*count).map(|nth| (name.as_str(), nth)))
+        .collect();
+    let step = times(others.len().div_ceil(30), 1);
+    let tried: Vec<_> = others.iter().step_by(step).collect();
+    let hits = tried.iter().filter(|(name, nth)| run(name, *nth)).count();
+    // How often calls are made differs from run to run, with the looks that it takes.
+    assert!(hits * 3 > tried.len(), "{hits} of {tried:?}");
+    let names = calls.len();
+    let all: usize = calls.iter().map(|(_, count)| count).sum();
+    figure(
+        &format!("{what}: of {all} calls by {names} names, killed at, ptrace and its waits aside"),
+        format!("{hits} of {}", others.len()),
+    );
+    hits
+}
+
 #[test]
 fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
     let server = server_with_testext!();
     let witness = Witness::new(&server);
-    sweep(&CALLS, TIMES, |call, nth| {
+    let mut kill = |call: &str, nth: usize| {
         let run = hit(call, nth, "KILL", &["inspect", &witness.pid()]);
         witness.assert_computes_on();
         let killed = run.signal() == Some(libc::SIGKILL);
@@ -154,12 +213,15 @@ fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
             assert_sane_exit(&run);
         }
         killed
-    });
+    };
+    sweep(&CALLS, TIMES, &mut kill);
+    let calls = calls_of(&["inspect", &witness.pid()]);
+    sweep_others("inspect", &calls, kill);
     witness.assert_untouched();
 }
 
 /// A backend to be interrupted, and another when that has happened.
-struct Target<'s> {
+pub(super) struct Target<'s> {
     server: &'s Server,
     call: &'static str,
     /// What is pending in it.
@@ -171,7 +233,12 @@ struct Target<'s> {
 }
 
 impl<'s> Target<'s> {
-    fn new(server: &'s Server, call: &'static str, pending: Option<How>, end: How) -> Self {
+    pub(super) fn new(
+        server: &'s Server,
+        call: &'static str,
+        pending: Option<How>,
+        end: How,
+    ) -> Self {
         let mut target = Self {
             server,
             call,
@@ -186,7 +253,7 @@ impl<'s> Target<'s> {
 
     /// The present one; it has got its signal, and computes on.
     #[track_caller]
-    fn stuck(&mut self) -> &Stuck<'s> {
+    pub(super) fn stuck(&mut self) -> &Stuck<'s> {
         self.stuck.get_or_insert_with(|| {
             let stuck = self.server.stuck(&format!("SELECT {}", self.call));
             if let Some(how) = self.pending {
@@ -200,13 +267,13 @@ impl<'s> Target<'s> {
         })
     }
 
-    fn pid(&mut self) -> String {
+    pub(super) fn pid(&mut self) -> String {
         self.stuck().pid().to_string()
     }
 
     /// It either computes on, undisturbed, or has ended as it was asked to, and in no other way.
     #[track_caller]
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         let stuck = self.stuck();
         let backend = stuck.backend();
         if stuck.ended_within(Duration::ZERO).is_none() && backend.is_alive() {
@@ -265,43 +332,190 @@ fn assert_ended(server: &Server, stuck: &Stuck, end: How) {
     }
 }
 
-fn interrupt_killed_at_any_call(mut target: Target, options: &[&str]) {
+/// Something that pgpoke acts upon, anew once that has happened.
+trait Subject {
+    fn pid(&mut self) -> String;
+    /// It is as it was, or as it was asked to be, and in no other way.
+    fn check(&mut self);
+    /// How often it has come to be as it was asked to.
+    fn done(&self) -> usize;
+    fn server(&self) -> &Server;
+}
+
+impl Subject for Target<'_> {
+    fn pid(&mut self) -> String {
+        Target::pid(self)
+    }
+
+    fn check(&mut self) {
+        Target::check(self);
+    }
+
+    fn done(&self) -> usize {
+        self.ended
+    }
+
+    fn server(&self) -> &Server {
+        self.server
+    }
+}
+
+/// A loop that does not accept a barrier, and whoever waits for that.
+struct Barrier<'s> {
+    server: &'s Server,
+    stuck: Stuck<'s>,
+    waiter: Option<Stuck<'s>>,
+    accepted: usize,
+}
+
+impl<'s> Barrier<'s> {
+    fn new(server: &'s Server) -> Self {
+        Barrier {
+            server,
+            stuck: server.stuck("SELECT pgpoke_spin()"),
+            waiter: None,
+            accepted: 0,
+        }
+    }
+}
+
+impl Subject for Barrier<'_> {
+    fn pid(&mut self) -> String {
+        if self.waiter.is_none() {
+            let waiter = self
+                .server
+                .stuck_when("SELECT pgpoke_barrier()", |backend| {
+                    backend.state() == Some('S')
+                });
+            // The loop has got the signal, and has not taken the time since to look at what it is about.
+            let mut client = self.server.connect();
+            waiter.wait_until("it shall wait for the barrier", DEADLINE, |_| {
+                let sql = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1";
+                let event = client.query_one(sql, &[&waiter.pid()]);
+                let event: Option<String> = event.expect("its wait event").get(0);
+                event.as_deref() == Some("ProcSignalBarrier")
+            });
+            self.stuck
+                .wait_until("the signal shall arrive", DEADLINE, |backend| {
+                    !backend.is_pending(libc::SIGUSR1)
+                });
+            self.waiter = Some(waiter);
+        }
+        self.stuck.pid().to_string()
+    }
+
+    fn check(&mut self) {
+        self.stuck.backend().assert_running_untraced();
+        assert!(
+            computes_on(&self.stuck),
+            "it ended: {:?}",
+            self.stuck.result()
+        );
+        let waiter = self.waiter.as_ref().expect("whoever waits");
+        // Accepted by now, if at all; the one who waits is told by another signal.
+        let accepted = |wait| waiter.ended_within(wait).is_some();
+        let pending = || {
+            let run = Run::pgpoke([
+                "inspect",
+                "--passive",
+                "--json",
+                &self.stuck.pid().to_string(),
+            ]);
+            run.json()["interrupts"]["proc_signal_barrier_pending"] == true
+        };
+        if accepted(Duration::ZERO) || (!pending() && accepted(DEADLINE)) {
+            assert!(waiter.result().is_ok(), "{:?}", waiter.result());
+            self.waiter = None;
+            self.accepted += 1;
+        }
+    }
+
+    fn done(&self) -> usize {
+        self.accepted
+    }
+
+    fn server(&self) -> &Server {
+        self.server
+    }
+}
+
+/// Where to kill it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// At each of [`CALLS`], [`TIMES`] times, and at others.
+    Each,
+    /// The same, once each.
+    Once,
+}
+
+/// A run that was not killed has had its way, or says that the backend, on a machine this busy, did not stop in time.
+#[track_caller]
+fn assert_done_if_said(run: &Run, done: usize) {
+    match (run.signal(), run.code()) {
+        (Some(libc::SIGKILL), _) | (_, Some(8)) => {}
+        _ => {
+            run.assert_code(0);
+            assert_eq!(done, 1, "no effect, though it says so:\n{run}");
+        }
+    }
+}
+
+fn interrupt_killed_at_any_call(
+    what: &str,
+    mut subject: impl Subject,
+    options: &[&str],
+    depth: Depth,
+) {
     let args = |pid: &str| -> Vec<String> {
         let args = ["interrupt", "--yes"].iter().chain(options).copied();
         args.chain([pid]).map(str::to_owned).collect()
     };
     let mut untouched = 0;
-    sweep(&CALLS, TIMES, |call, nth| {
-        let args = args(&target.pid());
+    let learned = args(&subject.pid());
+    let learned: Vec<&str> = learned.iter().map(String::as_str).collect();
+    let calls = calls_of(&learned);
+    subject.check();
+    assert_eq!(subject.done(), 1, "without being killed, it has its way");
+    let mut kill = |call: &str, nth: usize| {
+        let args = args(&subject.pid());
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let run = hit(call, nth, "KILL", &args);
-        let ended = target.ended;
-        target.check();
+        let done = subject.done();
+        subject.check();
         let killed = run.signal() == Some(libc::SIGKILL);
-        if killed && target.ended == ended {
+        if killed && subject.done() == done {
             untouched += 1;
         }
-        if !killed {
-            run.assert_code(0);
-            assert_eq!(
-                target.ended,
-                ended + 1,
-                "no effect, though it says so:\n{run}"
-            );
-        }
-        killed
-    });
+        assert_done_if_said(&run, subject.done() - done);
+        // Whoever was not killed, but found the machine too slow, says nothing about there being more calls.
+        run.code() != Some(0)
+    };
+    let number = if depth == Depth::Each {
+        TIMES
+    } else {
+        times(1, TIMES)
+    };
+    // Looking for a safe instruction, it makes more calls the longer that takes.
+    let most = times(60, 400);
+    for call in CALLS {
+        let hits = (1..=most)
+            .take_while(|nth| (0..number).filter(|_| kill(call, *nth)).count() > 0)
+            .count();
+        assert!(hits > 0, "pgpoke never called {call}");
+        figure(&format!("{what}: {call} calls killed at"), hits);
+    }
+    sweep_others(what, &calls, kill);
     // Killed before it could act, and after it had.
-    assert!(untouched > 50, "{untouched}");
-    assert!(target.ended > CALLS.len() * TIMES, "{}", target.ended);
-    target.server.assert_unharmed();
+    assert!(untouched > 20, "{untouched}");
+    assert!(subject.done() > CALLS.len(), "{}", subject.done());
+    subject.server().assert_unharmed();
 }
 
 #[test]
 fn interrupt_killed_at_any_call_of_a_cancel() {
     let server = server_with_testext!();
     let target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
-    interrupt_killed_at_any_call(target, &[]);
+    interrupt_killed_at_any_call("cancel", target, &[], Depth::Each);
 }
 
 #[test]
@@ -313,14 +527,120 @@ fn interrupt_killed_at_any_call_of_a_terminate() {
         Some(How::Terminate),
         How::Terminate,
     );
-    interrupt_killed_at_any_call(target, &[]);
+    interrupt_killed_at_any_call("terminate", target, &[], Depth::Once);
 }
 
 #[test]
 fn interrupt_killed_at_any_call_where_it_sets_the_flags_itself() {
     let server = server_with_testext!();
     let target = Target::new(&server, "pgpoke_handlers('own')", None, How::Cancel);
-    interrupt_killed_at_any_call(target, &["--cancel", "--grace", "1ms"]);
+    let options = ["--cancel", "--grace", "1ms"];
+    interrupt_killed_at_any_call("flags", target, &options, Depth::Once);
+}
+
+#[test]
+fn interrupt_killed_at_any_call_of_a_barrier() {
+    let server = server_with_testext!();
+    if server.installation().major() < 15 {
+        skip!("this barrier is there from 15 on");
+    }
+    interrupt_killed_at_any_call("barrier", Barrier::new(&server), &[], Depth::Once);
+}
+
+#[test]
+fn interrupt_killed_at_any_call_while_it_looks_for_a_safe_instruction() {
+    let server = server_with_testext!();
+    let target = Target::new(&server, "pgpoke_palloc()", Some(How::Cancel), How::Cancel);
+    interrupt_killed_at_any_call("palloc", target, &["--wait", "50s"], Depth::Once);
+}
+
+/// By SIGKILL, at any moment of its run, at a call or between two.
+#[test]
+fn killed_at_random_moments() {
+    let server = server_with_testext!();
+    // A barrier is for all backends of a server, and none of the others here would accept it.
+    let elsewhere = server_with_testext!();
+    let witness = Witness::new(&server);
+    let cancel = Some(How::Cancel);
+    let mut subjects: Vec<(&[&str], Box<dyn Subject + '_>)> = vec![
+        (
+            &[],
+            Box::new(Target::new(&server, "pgpoke_spin()", cancel, How::Cancel)),
+        ),
+        (
+            &[],
+            Box::new(Target::new(
+                &server,
+                "pgpoke_spin()",
+                Some(How::Terminate),
+                How::Terminate,
+            )),
+        ),
+        (
+            &["--cancel", "--grace", "1ms"],
+            Box::new(Target::new(
+                &server,
+                "pgpoke_handlers('own')",
+                None,
+                How::Cancel,
+            )),
+        ),
+        (
+            &["--wait", "50s"],
+            Box::new(Target::new(&server, "pgpoke_palloc()", cancel, How::Cancel)),
+        ),
+    ];
+    if server.installation().major() >= 15 {
+        subjects.push((&[], Box::new(Barrier::new(&elsewhere))));
+    }
+    let mut moments = Moments(3);
+    let (mut killed, mut done) = (0, 0);
+    let runs = times(60, 2_000);
+    let mut time = Duration::ZERO;
+    for turn in 0..runs {
+        // Other tests come and go, and make it slower or quicker.
+        if turn % 20 == 0 {
+            time = time_of_an_inspection(&witness.pid());
+        }
+        let inspects = turn % 2 == 0;
+        let which = turn / 2 % subjects.len();
+        let mut command = pgpoke();
+        if inspects {
+            command.args(["inspect", &witness.pid()]);
+        } else {
+            let (options, subject) = &mut subjects[which];
+            command.args(["interrupt", "--yes"]).args(*options);
+            command.arg(subject.pid());
+        }
+        let run = Run::while_doing(DEADLINE, command, |pid| {
+            moments.pass(if inspects { time } else { time * 5 });
+            // SAFETY: kill takes any numbers; this PID is a child's that has not been waited for.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        });
+        let was_killed = run.signal() == Some(libc::SIGKILL);
+        killed += usize::from(was_killed);
+        if inspects {
+            witness.assert_computes_on();
+            if !was_killed {
+                assert_sane_exit(&run);
+            }
+        } else {
+            let subject = &mut subjects[which].1;
+            let before = subject.done();
+            subject.check();
+            done += subject.done() - before;
+            assert_done_if_said(&run, subject.done() - before);
+        }
+    }
+    figure(
+        "runs killed at a random moment",
+        format!("{killed} of {runs}; {done} interrupts were done all the same"),
+    );
+    assert!(killed > runs / 3, "only {killed} of {runs} came in time");
+    // Few of sixty come so late that they are done before.
+    assert!(done > 0 || runs < 1_000);
+    drop(subjects);
+    witness.assert_untouched();
 }
 
 /// What a terminal, or whoever runs pgpoke, sends it to make it stop.
@@ -392,10 +712,10 @@ fn interrupt_told_to_end_at_any_call() {
 }
 
 /// Moments that follow no rhythm, within the time that a run takes.
-struct Moments(u64);
+pub(super) struct Moments(pub(super) u64);
 
 impl Moments {
-    fn next(&mut self, within: Duration) -> Duration {
+    pub(super) fn next(&mut self, within: Duration) -> Duration {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -403,7 +723,7 @@ impl Moments {
     }
 
     /// Passes such a time. Spinning, since a sleep is too coarse for it.
-    fn pass(&mut self, within: Duration) {
+    pub(super) fn pass(&mut self, within: Duration) {
         let end = Instant::now() + self.next(within);
         while Instant::now() < end {
             std::hint::spin_loop();
@@ -412,7 +732,7 @@ impl Moments {
 }
 
 /// How long an inspection takes here and now.
-fn time_of_an_inspection(pid: &str) -> Duration {
+pub(super) fn time_of_an_inspection(pid: &str) -> Duration {
     let mut times: Vec<_> = (0..5)
         .map(|_| {
             let run = Run::pgpoke(["inspect", pid]);

@@ -12,8 +12,16 @@ mod killed;
 mod load;
 /// Whether the kernel keeps what all of it rests on.
 mod selftest;
+/// Signals of others, while it works: none lost, none doubled, and stops are theirs who made them.
+mod signals;
+/// Everything that a program has, and the calls that it is blocked in: as it left them.
+mod state;
 
-#[allow(dead_code)]
+/// Frames by the thousand.
+mod driver;
+/// What a victim sees.
+mod seen;
+
 /// How often to do what is done again and again: less in `make test`, more in `make soak`.
 fn times(short: usize, soak: usize) -> usize {
     match std::env::var_os("PGPOKE_SOAK") {
@@ -22,7 +30,6 @@ fn times(short: usize, soak: usize) -> usize {
     }
 }
 
-#[allow(dead_code)]
 /// A figure for docs/safety.md.
 fn figure(what: &str, value: impl std::fmt::Display) {
     eprintln!("figure: {what}: {value}");
