@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use super::open::{Failure, open};
+use super::open::{Failure, open, stop_budget};
 use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Request, Verdict, assess};
@@ -107,14 +107,16 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
         (_, true) => Request::Terminate,
         _ => Request::Pending,
     };
+    let process = open(pid)?;
+    let budget = stop_budget(&process, args.max_stop, args.json, Some(Outcome::Refused));
     let options = Options {
         request,
+        budget,
         grace: args.grace,
         wait: args.wait,
         timeout: args.timeout,
         allow: args.allow.clone(),
     };
-    let process = open(pid)?;
     let debug_files = args.debug_files.find();
     let backend = match prove_with(&process, debug_files.clone()) {
         Ok(backend) => backend,
@@ -134,7 +136,7 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
     let mut judged = assess(&first, request, &options.allow);
     if settled(&judged).is_some() {
         // The answer stands, but a look at the stack tells more with it.
-        first = inspect::take(&plan, true)?;
+        first = inspect::take(&plan, true, &options.budget)?;
         judged = assess(&first, request, &options.allow);
         if let Some(report) = settled(&judged) {
             return Ok(Done::new(first, judged, report));
@@ -208,7 +210,7 @@ enum Looked {
 /// Looks closely, explains, and asks.
 fn look(args: &InterruptArgs, options: &Options, plan: &Plan) -> Result<Looked, Failure> {
     let done = |done: Done| Ok(Looked::Done(Box::new(done)));
-    let snapshot = inspect::take(plan, false)?;
+    let snapshot = inspect::take(plan, false, &options.budget)?;
     let assessment = assess(&snapshot, options.request, &options.allow);
     if snapshot.process.would_not_stop {
         let mut report = Report::new(
