@@ -4,8 +4,11 @@
 
 /// Killed at any system call, and at any moment: a backend that goes on.
 mod killed;
+/// Something else happens at the same time.
+mod races;
+/// Let go in time, whatever it is that takes long.
+mod time;
 
-#[allow(dead_code)]
 /// How often to do what is done again and again: less in `make test`, more in `make soak`.
 fn times(short: usize, soak: usize) -> usize {
     match std::env::var_os("PGPOKE_SOAK") {
@@ -14,7 +17,6 @@ fn times(short: usize, soak: usize) -> usize {
     }
 }
 
-#[allow(dead_code)]
 /// A figure for docs/safety.md.
 fn figure(what: &str, value: impl std::fmt::Display) {
     eprintln!("figure: {what}: {value}");
