@@ -11,6 +11,7 @@ use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_i
 use crate::postgres::prove_with;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
+use crate::tracee::TraceError;
 
 /// Runs the command.
 pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
@@ -155,19 +156,24 @@ fn interrupt(args: &InterruptArgs, pid: i32) -> Result<Done, Failure> {
                 seconds(args.grace)
             ),
         );
-        let obeyed =
-            signal_and_wait(&plan, request, statement, options.grace).map_err(|e| Failure {
-                exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
-                    Exit::Denied
-                } else {
-                    Exit::Error
-                },
-                message: format!("cannot send a signal to process {pid}: {e}"),
-                detail: None,
-                hint: None,
-                outcome: None,
-                told: None,
-            })?;
+        let obeyed = signal_and_wait(&plan, request, statement, options.grace).map_err(|e| {
+            if e.raw_os_error() == Some(libc::ESRCH) {
+                Failure::trace(TraceError::Gone(pid), &process)
+            } else {
+                Failure {
+                    exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
+                        Exit::Denied
+                    } else {
+                        Exit::Error
+                    },
+                    message: format!("cannot send a signal to process {pid}: {e}"),
+                    detail: None,
+                    hint: None,
+                    outcome: None,
+                    told: None,
+                }
+            }
+        })?;
         let detail = match obeyed {
             Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
             Obeyed::StatementOver => {

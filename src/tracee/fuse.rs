@@ -80,7 +80,7 @@ impl Default for StopBudget {
 /// also works when the holding thread hangs in the kernel, for example in a page fault that waits for a dead disk;
 /// exiting kills it there, which a mere signal handler could not.
 ///
-/// Behind that, at twice the budget, is a timer of the kernel's that kills pgpoke without a word: for a pgpoke that was
+/// Behind that, at twice the budget (or 50 ms more), is a timer of the kernel's that kills pgpoke without a word: for a pgpoke that was
 /// itself stopped (SIGSTOP), or whose second thread hangs, too. It is the only one, and at the budget itself, where no
 /// thread can be had (a seccomp filter that answers clone3(2) with EPERM instead of ENOSYS keeps glibc from starting
 /// any: Docker before 20.10.10).
@@ -90,6 +90,9 @@ pub(super) struct Fuse {
     /// When the deadly timer goes off.
     last: Duration,
 }
+
+/// What the second thread may take at least, on a busy machine, before the kernel's timer does its work.
+const TURN_OF_SECOND: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Watched {
@@ -121,7 +124,7 @@ impl Fuse {
         let fuse = match (thread, no_timer) {
             (Ok(_), _) => Fuse {
                 watched,
-                last: budget.most * 2,
+                last: budget.most + budget.most.max(TURN_OF_SECOND),
             },
             (Err(_), None) => Fuse {
                 watched,

@@ -45,12 +45,25 @@ fn steps(args: &[&str]) -> Vec<Step> {
     let trace = format!("trace={}", CALLS.join(","));
     Run::of(straced(&output, &["-e", "signal=none", "-e", &trace], args));
     let output = fs::read_to_string(&output).expect("strace's output");
-    let mut steps = Vec::new();
-    for call in CALLS {
-        let made = output.lines().filter(|l| l.contains(&format!(" {call}(")));
-        steps.extend((1..=made.count()).map(|nth| (call, nth)));
-    }
+    let mut made = std::collections::BTreeMap::new();
+    let steps = output.lines().filter_map(|line| {
+        let call = CALLS
+            .into_iter()
+            .find(|call| line.contains(&format!(" {call}(")))?;
+        let nth = made.entry(call).or_insert(0);
+        *nth += 1;
+        Some((call, *nth))
+    });
+    steps.collect()
+}
+
+/// Those from which on pgpoke knows which process it is about, whatever becomes of its PID.
+fn steps_once_pinned(args: &[&str]) -> Vec<Step> {
+    let steps = steps(args).into_iter();
     steps
+        .skip_while(|(call, _)| *call != "pidfd_open")
+        .skip(1)
+        .collect()
 }
 
 /// Some of the steps of each call, or all of them in the long form.
@@ -234,7 +247,8 @@ fn the_pid_is_given_to_another_at_any_step() {
     let server = server_with_testext!();
     let stuck = sleeper(&server);
     let pid = stuck.pid().to_string();
-    let all = steps(&interrupt(&["--terminate", "--grace", "10ms"], &pid));
+    // Before, it is the other that pgpoke is asked to look at.
+    let all = steps_once_pinned(&interrupt(&["--terminate", "--grace", "10ms"], &pid));
     let (mut reused, mut codes) = (0, Codes::default());
     for step in some_of(all, 4) {
         let stuck = sleeper(&server);
@@ -269,8 +283,8 @@ fn the_pid_is_given_to_another_at_any_step() {
         reused += 1;
         codes.count(&run);
         // Another session of the same server: a terminate would have been its end.
-        let one: i32 = heir.query_one("SELECT 1", &[]).expect("an answer").get(0);
-        assert_eq!(one, 1);
+        let one = heir.query_one("SELECT 1", &[]);
+        assert!(one.is_ok(), "{step:?} ended another session:\n{run}");
         // It had obeyed already where the signal was sent to the first.
         assert_sane(step, &run, &[0, 7]);
     }
@@ -329,7 +343,7 @@ fn the_backend_becomes_a_zombie_at_any_step() {
         wait_until_gone(backend);
     }
     codes.tell("inspect of a backend that becomes a zombie at any step");
-    assert!(codes.of(5) > 0 && codes.of(7) > 0, "{:?}", codes.0);
+    assert!(codes.of(5) > 3, "{:?}", codes.0);
     server.assert_unharmed();
 }
 
@@ -506,6 +520,10 @@ fn the_postmaster_is_stopped_at_any_step() {
     }
 }
 
+fn times_ready(server: &Server) -> usize {
+    server.log().matches("ready to accept connections").count()
+}
+
 /// Another program in the same process, as by a hostile or broken extension.
 #[test]
 fn the_backend_executes_another_program_at_any_step() {
@@ -536,6 +554,7 @@ fn the_backend_executes_another_program_at_any_step() {
             let exe = fs::read_link(&exe).ok()?;
             (!exe.to_string_lossy().contains("postgres")).then_some(())
         };
+        let ready = times_ready(&server);
         let run = racing(step, &interrupt(&[], &pid), backend, |free| {
             if free {
                 fs::write(&word, "").expect("a file");
@@ -552,10 +571,11 @@ fn the_backend_executes_another_program_at_any_step() {
             assert!(backend.is_alive(), "{step:?}: {run}");
             backend.assert_running_untraced();
             backend.send(libc::SIGKILL);
+            // Its postmaster takes that for a crash.
+            wait_for(DEADLINE, "the server shall take connections again", || {
+                (times_ready(&server) > ready).then_some(())
+            });
         }
-        wait_for(DEADLINE, "the server shall take connections again", || {
-            server.config().connect(postgres::NoTls).ok()
-        });
     }
     codes.tell("interrupt of a backend that executes another program at any step");
     assert!(codes.of(7) > 0, "{:?}", codes.0);

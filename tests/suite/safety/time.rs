@@ -2,6 +2,7 @@
 //! still for longer, and whatever hangs in pgpoke, the backend runs again.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,7 +222,7 @@ fn an_executable_of_four_gibibytes() {
         .open(&executable)
         .and_then(|file| file.set_len(4 << 30))
         .expect("a large file with nothing in it");
-    let server = server_with_testext!(Server::builder().installation(altered).alone());
+    let server = server_with_testext!(Server::builder().postgres(executable).alone());
     let (gap, run) = inspected(&server, "pgpoke_gap(300)", |pid| {
         Run::pgpoke(["inspect", "--json", pid])
     });
@@ -276,7 +277,15 @@ fn a_slow_disk() {
         "an inspection on a slow disk",
         format!("{:.0} ms", slowest.as_secs_f64() * 1e3),
     );
-    assert_within("longest stop, inspect, a slow disk", gap);
+    figure(
+        "longest stop, inspect, a slow disk, under strace",
+        format!("{gap:.2} ms"),
+    );
+    // Each call takes its time under strace; a single file that is opened and read would take more.
+    assert!(
+        gap > 0.0 && gap <= 4.0 * USUAL,
+        "it stood still for {gap} ms"
+    );
 
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
@@ -296,56 +305,149 @@ fn a_slow_disk() {
     server.assert_unharmed();
 }
 
-/// The calls that pgpoke makes between asking a backend to stop and letting it go: for each name, which of them.
-fn calls_during_stops(args: &[&str]) -> Vec<(String, usize)> {
-    const NAMES: [&str; 4] = ["ptrace", "process_vm_readv", "pread64", "rt_tgsigqueueinfo"];
-    let dir = tempfile::tempdir().expect("a directory for strace's output");
-    let output = dir.path().join("calls");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "signal=none", "-e"]);
-    command
-        .arg(format!("trace={}", NAMES.join(",")))
-        .arg("-o")
-        .arg(&output);
-    command.arg("--").arg(pgpoke().get_program()).args(args);
-    Run::of(command);
-    let output = fs::read_to_string(&output).expect("strace's output");
-    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
-    let mut found = Vec::new();
-    let mut stopped = false;
-    for line in output.lines() {
-        let Some(name) = NAMES
-            .iter()
-            .find(|name| line.contains(&format!(" {name}(")))
-        else {
-            continue;
-        };
-        let count = counts.entry(name).or_default();
-        *count += 1;
-        if stopped {
-            found.push(((*name).to_owned(), *count));
+/// What is done to pgpoke's main thread, by a tracer of its own.
+#[derive(Clone, Copy, Default)]
+struct Tampering {
+    /// It hangs as it enters this system call, counted from the first that follows the asking for a stop, up to the
+    /// last letting go.
+    hangs_at: Option<usize>,
+    /// It gets a SIGSTOP there instead, which stops all its threads.
+    sigstop: bool,
+    /// It cannot start a thread.
+    no_threads: bool,
+}
+
+/// A request to the tracee.
+fn ptrace(request: libc::c_uint, pid: i32, data: usize) {
+    // SAFETY: the requests used here read no memory of ours, or, with a pointer, one live structure.
+    let result = unsafe { libc::ptrace(request, pid, 0, data) };
+    assert!(result >= 0, "ptrace: {}", std::io::Error::last_os_error());
+}
+
+/// The tracee's next stop; none if it has ended, which is left for others to wait for.
+fn next_stop(pid: i32) -> Option<i32> {
+    // SAFETY: plain data, for which zeroes are a value; the pointers are to live locals.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+        let waited = libc::waitid(libc::P_PID, pid as u32, &mut info, options);
+        assert_eq!(waited, 0, "waitid: {}", std::io::Error::last_os_error());
+        if matches!(
+            info.si_code,
+            libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
+        ) {
+            return None;
         }
-        // The request itself finds a backend that runs.
-        if line.contains("PTRACE_INTERRUPT") {
-            stopped = true;
-        } else if line.contains("PTRACE_DETACH") {
-            stopped = false;
-        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &mut status, libc::__WALL), pid);
+        Some(libc::WSTOPSIG(status))
     }
-    found
 }
 
-/// A few of them in the short form, each in the long one.
-fn some_of<T>(all: Vec<T>, short: usize) -> Vec<T> {
-    let every = all.len().div_ceil(times(short, all.len()).max(1)).max(1);
-    all.into_iter().step_by(every).collect()
+/// Runs pgpoke so, and says how many calls it made during stops, and whether it was made to hang.
+#[track_caller]
+fn tampered_with(tampering: Tampering, args: &[&str]) -> (Run, usize, bool) {
+    const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+    let mut command = pgpoke();
+    command.args(args);
+    // SAFETY: ptrace is a mere system call here.
+    unsafe {
+        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let (mut calls, mut hung) = (0, false);
+    let run = Run::while_doing(DEADLINE, command, |pid| {
+        let (mut asked, mut entering, mut denied) = (false, true, false);
+        assert_eq!(next_stop(pid), Some(libc::SIGTRAP), "the stop of execve");
+        ptrace(
+            libc::PTRACE_SETOPTIONS,
+            pid,
+            libc::PTRACE_O_TRACESYSGOOD as usize,
+        );
+        let mut signal = 0;
+        loop {
+            ptrace(libc::PTRACE_SYSCALL, pid, signal as usize);
+            let Some(stop) = next_stop(pid) else { return };
+            signal = 0;
+            if stop != SYSCALL_STOP {
+                signal = stop;
+                continue;
+            }
+            // SAFETY: plain numbers, for which zeroes are a value.
+            let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+            ptrace(libc::PTRACE_GETREGS, pid, &raw mut regs as usize);
+            let was_entering = entering;
+            entering = !entering;
+            if !was_entering {
+                if denied {
+                    regs.rax = -libc::EPERM as u64;
+                    ptrace(libc::PTRACE_SETREGS, pid, &raw const regs as usize);
+                    denied = false;
+                }
+                continue;
+            }
+            let request = (regs.orig_rax == libc::SYS_ptrace as u64).then_some(regs.rdi as u32);
+            if tampering.no_threads && regs.orig_rax == libc::SYS_clone3 as u64 {
+                regs.orig_rax = u64::MAX;
+                ptrace(libc::PTRACE_SETREGS, pid, &raw const regs as usize);
+                denied = true;
+            }
+            if asked {
+                if tampering.hangs_at == Some(calls) {
+                    hung = true;
+                    if tampering.sigstop {
+                        // SAFETY: kill takes any numbers; this PID is a child's that has not been waited for.
+                        unsafe { libc::kill(pid, libc::SIGSTOP) };
+                        ptrace(libc::PTRACE_DETACH, pid, 0);
+                    }
+                    return;
+                }
+                calls += 1;
+            }
+            match request {
+                Some(libc::PTRACE_INTERRUPT) => asked = true,
+                Some(libc::PTRACE_DETACH) => asked = false,
+                _ => {}
+            }
+        }
+    });
+    (run, calls, hung)
 }
 
-/// How long a call hangs, in microseconds, and the budget.
-const HANGS: u64 = 8_000_000;
 const BUDGET: &str = "100ms";
-/// Far above the budget, for a busy machine, and far below that.
+/// Far above the budget, for a busy machine.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Some of so many steps in the short form, each in the long one.
+fn some_of(all: usize, short: usize) -> impl Iterator<Item = usize> {
+    (0..all).step_by(all.div_ceil(times(short, all).max(1)).max(1))
+}
+
+fn hanging_at(step: usize) -> Tampering {
+    Tampering {
+        hangs_at: Some(step),
+        ..Tampering::default()
+    }
+}
+
+/// It said why it ended, or was killed where the backend did not stand still but nobody looked after it.
+#[track_caller]
+fn was_let_go(step: usize, run: &Run, stopped: Duration) -> bool {
+    assert!(
+        stopped < SOON,
+        "it stood still for {stopped:?} at step {step}:\n{run}"
+    );
+    if run.signal() == Some(libc::SIGKILL) {
+        return false;
+    }
+    run.assert_code(8)
+        .assert_says("stood still for longer than 100 ms, and was let go");
+    run.assert_says("--max-stop");
+    assert!(run.json()["verdict"].is_null(), "{run}");
+    true
+}
 
 /// Whatever hangs during a stop, the backend runs again, and pgpoke says what happened.
 #[test]
@@ -354,33 +456,28 @@ fn whatever_hangs_during_an_inspection_the_backend_is_let_go() {
     let stuck = server.stuck("SELECT pgpoke_spin()");
     stuck.prove_stuck(How::Cancel);
     let pid = stuck.pid().to_string();
+    let (run, all, _) = tampered_with(Tampering::default(), &["inspect", "--max-stop", "1s", &pid]);
+    run.assert_code(0);
+    assert!(all > 20, "only {all} calls");
     let args = ["inspect", "--json", "--max-stop", BUDGET, &pid];
-    let calls = calls_during_stops(&args);
-    let names = |name: &str| calls.iter().filter(|(n, _)| n == name).count();
-    assert!(names("ptrace") > 10 && names("process_vm_readv") > 0 && names("pread64") > 0);
-    let (mut blown, mut longest) = (0, Duration::ZERO);
-    for (call, nth) in some_of(calls, 6) {
-        let hang = [format!("{call}:delay_enter={HANGS}:when={nth}")];
-        let (run, stopped) = watched(&stuck.backend(), || Run::of(tampered(&hang, &args)));
-        assert!(
-            stopped < SOON,
-            "it stood still for {stopped:?} at {call} {nth}:\n{run}"
-        );
-        longest = longest.max(stopped);
+    let (mut blown, mut hangs, mut longest) = (0, 0, Duration::ZERO);
+    for step in some_of(all, 10) {
+        let ((run, _, hung), stopped) =
+            watched(&stuck.backend(), || tampered_with(hanging_at(step), &args));
         stuck.backend().assert_running_untraced();
-        if run.elapsed < Duration::from_micros(HANGS) {
-            run.assert_code(8)
-                .assert_says("stood still for longer than 100 ms, and was let go");
-            run.assert_says("with a longer --max-stop");
-            let object = run.json();
-            assert!(object["verdict"].is_null(), "{run}");
-            assert_eq!(object["pid"], stuck.pid(), "{run}");
-            blown += 1;
+        if hung {
+            hangs += 1;
+            blown += usize::from(was_let_go(step, &run, stopped));
+            longest = longest.max(stopped);
         }
     }
-    assert!(blown > 3, "only {blown} were let go");
+    assert!(blown > 3, "only {blown} of {hangs} were let go with a word");
     figure(
-        "longest stop, inspect, hanging at any call, budget 100 ms",
+        "hangs in inspect, and those with a word",
+        format!("{hangs}, {blown}"),
+    );
+    figure(
+        "longest stop, inspect that hangs, budget 100 ms",
         format!("{longest:?}"),
     );
     stuck.prove_stuck(How::Cancel);
@@ -390,39 +487,42 @@ fn whatever_hangs_during_an_inspection_the_backend_is_let_go() {
 #[test]
 fn whatever_hangs_during_an_interrupt_the_backend_is_let_go() {
     let server = server_with_testext!();
-    let mut stuck = server.stuck("SELECT pgpoke_spin()");
-    stuck.prove_stuck(How::Cancel);
+    let spinner = || {
+        let stuck = server.stuck("SELECT pgpoke_spin()");
+        stuck.backend().send(How::Cancel.signal());
+        stuck.wait_until("its handler shall have run", DEADLINE, |backend| {
+            !backend.is_pending(How::Cancel.signal())
+        });
+        stuck
+    };
+    let mut stuck = spinner();
     let pid = stuck.pid().to_string();
-    let calls = calls_during_stops(&["interrupt", "--yes", &pid]);
+    let (run, all, _) = tampered_with(
+        Tampering::default(),
+        &["interrupt", "--yes", "--max-stop", "1s", &pid],
+    );
+    run.assert_code(0);
     stuck.assert_cancelled();
-    let (mut blown, mut called, mut longest) = (0, 0, Duration::ZERO);
-    let some = some_of(calls, 8);
-    for (call, nth) in some {
+    let (mut blown, mut called, mut hangs, mut longest) = (0, 0, 0, Duration::ZERO);
+    for step in some_of(all, 14) {
         if stuck.ended_within(Duration::ZERO).is_some() {
-            stuck = server.stuck("SELECT pgpoke_spin()");
-            stuck.backend().send(How::Cancel.signal());
-            stuck.wait_until("its handler shall have run", DEADLINE, |backend| {
-                !backend.is_pending(How::Cancel.signal())
-            });
+            stuck = spinner();
         }
         let pid = stuck.pid().to_string();
         let args = ["interrupt", "--yes", "--json", "--max-stop", BUDGET, &pid];
-        let hang = [format!("{call}:delay_enter={HANGS}:when={nth}")];
-        let (run, stopped) = watched(&stuck.backend(), || Run::of(tampered(&hang, &args)));
-        assert!(
-            stopped < SOON,
-            "it stood still for {stopped:?} at {call} {nth}:\n{run}"
-        );
-        longest = longest.max(stopped);
-        if run.elapsed < Duration::from_micros(HANGS) && run.code() != Some(0) {
-            run.assert_code(8)
-                .assert_says("stood still for longer than 100 ms, and was let go");
-            assert_eq!(run.json()["outcome"], "timed-out", "{run}");
-            called += usize::from(run.stderr.contains("may have begun"));
-            blown += 1;
+        let ((run, _, hung), stopped) =
+            watched(&stuck.backend(), || tampered_with(hanging_at(step), &args));
+        if hung {
+            hangs += 1;
+            longest = longest.max(stopped);
+            if was_let_go(step, &run, stopped) {
+                assert_eq!(run.json()["outcome"], "timed-out", "{run}");
+                blown += 1;
+                called += usize::from(run.stderr.contains("may have begun"));
+            }
         }
         // It is as it was, or cancelled.
-        if stuck.ended_within(Duration::from_millis(300)).is_some() {
+        if stuck.ended_within(Duration::from_millis(200)).is_some() {
             stuck.assert_cancelled();
         } else {
             stuck.backend().assert_running_untraced();
@@ -433,7 +533,11 @@ fn whatever_hangs_during_an_interrupt_the_backend_is_let_go() {
         "{blown} were let go, {called} in a call"
     );
     figure(
-        "longest stop, interrupt, hanging at any call, budget 100 ms",
+        "hangs in interrupt, those with a word, and in the call",
+        format!("{hangs}, {blown}, {called}"),
+    );
+    figure(
+        "longest stop, interrupt that hangs, budget 100 ms",
         format!("{longest:?}"),
     );
     server.assert_unharmed();
@@ -447,29 +551,28 @@ fn a_pgpoke_that_can_do_nothing_lets_go_all_the_same() {
     stuck.prove_stuck(How::Cancel);
     let pid = stuck.pid().to_string();
     let args = ["inspect", "--max-stop", BUDGET, &pid];
-    let calls = calls_during_stops(&args);
-    let readv = calls.iter().find(|(name, _)| name == "process_vm_readv");
-    let (_, nth) = readv.expect("a read during the stop");
-    let ways: [&[String]; 2] = [
-        &[format!("process_vm_readv:signal=STOP:when={nth}")],
-        &[
-            "clone3:error=EPERM".to_owned(),
-            format!("process_vm_readv:delay_enter={HANGS}:when={nth}"),
-        ],
-    ];
-    for way in ways {
-        let (run, stopped) = watched(&stuck.backend(), || Run::of(tampered(way, &args)));
-        assert!(stopped < SOON, "it stood still for {stopped:?}:\n{run}");
-        assert!(
-            stopped > Duration::from_millis(50),
-            "it was not held up:\n{run}"
-        );
-        assert_eq!(run.signal(), Some(libc::SIGKILL), "{run}");
-        figure(
-            "stop of a pgpoke that can do nothing, budget 100 ms",
-            format!("{stopped:?}"),
-        );
-        stuck.backend().assert_running_untraced();
+    for (sigstop, no_threads) in [(true, false), (false, true)] {
+        let mut held = 0;
+        for step in 4..times(10, 30) {
+            let tampering = Tampering {
+                hangs_at: Some(step),
+                sigstop,
+                no_threads,
+            };
+            let ((run, _, hung), stopped) =
+                watched(&stuck.backend(), || tampered_with(tampering, &args));
+            assert!(stopped < SOON, "it stood still for {stopped:?}:\n{run}");
+            stuck.backend().assert_running_untraced();
+            if hung {
+                assert_eq!(run.signal(), Some(libc::SIGKILL), "{run}");
+                held += usize::from(stopped > Duration::from_millis(50));
+                figure(
+                    "stop of a pgpoke that can do nothing, budget 100 ms",
+                    format!("{stopped:?}"),
+                );
+            }
+        }
+        assert!(held > 0, "it was never held");
     }
     stuck.prove_stuck(How::Cancel);
     server.assert_unharmed();
