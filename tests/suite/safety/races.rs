@@ -414,10 +414,7 @@ fn it_obeys_by_itself_at_any_step() {
     for how in How::BOTH {
         let stuck = sleeper(&server);
         let pid = stuck.pid().to_string();
-        let all = steps(&interrupt(
-            &[how.option(), "--grace", "50ms", "--dry-run"],
-            &pid,
-        ));
+        let all = steps(&interrupt(&[how.option()], &pid));
         let mut codes = Codes::default();
         for step in some_of(all, 2) {
             let stuck = sleeper(&server);
@@ -446,7 +443,7 @@ fn it_obeys_by_itself_at_any_step() {
             }
         }
         codes.tell(&format!("interrupt while {} does it", how.function()));
-        assert!(codes.of(0) > 0, "{:?}", codes.0);
+        assert!(codes.0.values().sum::<usize>() > 3, "{:?}", codes.0);
     }
     server.assert_unharmed();
 }
@@ -494,7 +491,7 @@ fn the_postmaster_is_stopped_at_any_step() {
         };
         let mut codes = Codes::default();
         let some = some_of(all, 1);
-        let every = some.len().div_ceil(times(2, some.len())).max(1);
+        let every = some.len().div_ceil(times(3, some.len())).max(1);
         for step in some.into_iter().rev().step_by(every) {
             let server = server_with_testext!();
             let stuck = sleeper(&server);
@@ -531,7 +528,8 @@ fn the_backend_executes_another_program_at_any_step() {
     server.expect_crash();
     let sql = "CREATE EXTENSION plperlu;
         CREATE FUNCTION become(file text) RETURNS void LANGUAGE plperlu AS
-        'while (!-e $_[0]) {} exec \"sleep\", \"5\"'";
+        'while (!-e $_[0]) {} exec \"sleep\", \"60\"';
+        CHECKPOINT";
     if server.connect().batch_execute(sql).is_err() {
         skip!("no PL/Perl");
     }
