@@ -23,14 +23,15 @@
 //! ```no_run
 //! use std::time::Duration;
 //! use pgpoke::assess::{Request, assess};
-//! use pgpoke::{postgres::prove, process::Process, snapshot::Plan, tracee::Tracee};
+//! use pgpoke::{postgres::prove, process::Process, snapshot::Plan};
+//! use pgpoke::tracee::{StopBudget, Tracee};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let process = Process::open(12345)?; // pinned: never another process that gets this PID
 //! let backend = prove(&process)?; // by its executable, its memory and its parent
 //! let plan = Plan::new(&backend); // what to copy, worked out while the backend runs
 //!
-//! let mut tracee = Tracee::seize(&process)?; // does not stop it
+//! let mut tracee = Tracee::seize(&process, &StopBudget::default())?; // does not stop it
 //! let stopped = tracee.stop(Duration::from_secs(1))?;
 //! let capture = plan.capture(&stopped)?; // registers, stack, variables: bytes, and nothing else
 //! let stood_still = stopped.stopped_for();

@@ -623,6 +623,12 @@ fn unwind(s: Subject) -> Outcome {
     if stack.complete {
         return Pass(format!("{count} frames, to the root"));
     }
+    if stack.end == StackEnd::OutOfTime {
+        return Fail(
+            "the stack could not be followed to its root within the stop budget (--max-stop)"
+                .into(),
+        );
+    }
     if let Some(generator) = rules::generated_below(s.snapshot) {
         return Fail(format!(
             "who called the code of {generator} cannot be told: it has no call-frame information"
@@ -650,6 +656,7 @@ fn unwind(s: Subject) -> Outcome {
             format!("the stack ends{last}: what it needs of the stack could not be read")
         }
         StackEnd::NotGrowing => format!("the stack runs in a circle{last}"),
+        StackEnd::OutOfTime => format!("the stack was left off{last}"),
         StackEnd::TooDeep => format!(
             "the stack ends{last}: more frames, or more call-frame information, than pgpoke works through"
         ),

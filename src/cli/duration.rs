@@ -24,9 +24,28 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "at most an hour".into())
 }
 
+/// Reads how long a backend may be made to stand still.
+pub fn parse_stop(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
+    let stop = parse(text)?;
+    bounds
+        .contains(&stop)
+        .then_some(stop)
+        .ok_or_else(|| "expected something from 1ms to 1s".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stop_is_neither_none_nor_long() {
+        assert_eq!(parse_stop("1ms"), Ok(Duration::from_millis(1)));
+        assert_eq!(parse_stop("1s"), Ok(Duration::from_secs(1)));
+        for wrong in ["0ms", "0s", "1001ms", "2s", "1m", "50"] {
+            assert!(parse_stop(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn numbers_with_units() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::open::{Failure, open};
+use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{Exit, InspectArgs, say, say_warnings};
 use crate::assess::{Request, Verdict, assess};
@@ -10,7 +10,7 @@ use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
-use crate::tracee::{Declined, TraceError, Tracee};
+use crate::tracee::{Declined, StopBudget, TraceError, Tracee};
 
 /// The pause between two samples: long against a stop, short against a person's patience.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(10);
@@ -43,7 +43,8 @@ fn exit_of(verdict: Verdict) -> Exit {
 }
 
 fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
-    let _patience = Patience::with(pid, (STOP_LIMIT + BETWEEN_SAMPLES) * args.samples);
+    let samples = (STOP_LIMIT + BETWEEN_SAMPLES) * args.samples;
+    let _patience = Patience::with(pid, samples, args.json, None);
     let process = open(pid)?;
     let backend = match prove_with(&process, args.debug_files.find()) {
         Ok(backend) => backend,
@@ -53,7 +54,8 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
         },
     };
     let plan = Plan::new(&backend);
-    let mut snapshot = take(&plan, args.passive)?;
+    let budget = stop_budget(&process, args.max_stop, args.json, None);
+    let mut snapshot = take(&plan, args.passive, &budget)?;
     // Processor time is exact right after a stop, so it is measured from the first to the last.
     let since = (Instant::now(), process.cpu_time());
     // It is let go when it wakes, and not before; until then it cannot be asked to stop once more.
@@ -63,7 +65,7 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
     };
     for _ in 1..samples {
         std::thread::sleep(BETWEEN_SAMPLES);
-        let again = take(&plan, true)?;
+        let again = take(&plan, true, &budget)?;
         snapshot.add_sample(&again);
     }
     if let (2.., Some(before), Some(after)) = (samples, since.1, process.cpu_time()) {
@@ -77,7 +79,7 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
 }
 
 /// Takes one snapshot, stopping the backend only where that can work and may be done.
-pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
+pub fn take(plan: &Plan, passive: bool, budget: &StopBudget) -> Result<Snapshot, Failure> {
     let backend: &Backend = plan.backend;
     let process = backend.process;
     let facts = plan.facts();
@@ -93,15 +95,16 @@ pub fn take(plan: &Plan, passive: bool) -> Result<Snapshot, Failure> {
         plan.look_up_files(&mut snapshot);
         return Ok(snapshot);
     }
-    let mut tracee = Tracee::seize(process)
+    let mut tracee = Tracee::seize(process, budget)
         .map_err(|e| Failure::trace(e, process).with_facts(|| plan.without_stopping()))?;
-    let mut stopped = match tracee.stop(STOP_LIMIT) {
-        Ok(stopped) => stopped,
-        Err(TraceError::WouldNotStop { .. }) => {
-            return Ok(plan.that_would_not_stop());
-        }
-        Err(e) => return Err(Failure::trace(e, process)),
-    };
+    let stopped = tracee.stop(STOP_LIMIT);
+    if let Err(TraceError::WouldNotStop { .. }) = stopped {
+        // A look at it takes time, and it may stop yet.
+        drop(stopped);
+        drop(tracee);
+        return Ok(plan.that_would_not_stop());
+    }
+    let mut stopped = stopped.map_err(|e| Failure::trace(e, process))?;
     let capture = plan
         .capture(&stopped)
         .map_err(|e| Failure::trace(e, process))?;

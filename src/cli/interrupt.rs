@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use super::audit::{Act, Audit};
-use super::open::{Failure, open};
+use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
@@ -13,6 +13,7 @@ use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_i
 use crate::postgres::prove_with;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
+use crate::tracee::TraceError;
 
 /// Runs the command.
 pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
@@ -121,16 +122,18 @@ fn tell(args: &InterruptArgs, done: &Done) {
 
 fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, Failure> {
     let request = request(args);
+    // Not for as long as the operator thinks about it.
+    let patience = Patience::with(pid, args.grace, args.json, Some(Outcome::Refused));
+    let process = open(pid)?;
+    let budget = stop_budget(&process, args.max_stop, args.json, Some(Outcome::Refused));
     let options = Options {
         request,
+        budget,
         grace: args.grace,
         wait: args.wait,
         timeout: args.timeout,
         allow: args.allow.clone(),
     };
-    // Not for as long as the operator thinks about it.
-    let patience = Patience::with(pid, args.grace);
-    let process = open(pid)?;
     let debug_files = args.debug_files.find();
     let backend = match prove_with(&process, debug_files.clone()) {
         Ok(backend) => backend,
@@ -151,7 +154,7 @@ fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, 
     let mut judged = assess(&first, request, &options.allow);
     if settled(&judged).is_some() {
         // The answer stands, but a look at the stack tells more with it.
-        first = inspect::take(&plan, true)?;
+        first = inspect::take(&plan, true, &options.budget)?;
         judged = assess(&first, request, &options.allow);
         if let Some(report) = settled(&judged) {
             return Ok(Done::new(first, judged, report));
@@ -171,19 +174,24 @@ fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, 
             ),
         );
         audit.before(Act::Signal);
-        let obeyed =
-            signal_and_wait(&plan, request, statement, options.grace).map_err(|e| Failure {
-                exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
-                    Exit::Denied
-                } else {
-                    Exit::Error
-                },
-                message: format!("cannot send a signal to process {pid}: {e}"),
-                detail: None,
-                hint: None,
-                outcome: None,
-                told: None,
-            })?;
+        let obeyed = signal_and_wait(&plan, request, statement, options.grace).map_err(|e| {
+            if e.raw_os_error() == Some(libc::ESRCH) {
+                Failure::trace(TraceError::Gone(pid), &process)
+            } else {
+                Failure {
+                    exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
+                        Exit::Denied
+                    } else {
+                        Exit::Error
+                    },
+                    message: format!("cannot send a signal to process {pid}: {e}"),
+                    detail: None,
+                    hint: None,
+                    outcome: None,
+                    told: None,
+                }
+            }
+        })?;
         let detail = match obeyed {
             Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
             Obeyed::StatementOver => {
@@ -202,10 +210,8 @@ fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, 
         Looked::Done(done) => return Ok(*done),
         Looked::Confirmed(snapshot, assessment) => (*snapshot, assessment),
     };
-    let _patience = Patience::with(
-        pid,
-        args.wait.saturating_add(args.timeout.saturating_mul(2)),
-    );
+    let acting = args.wait.saturating_add(args.timeout.saturating_mul(2));
+    let _patience = Patience::with(pid, acting, args.json, Some(Outcome::TimedOut));
     // What was read for the first proof is given back before the second.
     drop(plan);
     drop(backend);
@@ -236,7 +242,7 @@ fn look(
     patience: Patience,
 ) -> Result<Looked, Failure> {
     let done = |done: Done| Ok(Looked::Done(Box::new(done)));
-    let snapshot = inspect::take(plan, false)?;
+    let snapshot = inspect::take(plan, false, &options.budget)?;
     drop(patience);
     let assessment = assess(&snapshot, options.request, &options.allow);
     if snapshot.process.would_not_stop {

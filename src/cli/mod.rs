@@ -157,6 +157,9 @@ struct InspectArgs {
     /// Show the whole stack
     #[arg(long)]
     stack: bool,
+    /// How long it may be made to stand still at a time (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
     #[command(flatten)]
     debug_files: DebugFilesArgs,
 }
@@ -180,6 +183,9 @@ struct InterruptArgs {
     /// How long to watch the call
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
+    /// How long it may be made to stand still at a time (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
     /// Accept this warning (may be given several times); a failed check cannot be accepted
     #[arg(long, value_name = "CHECK")]
     allow: Vec<String>,
@@ -232,14 +238,20 @@ pub fn main() -> ExitCode {
 
 /// Says an error as PostgreSQL's own tools do. What it names may have been named by anyone.
 fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
-    let mut err = std::io::stderr().lock();
+    let text = error_text(message, detail, hint);
     // With nobody listening, there is nothing more to do.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn error_text(message: &str, detail: Option<&str>, hint: Option<&str>) -> String {
+    let mut text = String::new();
     let lines = [("error", Some(message)), ("detail", detail), ("hint", hint)];
-    for (kind, text) in lines {
-        if let Some(text) = text {
-            let _ = writeln!(err, "pgpoke: {kind}: {}", printable(text));
+    for (what, said) in lines {
+        if let Some(said) = said {
+            text.push_str(&format!("pgpoke: {what}: {}\n", printable(said)));
         }
     }
+    text
 }
 
 /// Says what the operator should know beside the answer. A file's name may be of anyone's choice.

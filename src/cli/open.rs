@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Exit, say, say_error};
+use super::{Exit, error_text, say, say_error};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
 use crate::render::{json, text};
 use crate::snapshot::{Snapshot, from_outside};
-use crate::tracee::TraceError;
+use crate::tracee::{StopBudget, TraceError, Words};
 
 /// Why a command ends before it could judge anything.
 #[derive(Debug)]
@@ -48,18 +48,32 @@ impl Failure {
         say_error(&self.message, self.detail.as_deref(), self.hint.as_deref());
         let told = self.told.as_deref();
         if as_json {
-            say(&json::failure(
-                pid,
-                outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
-                &self.message,
-                self.detail.as_deref(),
-                self.hint.as_deref(),
-                told.map(|t| (t.rule, &t.facts)),
-            ));
+            say(&self.as_json(pid, outcome));
         } else if let (Some(told), None) = (told, outcome) {
             say(&text::from_outside(&told.facts));
         }
         self.exit
+    }
+
+    fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> String {
+        json::failure(
+            pid,
+            outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
+            &self.message,
+            self.detail.as_deref(),
+            self.hint.as_deref(),
+            self.told.as_deref().map(|t| (t.rule, &t.facts)),
+        )
+    }
+
+    /// The same in bytes, for where nothing can be put together any more.
+    pub fn last_words(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Words {
+        let said = error_text(&self.message, self.detail.as_deref(), self.hint.as_deref());
+        let object = as_json.then(|| self.as_json(pid, outcome));
+        Words {
+            stdout: object.unwrap_or_default().into_bytes(),
+            stderr: said.into_bytes(),
+        }
     }
 
     /// The kernel does not let us in: says which rule, and the one thing to type next.
@@ -103,6 +117,18 @@ impl Failure {
                 Exit::TimedOut,
                 Some("nothing was changed in it; look at its state: ps -o pid,state,wchan:32,args -p PID".replace("PID", &process.pid().to_string())),
             ),
+            TraceError::WouldNotBeSeized { .. } => (
+                Exit::TimedOut,
+                Some("nothing was changed in it; what is frozen (docker pause, a frozen control group) has to be thawed first".to_owned()),
+            ),
+            TraceError::StoodStill { .. } => (
+                Exit::TimedOut,
+                Some("nothing was changed in it; this machine is slow at the moment: try again, or with a longer --max-stop".to_owned()),
+            ),
+            TraceError::StoodStillInCall { .. } => (
+                Exit::TimedOut,
+                Some(format!("pgpoke inspect {} shows what became of it; this machine is slow at the moment, and --max-stop allows for it", process.pid())),
+            ),
             TraceError::AskedToEnd(_) => (Exit::Error, None),
             TraceError::LeftAlone(_) => (
                 Exit::TimedOut,
@@ -120,6 +146,19 @@ impl Failure {
             told: None,
         }
     }
+}
+
+/// What each stop of a process may take, and what is said of it in the end if that is not enough.
+pub fn stop_budget(
+    process: &Process,
+    most: Duration,
+    as_json: bool,
+    outcome: Option<Outcome>,
+) -> StopBudget {
+    let pid = process.pid();
+    StopBudget::new(pid, most, |error| {
+        Failure::trace(error, process).last_words(pid, as_json, outcome)
+    })
 }
 
 /// Opens the process that `pid` names. Where no process of ours has that number, it may be the PID that a backend has

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::Exit;
-use crate::tracee::{say_at_once, sys};
+use super::open::Failure;
+use crate::intervene::Outcome;
+use crate::tracee::sys;
 
 /// Long for reading and parsing what there is; with servers of debug files to be asked, that takes what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -22,29 +24,39 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// For looking into process `pid`, and for `more` than that.
-    pub fn with(pid: i32, more: Duration) -> Self {
+    /// For looking into process `pid`, and for `more` than that. `outcome` is that of an intervention that has no time to
+    /// begin.
+    pub fn with(pid: i32, more: Duration, as_json: bool, outcome: Option<Outcome>) -> Self {
         let downloads = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
         let limit = more.saturating_add(match downloads {
             true => LIMIT_WITH_DOWNLOADS,
             false => LIMIT,
         });
+        let words = failure(pid, limit).last_words(pid, as_json, outcome);
         let (_end, ended) = channel();
         // Where no thread can be had, there is nobody to keep the time.
         let _ = thread::Builder::new().stack_size(64 << 10).spawn(move || {
             if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                give_up(pid, limit);
+                words.say();
+                sys::exit_now(Exit::TimedOut as i32)
             }
         });
         Patience { _end }
     }
 }
 
-fn give_up(pid: i32, limit: Duration) -> ! {
-    say_at_once(&format!(
-        "pgpoke: error: process {pid} could not be looked into within {} s\n\
-         pgpoke: hint: its memory, or one of its files, may lie on a file system that does not answer\n",
-        limit.as_secs()
-    ));
-    sys::exit_now(Exit::TimedOut as i32)
+fn failure(pid: i32, limit: Duration) -> Failure {
+    Failure {
+        exit: Exit::TimedOut,
+        message: format!(
+            "process {pid} could not be looked into within {} s",
+            limit.as_secs()
+        ),
+        detail: None,
+        hint: Some(
+            "its memory, or one of its files, may lie on a file system that does not answer".into(),
+        ),
+        outcome: None,
+        told: None,
+    }
 }

@@ -13,7 +13,7 @@ use crate::memory::{Avma, Memory};
 use crate::postgres::Globals;
 use crate::process::Process;
 use crate::snapshot::{Capture, Plan, Snapshot};
-use crate::tracee::{CallEnd, Declined, Frame, Stopped, TraceError, Tracee};
+use crate::tracee::{CallEnd, Declined, Frame, StopBudget, Stopped, TraceError, Tracee};
 
 /// How long a backend may take to stop when asked to.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub struct Options {
     pub wait: Duration,
     /// How long to watch the call.
     pub timeout: Duration,
+    /// How long each stop may be.
+    pub budget: StopBudget,
     /// Warnings that are accepted.
     pub allow: Vec<String>,
 }
@@ -172,12 +174,12 @@ pub fn step_in(
     let before = ServerWatch::new(plan.backend.postmaster);
     let mut report = Report::new(Outcome::Refused, String::new());
     let mut stood_still = Duration::ZERO;
-    let mut tracee = Tracee::seize(process)?;
+    let mut tracee = Tracee::seize(process, &options.budget)?;
     // One look ahead, to load and read what the next ones will go through.
     let stopped = tracee.stop(STOP_LIMIT)?;
     let ahead = plan.capture(&stopped)?;
     stopped.keep();
-    tracee = let_go_and_learn(tracee, plan, &ahead, &mut stood_still)?;
+    tracee = let_go_and_learn(tracee, plan, options, &ahead, &mut stood_still)?;
     let deadline = Instant::now() + options.wait;
     let mut pause = Pause::new();
     let (end, interrupt, started) = loop {
@@ -215,7 +217,7 @@ pub fn step_in(
                     return Ok(refused(report, verdict, options.wait));
                 }
                 if let Some(capture) = to_learn {
-                    tracee = let_go_and_learn(tracee, plan, &capture, &mut stood_still)?;
+                    tracee = let_go_and_learn(tracee, plan, options, &capture, &mut stood_still)?;
                 }
             }
         }
@@ -244,13 +246,14 @@ pub fn step_in(
 fn let_go_and_learn<'p>(
     tracee: Tracee<'p>,
     plan: &Plan<'_, 'p>,
+    options: &Options,
     capture: &Capture,
     stood_still: &mut Duration,
 ) -> Result<Tracee<'p>, TraceError> {
     *stood_still += tracee.stopped_for();
     drop(tracee);
     plan.learn(capture);
-    Tracee::seize(plan.backend.process)
+    Tracee::seize(plan.backend.process, &options.budget)
 }
 
 /// One stop: capture, judge, and if it is safe, call. In a `hurry`, without more than a glance where that tells enough.
@@ -273,7 +276,7 @@ fn look(
         }
     }
     let capture = plan.capture(&stopped)?;
-    let snapshot = plan.interpret(&capture, false, stopped.stopped_for());
+    let snapshot = plan.interpret_in(&stopped, &capture);
     if options.request == Request::Cancel && statement_changed(&snapshot, statement) {
         return Ok(Look::StatementOver);
     }
@@ -304,6 +307,7 @@ fn look(
         Err(Declined::Trace(e)) => return Err(e),
         Err(why) => return Ok(Look::Declined(why)),
     };
+    frame.is_for_good();
     if let Err(why) = set_flags(&frame, &backend.globals, memory, &snapshot, options.request) {
         return Ok(Look::Declined(why));
     }

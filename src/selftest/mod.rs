@@ -11,7 +11,7 @@ use victim::{Kind, Victim, itself, wait_for};
 use x86_64 as arch;
 
 use crate::process::Process;
-use crate::tracee::{CARRIER, CallEnd, Declined, Registers, TraceError, Tracee, sys};
+use crate::tracee::{CARRIER, CallEnd, Declined, Registers, StopBudget, TraceError, Tracee, sys};
 
 /// Why a promise was not seen to be kept.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +140,7 @@ const NO_MATTER: u64 = 0;
 
 fn stops_and_goes_on() -> Result<(), Broken> {
     let victim = Victim::start(Kind::Computes)?;
-    let mut tracee = Tracee::seize(&victim.process)?;
+    let mut tracee = Tracee::seize(&victim.process, &StopBudget::default())?;
     let rounds = victim.count(&arch::ROUNDS)?;
     victim.reaches(&arch::ROUNDS, rounds + 1, "it does not run while seized")?;
     let stopped = tracee.stop(LIMIT)?;
@@ -158,7 +158,7 @@ fn stops_and_goes_on() -> Result<(), Broken> {
 
 /// Stops it, and calls one of its functions.
 fn call(victim: &Victim, function: *const ()) -> Result<CallEnd, Broken> {
-    let mut tracee = Tracee::seize(&victim.process)?;
+    let mut tracee = Tracee::seize(&victim.process, &StopBudget::default())?;
     let mut stopped = tracee.stop(LIMIT)?;
     let here: Registers = stopped.registers()?;
     let frame = stopped.borrow_frame(Some(&here), victim.memory(), NO_MATTER)?;
@@ -259,7 +259,7 @@ fn signals_are_kept() -> Result<(), Broken> {
     const NUMBERED: usize = 20;
     let victim = Victim::start(Kind::Computes)?;
     {
-        let mut tracee = Tracee::seize(&victim.process)?;
+        let mut tracee = Tracee::seize(&victim.process, &StopBudget::default())?;
         let mut stopped = tracee.stop(LIMIT)?;
         let here = stopped.registers()?;
         // All are waiting when the carrier comes; one of them is the carrier's own kind.
@@ -291,7 +291,7 @@ fn group_stop_stays() -> Result<(), Broken> {
     let victim = Victim::start(Kind::Computes)?;
     victim.process.send_signal(libc::SIGSTOP)?;
     victim.comes_into_state('T')?;
-    let mut tracee = Tracee::seize(&victim.process)?;
+    let mut tracee = Tracee::seize(&victim.process, &StopBudget::default())?;
     let stopped = tracee.stop(LIMIT)?;
     let seen = stopped.in_group_stop();
     stopped.keep();
@@ -379,7 +379,7 @@ fn be_tracer(step: Step, pid: i32, function: u64) -> Result<(), Broken> {
     };
     let process = Process::open(pid).map_err(std::io::Error::other)?;
     let memory = crate::memory::ProcessMemory::open(pid);
-    let mut tracee = Tracee::seize(&process)?;
+    let mut tracee = Tracee::seize(&process, &StopBudget::default())?;
     die_if(Step::Seized);
     let mut stopped = tracee.stop(LIMIT)?;
     die_if(Step::Stopped);

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     BackendFacts, Blocker, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder, LwLockWait,
@@ -23,7 +23,7 @@ use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
-use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind};
+use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind, unwind_until};
 
 /// The signals whose handlers matter: what cancels, what terminates, and what a borrowed frame rides on.
 pub const HANDLED_SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
@@ -84,6 +84,8 @@ pub struct Capture {
     blocked: u64,
     group_stop: bool,
     status: String,
+    /// The stack was not copied to its end: that would have taken too long.
+    cut_short: bool,
 }
 
 impl Capture {
@@ -146,7 +148,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// Loads the images and reads the code that a capture goes through, so that another one like it can be understood
     /// without opening a file. Never while the backend stands still.
     pub fn learn(&self, capture: &Capture) {
-        self.stack(capture, None, true);
+        self.stack(capture, None, true, None);
     }
 
     /// What `/proc` told when the plan was made.
@@ -162,7 +164,9 @@ impl<'b, 'p> Plan<'b, 'p> {
         let size = self
             .stack_end(registers.sp())
             .map_or(0, |end| end.0.saturating_sub(low.0).min(MOST_STACK));
+        let give_up = stopped.give_up_at();
         let mut stack = vec![0; size as usize];
+        let mut copied = stack_chunk(size);
         let mut values: Vec<Vec<u8>> = self.ranges.iter().map(|(_, size)| vec![0; *size]).collect();
         let mut requests: Vec<(Avma, &mut [u8])> = self
             .ranges
@@ -170,11 +174,23 @@ impl<'b, 'p> Plan<'b, 'p> {
             .zip(&mut values)
             .map(|((at, _), buf)| (*at, &mut buf[..]))
             .collect();
-        requests.push((low, &mut stack));
+        requests.push((low, &mut stack[..copied]));
         let (main_start, main_size) = self.main_stack_beside(registers.sp()).unwrap_or_default();
         let mut main_stack = vec![0; main_size as usize];
         requests.push((main_start, &mut main_stack));
         let filled = self.backend.memory.read_batch(&mut requests);
+        // A deep stack comes in pieces, with a look at the clock before each.
+        while copied < stack.len() && Instant::now() < give_up {
+            let next = copied + stack_chunk((stack.len() - copied) as u64);
+            let at = low.offset(copied as i64);
+            let read = self.backend.memory.read(at, &mut stack[copied..next]);
+            if read.is_err() {
+                break;
+            }
+            copied = next;
+        }
+        let cut_short = copied < stack.len() && Instant::now() >= give_up;
+        stack.truncate(copied);
 
         let mut memory = CapturedMemory::default();
         let ranges = self
@@ -201,6 +217,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             blocked,
             group_stop: stopped.in_group_stop(),
             status: String::from_utf8_lossy(&status).into_owned(),
+            cut_short,
         })
     }
 
@@ -250,6 +267,22 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// Understands what was captured. With `lines` also inlined functions and source lines, which takes reading
     /// debug information: not while the backend stands still.
     pub fn interpret(&self, capture: &Capture, lines: bool, stopped_for: Duration) -> Snapshot {
+        self.interpret_until(None, capture, lines, stopped_for)
+    }
+
+    /// The same while the backend stands still: without opening a file, and leaving off when that takes too long.
+    pub fn interpret_in(&self, stopped: &Stopped, capture: &Capture) -> Snapshot {
+        let give_up = Some(stopped.give_up_at());
+        self.interpret_until(give_up, capture, false, stopped.stopped_for())
+    }
+
+    fn interpret_until(
+        &self,
+        give_up: Option<Instant>,
+        capture: &Capture,
+        lines: bool,
+        stopped_for: Duration,
+    ) -> Snapshot {
         let variables = self.variables(&capture.memory);
         let mut process = self.facts.clone();
         // It was we who stopped it: whoever else traced it when the plan was made does so no more.
@@ -273,7 +306,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             handlers: None,
             alternate_room: None,
         };
-        let stack = self.stack(capture, variables.exception_stack, lines);
+        let stack = self.stack(capture, variables.exception_stack, lines, give_up);
         Snapshot {
             pid: self.backend.process.pid(),
             backend: self.backend_facts(&capture.memory),
@@ -524,13 +557,22 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    fn stack(&self, capture: &Capture, exception_stack: Option<Avma>, lines: bool) -> Stack {
+    fn stack(
+        &self,
+        capture: &Capture,
+        exception_stack: Option<Avma>,
+        lines: bool,
+        give_up: Option<Instant>,
+    ) -> Stack {
         let space = &self.backend.space;
-        let raw = if lines {
+        let mut raw = if lines {
             unwind_loading(capture, self.backend)
         } else {
-            unwind(&capture.unwind_registers, &capture.memory, space)
+            unwind_until(give_up, &capture.unwind_registers, &capture.memory, space)
         };
+        if capture.cut_short && raw.end == StackEnd::UnreadableStack {
+            raw.end = StackEnd::OutOfTime;
+        }
         if lines {
             learn_callers(&raw, space);
             learn_entries(&raw, self.backend);
@@ -540,7 +582,12 @@ impl<'b, 'p> Plan<'b, 'p> {
         let mut entries = nameless_entries(&raw, space).peekable();
         let mut unread_entry = false;
         let mut frames = Vec::with_capacity(raw.frames.len());
+        let mut end_of_stack = raw.end;
         for (i, frame) in raw.frames.iter().enumerate() {
+            if give_up.is_some_and(|at| Instant::now() >= at) {
+                end_of_stack = StackEnd::OutOfTime;
+                break;
+            }
             frames.extend(describe(frame, space, lines));
             if let Some(entry) = entries.next_if(|entry| entry.index == i) {
                 let name = space.called_as(entry.returns_to);
@@ -554,8 +601,8 @@ impl<'b, 'p> Plan<'b, 'p> {
                 || raw.frames.iter().any(|f| is_unread(f, space))
                 || callers_are_unread(&frames),
             frames,
-            end: raw.end,
-            complete: raw.is_complete(),
+            end: end_of_stack,
+            complete: raw.is_complete() && end_of_stack == raw.end,
             in_syscall: capture.registers.syscall().is_some(),
             group_stop: capture.group_stop,
             room: self.room(sp),
@@ -564,6 +611,11 @@ impl<'b, 'p> Plan<'b, 'p> {
                 .map(|(target, end)| sp < target && target < end),
         }
     }
+}
+
+/// How much of what is left of a stack is copied at once: some 50 µs' worth.
+fn stack_chunk(left: u64) -> usize {
+    left.min(256 << 10) as usize
 }
 
 /// What can be told of a process that has exited and waits for a postmaster to notice. Nothing of its own is left to
@@ -946,7 +998,11 @@ impl Plan<'_, '_> {
             && room.is_none_or(|r| r >= LEAST_STACK);
         may.then(|| {
             let mut answers = Answers::default();
+            let give_up = stopped.give_up_at();
             for signal in HANDLED_SIGNALS {
+                if Instant::now() >= give_up {
+                    return Err(Declined::OutOfTime);
+                }
                 let (handler, room) = self.ask_for_handler(signal, function, stopped)?;
                 answers.handlers.push(handler);
                 answers.alternate_room = room;

@@ -5,14 +5,14 @@
 //! that only pgpoke could undo: no breakpoint, no armed single-step, no saved registers in our memory. A function is
 //! called through a signal frame that *the kernel* built and will itself take down again ([`Frame`]).
 //!
-//! Every wait has a deadline, and every stop has a fuse: a second thread that ends pgpoke when a stop lasts too long.
+//! Every wait has a deadline, and every stop has a budget ([`StopBudget`]) and a fuse: a second thread that ends pgpoke
+//! when the budget is spent.
 
+mod fuse;
 pub mod sys;
 pub mod x86_64;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +20,8 @@ use nix::errno::Errno;
 use crate::memory::{Avma, Memory, Unreadable};
 use crate::process::Process;
 pub use arch::Registers;
+use fuse::Fuse;
+pub use fuse::{StopBudget, Words};
 use sys::{HeldSignals, Resume, SignalInfo};
 pub use x86_64 as arch;
 
@@ -27,9 +29,6 @@ pub use x86_64 as arch;
 /// (`SA_RESTART`, src/port/pqsignal.c), and one too many of it is harmless (procsignal_sigusr1_handler looks
 /// at flags in shared memory; src/backend/storage/ipc/procsignal.c).
 pub const CARRIER: i32 = libc::SIGUSR1;
-
-/// How long a backend may stand still in one stop before the fuse blows.
-pub const LONGEST_STOP: Duration = Duration::from_millis(100);
 
 /// How long we wait, when we let go, for a thread that runs to stop once more.
 const LAST_STOP: Duration = Duration::from_millis(50);
@@ -57,6 +56,33 @@ pub enum TraceError {
         /// The process.
         pid: i32,
         /// How long we waited.
+        limit: Duration,
+    },
+    /// It could not be seized in time, which takes a frozen control group or the like. Nothing was changed.
+    #[error("the kernel did not let us trace process {pid} within {} ms", limit.as_millis())]
+    WouldNotBeSeized {
+        /// The process.
+        pid: i32,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// The budget of a stop was spent, and it was let go.
+    #[error("process {pid} stood still for longer than {} ms, and was let go", limit.as_millis())]
+    StoodStill {
+        /// The process.
+        pid: i32,
+        /// The budget.
+        limit: Duration,
+    },
+    /// The same, when a call was about to begin, or had begun.
+    #[error(
+        "process {pid} stood still for longer than {} ms, and was let go; the call that was to be made there may have begun, and then goes on",
+        limit.as_millis()
+    )]
+    StoodStillInCall {
+        /// The process.
+        pid: i32,
+        /// The budget.
         limit: Duration,
     },
     /// A signal asked pgpoke itself to end. The backend was let go, and nothing was done to it.
@@ -102,98 +128,6 @@ enum State {
     Gone,
 }
 
-/// Lets go of a backend that we hold for too long, whatever the thread that holds it is doing.
-///
-/// A second thread sleeps on a timer. When it goes off, pgpoke exits on the spot, and the kernel lets go of the
-/// backend. This also works when the holding thread hangs in the kernel, for example in a page fault that waits for
-/// a dead disk; exiting kills it there, which a mere signal handler could not.
-///
-/// Where no thread can be had (a seccomp filter that answers clone3(2) with EPERM instead of ENOSYS keeps glibc from
-/// starting any: Docker before 20.10.10), a timer that kills pgpoke does the same, without a word.
-#[derive(Debug)]
-enum Fuse {
-    Thread(Arc<FuseState>),
-    Alone(sys::DeadlyTimer),
-}
-
-#[derive(Debug)]
-struct FuseState {
-    timer: sys::Timer,
-    removed: AtomicBool,
-}
-
-impl Fuse {
-    fn new() -> Result<Self, Errno> {
-        let state = Arc::new(FuseState {
-            timer: sys::Timer::new()?,
-            removed: AtomicBool::new(false),
-        });
-        let watched = Arc::clone(&state);
-        let thread = std::thread::Builder::new()
-            .stack_size(64 << 10)
-            .spawn(move || {
-                watched.timer.wait();
-                if !watched.removed.load(Ordering::Acquire) {
-                    blow();
-                }
-            });
-        Ok(match thread {
-            Ok(_) => Fuse::Thread(state),
-            Err(_) => Fuse::Alone(sys::DeadlyTimer::new()?),
-        })
-    }
-
-    /// Lets a stop last [`LONGEST_STOP`] from now, or so much after a wait of at most `wait` for it to begin.
-    fn light(&self, wait: Duration) {
-        self.set(wait + LONGEST_STOP);
-    }
-
-    fn put_out(&self) {
-        self.set(Duration::ZERO);
-    }
-
-    fn set(&self, after: Duration) {
-        match self {
-            Fuse::Thread(state) => state.timer.set(after),
-            Fuse::Alone(timer) => timer.set(after),
-        }
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        if let Fuse::Thread(state) = self {
-            state.removed.store(true, Ordering::Release);
-            state.timer.set(Duration::from_nanos(1));
-        }
-    }
-}
-
-/// Lets everything go, now.
-fn blow() -> ! {
-    say_at_once(&format!(
-        "pgpoke: error: the backend stood still for longer than {} ms and was let go\n\
-         pgpoke: hint: this machine is slow at the moment; try again\n",
-        LONGEST_STOP.as_millis()
-    ));
-    sys::exit_now(8)
-}
-
-/// Last words, where nothing may be waited for: neither a reader of stderr, nor a lock, nor another thread, which on a
-/// busy machine may not have its turn before we are gone. What can be written to takes a short text at once.
-pub(crate) fn say_at_once(words: &str) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let stderr = std::io::stderr();
-    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let ready =
-        poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents() == Some(PollFlags::POLLOUT);
-    if ready {
-        // With nobody listening, there is nothing more to do.
-        let _ = nix::unistd::write(stderr.as_fd(), words.as_bytes());
-    }
-}
-
 /// A seized thread. Dropping it lets the thread go, in whatever state it is.
 #[derive(Debug)]
 pub struct Tracee<'p> {
@@ -202,6 +136,8 @@ pub struct Tracee<'p> {
     fuse: Fuse,
     signals: HeldSignals,
     since: Option<Instant>,
+    /// When it was seen to stand still.
+    seen: Instant,
     stopped: Duration,
     letting_go: bool,
 }
@@ -210,7 +146,7 @@ impl<'p> Tracee<'p> {
     /// Seizes the main thread of `process`, which does not stop it.
     ///
     /// The only option is TRACEEXIT, to learn how it ends. Never EXITKILL: our death must not be the backend's.
-    pub fn seize(process: &'p Process) -> Result<Self, TraceError> {
+    pub fn seize(process: &'p Process, budget: &StopBudget) -> Result<Self, TraceError> {
         // The terminal's signals are held back: they end pgpoke between two steps, and Ctrl-Z suspends it only when
         // nothing is held any more.
         let signals = HeldSignals::hold(
@@ -223,26 +159,26 @@ impl<'p> Tracee<'p> {
             ],
             &[libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU],
         );
-        let fuse = Fuse::new()?;
         // Seizing a stopped process waits for it to wake up in the kernel, which in a frozen control group
         // (`docker pause`) it never does: checkpoint-restore/criu#1905.
-        fuse.light(Duration::ZERO);
+        let fuse = Fuse::light_for_seizing(process, budget)?;
         let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT;
         let pid = process.pid();
-        let seized = sys::seize(pid, options);
-        fuse.put_out();
-        seized.map_err(|e| match e {
+        sys::seize(pid, options).map_err(|e| match e {
             // ENOSYS is what some seccomp filters, and gVisor, answer.
             Errno::EPERM | Errno::EACCES | Errno::ENOSYS => TraceError::Denied(pid),
             Errno::ESRCH => TraceError::Gone(pid),
             other => TraceError::Kernel(other),
         })?;
+        fuse.light();
+        fuse.is_seized();
         let tracee = Tracee {
             process,
             state: State::Running,
             fuse,
             signals,
             since: None,
+            seen: Instant::now(),
             stopped: Duration::ZERO,
             letting_go: false,
         };
@@ -268,12 +204,10 @@ impl<'p> Tracee<'p> {
     pub fn stop(&mut self, limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
         let asked = Instant::now();
         let deadline = asked + limit;
-        self.fuse.light(limit);
         sys::interrupt(self.tid()).map_err(|e| self.lost(e))?;
         loop {
             match self.wait(deadline)? {
                 None => {
-                    self.fuse.put_out();
                     return Err(TraceError::WouldNotStop {
                         pid: self.tid(),
                         limit,
@@ -308,12 +242,12 @@ impl<'p> Tracee<'p> {
 
     /// Waits for the next event. None at the deadline.
     fn wait(&mut self, deadline: Instant) -> Result<Option<Event>, TraceError> {
+        let step = self.fuse.step();
         loop {
+            // What stops from here on is seen to within a step, or the fuse blows.
+            self.fuse.light();
             match sys::wait_now(self.tid()) {
-                Ok(Some(status)) => {
-                    self.fuse.light(Duration::ZERO);
-                    return self.stopped_with(status).map(Some);
-                }
+                Ok(Some(status)) => return self.stopped_with(status).map(Some),
                 Ok(None) => {}
                 Err(e) => return Err(self.lost(e)),
             }
@@ -321,10 +255,11 @@ impl<'p> Tracee<'p> {
             if left.is_zero() {
                 return Ok(None);
             }
+            let pause = left.min(step);
             let signal = match self.letting_go {
                 // Who is told to end while letting go does so afterwards.
-                true => self.signals.take_child(left),
-                false => self.signals.take(left),
+                true => self.signals.take_child(pause),
+                false => self.signals.take(pause),
             };
             match signal {
                 None | Some(libc::SIGCHLD) => {}
@@ -340,7 +275,8 @@ impl<'p> Tracee<'p> {
             self.fuse.put_out();
             return Ok(Event::Ended(status));
         }
-        self.since = Some(Instant::now());
+        self.seen = Instant::now();
+        self.since = Some(self.seen);
         let signal = libc::WSTOPSIG(status);
         self.state = State::Stopped {
             signal: 0,
@@ -401,7 +337,7 @@ impl<'p> Tracee<'p> {
 
     fn runs(&mut self) {
         self.state = State::Running;
-        self.fuse.put_out();
+        self.fuse.light();
         if let Some(since) = self.since.take() {
             self.stopped += since.elapsed();
         }
@@ -424,14 +360,18 @@ impl<'p> Tracee<'p> {
         self.letting_go = true;
         if self.state == State::Running {
             // Only a stopped thread can be detached. One that does not stop (state D) is let go by the kernel
-            // when pgpoke exits; it was not changed. One that could run has not had its turn yet: were it not waited
-            // for, it could not be seized again, since it would be traced already, by us.
+            // when pgpoke exits; it was not changed. Should it stop before, the fuse sees to it. One that could run has not
+            // had its turn yet: were it not waited for, it could not be seized again, since it would be traced already,
+            // by us.
             let stopped = self.stop(LAST_STOP).map(Stopped::keep);
             if let Err(TraceError::WouldNotStop { .. }) = stopped
                 && matches!(self.process.state(), Some('R' | 'S'))
             {
                 let _ = self.stop(TURN).map(Stopped::keep);
             }
+        }
+        if self.state == State::Running {
+            return self.fuse.leave();
         }
         if let State::Stopped { signal, .. } = self.state {
             let _ = sys::detach(self.tid(), signal);
@@ -469,6 +409,9 @@ pub enum Declined {
     /// The process was stopped by SIGSTOP or one of its kin in between.
     #[error("it was stopped by a signal in between")]
     GroupStopped,
+    /// The budget of the stop is half spent, and the rest is to let go in.
+    #[error("there was no time left within the stop budget (--max-stop)")]
+    OutOfTime,
     /// The frame could not be read back.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -507,6 +450,11 @@ impl<'p> Stopped<'_, 'p> {
     /// How long it has stood still in all, this stop included.
     pub fn stopped_for(&self) -> Duration {
         self.tracee.stopped_for()
+    }
+
+    /// When to leave off what cannot be finished in time: at half of the budget, so that there is time to let go.
+    pub fn give_up_at(&self) -> Instant {
+        self.tracee.seen + self.tracee.fuse.budget() / 2
     }
 
     /// Borrows a signal frame at this very instruction.
@@ -646,6 +594,11 @@ impl<'s, 'p> Frame<'s, 'p> {
     /// How much room is left below the frame, in bytes, if it is on an alternate signal stack.
     pub fn alternate_room(&self) -> Option<u64> {
         Some(self.entered.sp().0 - self.alternate.as_ref()?.start)
+    }
+
+    /// What happens from here on has consequences: should the fuse blow, it says that a call may have begun.
+    pub fn is_for_good(&self) {
+        self.tracee.fuse.has_consequences();
     }
 
     /// A place of 128 bytes in the frame that a call may write to: the siginfo, which only the handler

@@ -5,7 +5,7 @@
 //! requests, and register access on musl. So the handful of requests that are needed goes to the kernel directly.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -358,17 +358,25 @@ impl Timer {
         }
     }
 
-    /// Waits until it goes off.
+    /// Waits until it has gone off, and was not set again since.
     pub fn wait(&self) {
-        let mut count = 0u64;
-        // SAFETY: the kernel writes eight bytes, the size of the live local.
-        unsafe { while libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) != 8 {} }
+        while !is_ready(self.0.as_fd(), libc::POLLIN, -1) {}
+    }
+
+    /// Whether it has gone off, and was not set again since.
+    pub fn went_off(&self) -> bool {
+        is_ready(self.0.as_fd(), libc::POLLIN, 0)
     }
 }
 
-/// A timer that kills this process when it goes off: for where no thread can be started to wait for one.
+/// A timer that kills this process when it goes off, even one whose threads are all stopped, or hang in the kernel.
 #[derive(Debug)]
 pub struct DeadlyTimer(libc::timer_t);
+
+// SAFETY: a timer belongs to the process; any thread may set it, and the kernel keeps them apart.
+unsafe impl Send for DeadlyTimer {}
+// SAFETY: as above.
+unsafe impl Sync for DeadlyTimer {}
 
 impl DeadlyTimer {
     /// timer_create(2) on the monotonic clock, with SIGKILL.
@@ -415,6 +423,33 @@ fn once_after(after: Duration) -> libc::itimerspec {
             tv_sec: after.as_secs() as _,
             tv_nsec: after.subsec_nanos() as _,
         },
+    }
+}
+
+/// Whether something can be done with a descriptor, within so many milliseconds (-1: for ever).
+fn is_ready(fd: BorrowedFd<'_>, events: libc::c_short, limit: i32) -> bool {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: the kernel writes to one pollfd, a live local.
+    let ready = unsafe { libc::poll(&mut poll, 1, limit) };
+    ready == 1 && poll.revents & events != 0
+}
+
+/// Writes to a descriptor what it takes without waiting for anybody to read. Nothing is allocated.
+pub fn write_what_it_takes(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
+    /// So much a pipe that is ready takes at once (PIPE_BUF).
+    const CHUNK: usize = 4096;
+    while !bytes.is_empty() && is_ready(fd, libc::POLLOUT, 0) {
+        let chunk = &bytes[..bytes.len().min(CHUNK)];
+        // SAFETY: the kernel reads as many bytes as the slice has.
+        let written = unsafe { libc::write(fd.as_raw_fd(), chunk.as_ptr().cast(), chunk.len()) };
+        match usize::try_from(written) {
+            Ok(written @ 1..) => bytes = &bytes[written..],
+            _ => return,
+        }
     }
 }
 

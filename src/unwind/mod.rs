@@ -6,6 +6,8 @@
 
 mod cfi;
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
 use crate::image::{AddressSpace, ModuleKind};
@@ -79,6 +81,8 @@ pub enum StackEnd {
     NotGrowing,
     /// More frames, or more call-frame information, than is followed.
     TooDeep,
+    /// It was left off, so that the backend does not stand still for too long.
+    OutOfTime,
 }
 
 /// An unwound stack.
@@ -103,6 +107,16 @@ impl RawStack {
 
 /// Unwinds from `registers` with the images that `space` has loaded. Opens nothing.
 pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressSpace) -> RawStack {
+    unwind_until(None, registers, memory, space)
+}
+
+/// The same, leaving off at `give_up`.
+pub fn unwind_until(
+    give_up: Option<Instant>,
+    registers: &UnwindRegisters,
+    memory: &dyn Memory,
+    space: &AddressSpace,
+) -> RawStack {
     let mut unwinder = cfi::Unwinder::default();
     let mut here = Registers::all(registers);
     let mut frames: Vec<RawFrame> = Vec::with_capacity(64);
@@ -112,6 +126,9 @@ pub fn unwind(registers: &UnwindRegisters, memory: &dyn Memory, space: &AddressS
         let ip = Avma(here.get(arch::DWARF_RA).unwrap_or(0));
         if frames.len() == MOST_FRAMES {
             break StackEnd::TooDeep;
+        }
+        if give_up.is_some_and(|at| Instant::now() >= at) {
+            break StackEnd::OutOfTime;
         }
         let mut frame = RawFrame {
             ip,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgpoke::postgres::prove;
 use pgpoke::process::Process;
 use pgpoke::snapshot::{Plan, Snapshot};
-use pgpoke::tracee::Tracee;
+use pgpoke::tracee::{StopBudget, Tracee};
 
 use crate::harness::{DEADLINE, How, Installation, Server, Stuck, wait_for};
 use crate::matrix::long_division;
@@ -99,7 +99,7 @@ fn take(pid: i32) -> Snapshot {
     let process = Process::open(pid).unwrap();
     let backend = prove(&process).unwrap();
     let plan = Plan::new(&backend);
-    let mut tracee = Tracee::seize(&process).unwrap();
+    let mut tracee = Tracee::seize(&process, &StopBudget::default()).unwrap();
     let mut stopped = tracee.stop(Duration::from_secs(5)).unwrap();
     let capture = plan.capture(&stopped).unwrap();
     let answers = plan.ask_for_handlers(&capture, &mut stopped);

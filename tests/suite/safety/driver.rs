@@ -10,7 +10,7 @@ use pgpoke::memory::{Memory, ProcessMemory};
 use pgpoke::postgres::prove;
 use pgpoke::process::Process;
 use pgpoke::snapshot::Plan;
-use pgpoke::tracee::{CallEnd, Stopped, Tracee};
+use pgpoke::tracee::{CallEnd, StopBudget, Stopped, Tracee};
 
 const LIMIT: Duration = Duration::from_secs(1);
 /// Inspect asks for the handlers of SIGINT, SIGTERM and SIGUSR1, in a frame each.
@@ -111,7 +111,7 @@ fn frames(process: &Process, number: usize) -> usize {
     let mut plan = Plan::new(&backend);
     let mut done = 0;
     while done < number {
-        let mut tracee = Tracee::seize(process).expect("a tracee");
+        let mut tracee = Tracee::seize(process, &StopBudget::default()).expect("a tracee");
         for turn in 0..16 {
             let mut stopped = tracee.stop(LIMIT).expect("a stop");
             if turn % 4 == 3 {
@@ -167,7 +167,7 @@ fn process_interrupts(plan: &Plan, stopped: &mut Stopped) -> bool {
 
 /// Stops it once, and lets it go on, without a frame.
 fn look(process: &Process) -> usize {
-    let mut tracee = Tracee::seize(process).expect("a tracee");
+    let mut tracee = Tracee::seize(process, &StopBudget::default()).expect("a tracee");
     let stopped = tracee.stop(LIMIT).expect("a stop");
     stopped.registers().expect("registers");
     stopped.keep();
@@ -179,7 +179,7 @@ fn child(process: &Process, number: usize) -> usize {
     let memory = ProcessMemory::open(process.pid());
     let mut done = 0;
     for turn in 0..number {
-        let mut tracee = Tracee::seize(process).expect("a tracee");
+        let mut tracee = Tracee::seize(process, &StopBudget::default()).expect("a tracee");
         let mut stopped = tracee.stop(LIMIT).expect("a stop");
         stopped.registers().expect("registers");
         if turn % 3 == 2 && !stopped.in_group_stop() {

@@ -10,12 +10,16 @@ mod forged;
 mod killed;
 /// Interrupts by the thousand beside a busy load, and what is left of them: nothing.
 mod load;
+/// Something else happens at the same time.
+mod races;
 /// Whether the kernel keeps what all of it rests on.
 mod selftest;
 /// Signals of others, while it works: none lost, none doubled, and stops are theirs who made them.
 mod signals;
 /// Everything that a program has, and the calls that it is blocked in: as it left them.
 mod state;
+/// Let go in time, whatever it is that takes long.
+mod time;
 
 /// Frames by the thousand.
 mod driver;
