@@ -157,8 +157,6 @@ fn a_stack_that_takes_longer_than_the_budget_is_said_to() {
             continue;
         }
         run.assert_code(4);
-        let checks = run.json()["checks"].to_string();
-        assert!(checks.len() > 2, "{run}");
         run.assert_says("within the stop budget (--max-stop)");
         refused += 1;
     }
