@@ -353,13 +353,8 @@ fn run(row: &Row, subject: Subject, allowed: &[String]) -> Check {
     let (status, mut detail, objection) = match (row.judge)(subject) {
         Pass(why) => (Status::Pass, why, None),
         Warn(why) => {
-            // Doubts about what it is come before everything else: nothing is sent to it until they are accepted.
-            let weight = match row.weight {
-                Weight::Identity => Weight::Identity,
-                _ => Weight::Risk,
-            };
             let risk = Objection {
-                weight,
+                weight: Weight::Risk,
                 verdict: Verdict::Risky,
             };
             (Status::Warn, why, Some(risk))

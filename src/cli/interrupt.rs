@@ -280,11 +280,14 @@ fn look(
     Ok(Looked::Confirmed(Box::new(snapshot), assessment))
 }
 
-/// What needs no further look: it is nothing to interrupt, or there is no occasion.
+/// What needs no further look: it is nothing to interrupt, or there is no occasion, or there are doubts about what it is,
+/// and nothing is sent to it until they are accepted.
 fn settled(judged: &Assessment) -> Option<Report> {
+    let doubtful = judged.objections().any(|c| c.code == "identity");
     let outcome = match (weight(&judged.checks), judged.verdict) {
         (Some(Weight::Identity), _) => Outcome::Refused,
         (Some(Weight::Occasion), Verdict::Pointless) => Outcome::Pointless,
+        _ if doubtful => Outcome::Refused,
         _ => return None,
     };
     let mut report = Report::new(outcome, reasons(judged));

@@ -143,7 +143,12 @@ impl Report {
     /// The object on stdout, which must be whole and well-formed, with nothing beside it.
     #[track_caller]
     pub fn read(run: Run, pid: i32) -> Self {
-        assert!(run.stderr.is_empty(), "something on stderr:\n{run}");
+        // Few machines for tests have a system log, and an interrupt that cannot write there says so.
+        let unexpected = run
+            .stderr
+            .lines()
+            .find(|line| !line.contains("the system log"));
+        assert_eq!(unexpected, None, "something on stderr:\n{run}");
         let json = run.json();
         let report = Self { run, json };
         report.assert_well_formed(pid);
