@@ -167,6 +167,12 @@ impl Assessment {
             .iter()
             .filter(move |c| c.objection.is_some() && c.objection.map(|o| o.weight) == weight)
     }
+
+    /// The objection to what it is, if there is one that was not accepted, whatever else there is to object to.
+    pub fn doubt(&self) -> Option<&Check> {
+        let mut checks = self.checks.iter();
+        checks.find(|c| c.code == "identity" && c.objection.is_some())
+    }
 }
 
 /// Judges a snapshot for `request`. Warnings named in `allowed` do not count.

@@ -8,7 +8,7 @@ use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{Exit, InterruptArgs, inspect, say, say_warnings};
 use crate::assess::checks::{TABLE, Weight, weight};
-use crate::assess::{Assessment, Request, Verdict, assess};
+use crate::assess::{Assessment, Check, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
 use crate::postgres::prove_with;
 use crate::render::{json, text};
@@ -283,16 +283,20 @@ fn look(
 /// What needs no further look: it is nothing to interrupt, or there is no occasion, or there are doubts about what it is,
 /// and nothing is sent to it until they are accepted.
 fn settled(judged: &Assessment) -> Option<Report> {
-    let doubtful = judged.objections().any(|c| c.code == "identity");
+    let doubt = judged.doubt();
     let outcome = match (weight(&judged.checks), judged.verdict) {
         (Some(Weight::Identity), _) => Outcome::Refused,
         (Some(Weight::Occasion), Verdict::Pointless) => Outcome::Pointless,
-        _ if doubtful => Outcome::Refused,
+        _ if doubt.is_some() => Outcome::Refused,
         _ => return None,
     };
-    let mut report = Report::new(outcome, reasons(judged));
+    let objections: Vec<Check> = match (outcome, doubt) {
+        (Outcome::Refused, Some(doubt)) => vec![doubt.clone()],
+        _ => judged.objections().cloned().collect(),
+    };
+    let mut report = Report::new(outcome, reasons(&objections));
     report.verdict = Some(judged.verdict);
-    report.objections = judged.objections().cloned().collect();
+    report.objections = objections;
     Some(report)
 }
 
@@ -311,16 +315,16 @@ fn dry(judged: &Assessment) -> Report {
         } else {
             Outcome::Refused
         };
-        report.detail = reasons(judged);
         report.objections = judged.objections().cloned().collect();
+        report.detail = reasons(&report.objections);
     }
     report.verdict = Some(judged.verdict);
     report
 }
 
-fn reasons(judged: &Assessment) -> String {
-    let reasons: Vec<String> = judged
-        .objections()
+fn reasons(objections: &[Check]) -> String {
+    let reasons: Vec<String> = objections
+        .iter()
         .map(|c| format!("{}: {}", c.code, c.detail))
         .collect();
     reasons.join("; ")

@@ -998,11 +998,7 @@ impl Plan<'_, '_> {
             && room.is_none_or(|r| r >= LEAST_STACK);
         may.then(|| {
             let mut answers = Answers::default();
-            let give_up = stopped.give_up_at();
             for signal in HANDLED_SIGNALS {
-                if Instant::now() >= give_up {
-                    return Err(Declined::OutOfTime);
-                }
                 let (handler, room) = self.ask_for_handler(signal, function, stopped)?;
                 answers.handlers.push(handler);
                 answers.alternate_room = room;

@@ -409,9 +409,6 @@ pub enum Declined {
     /// The process was stopped by SIGSTOP or one of its kin in between.
     #[error("it was stopped by a signal in between")]
     GroupStopped,
-    /// The budget of the stop is half spent, and the rest is to let go in.
-    #[error("there was no time left within the stop budget (--max-stop)")]
-    OutOfTime,
     /// The frame could not be read back.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
