@@ -1,7 +1,7 @@
 //! Proof that a process is a backend of a running postmaster: by what is in its executable, its memory and its
 //! parent, never by a name.
 
-use std::io;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -127,10 +127,14 @@ pub fn prove_with(
         let at = globals
             .get(name)
             .ok_or_else(|| other(format!("no {name}")))?;
-        // The symbols are there, so only a lack of rights, or its end, can keep the memory from us.
-        let denied = |_| match process.has_ended() {
-            true => NotABackend::Ended(pid),
-            false => NotABackend::Denied(pid),
+        // The symbols are there, so only a lack of rights, its end, or another program in its place can keep the memory
+        // from us.
+        let denied = |_| match process.executable() {
+            _ if process.has_ended() => NotABackend::Ended(pid),
+            Ok(now) if !is_same(&now, &executable_file) => {
+                other("it executes another program by now".into())
+            }
+            _ => NotABackend::Denied(pid),
         };
         memory.read_u32(at).map(|v| v as i32).map_err(denied)
     };
@@ -201,7 +205,7 @@ pub fn prove_with(
 /// variables at the same places (it forked, it did not exec) saying that it is a postmaster.
 fn running_postmaster(
     process: &Process,
-    executable: &std::fs::File,
+    executable: &File,
     globals: &Globals,
     postmaster_pid: i32,
 ) -> Result<Postmaster, String> {
@@ -221,13 +225,9 @@ fn running_postmaster(
             false => Ok(Postmaster::Gone),
         };
     }
-    let same_executable = || -> io::Result<bool> {
-        let (ours, theirs) = (executable.metadata()?, parent.executable()?.metadata()?);
-        Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
-    };
-    match same_executable() {
-        Ok(true) => {}
-        Ok(false) => {
+    match parent.executable() {
+        Ok(theirs) if is_same(&theirs, executable) => {}
+        Ok(_) => {
             return Err(format!(
                 "its parent, process {parent_pid}, runs another executable: it did not fork from there, as a backend does"
             ));
@@ -247,6 +247,12 @@ fn running_postmaster(
             "its parent, process {parent_pid}, is not the postmaster that it names"
         ))
     }
+}
+
+/// Whether both are one file.
+fn is_same(one: &File, other: &File) -> bool {
+    let number = |file: &File| file.metadata().ok().map(|m| (m.dev(), m.ino()));
+    number(one).is_some() && number(one) == number(other)
 }
 
 /// Whether the postmaster that `process` names still runs: a process of that PID that was there before it. One that came
