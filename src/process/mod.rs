@@ -90,9 +90,15 @@ impl Process {
             Err(Errno::ESRCH) => return Err(gone()),
             Err(_) => None,
         };
+        let has_ended = || {
+            pidfd
+                .as_ref()
+                .is_some_and(|fd| is_readable(fd, Duration::ZERO))
+        };
         let failed = |e: io::Error| match e {
             e if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
-                match exists(pid) {
+                // Another process may have got the PID since.
+                match exists(pid) && !has_ended() {
                     true => OpenError::Hidden(pid),
                     false => gone(),
                 }
