@@ -280,7 +280,7 @@ local_socket(const char *path)
 
 	memset(&peer, 0, sizeof(peer));
 	peer.sun_family = AF_UNIX;
-	strlcpy(peer.sun_path, path, sizeof(peer.sun_path));
+	snprintf(peer.sun_path, sizeof(peer.sun_path), "%s", path);
 	while (connect(fd, (struct sockaddr *) &peer, sizeof(peer)) != 0)
 		if (errno != EINTR)
 			elog(ERROR, "connect: %m");

@@ -100,7 +100,7 @@ impl Audit {
     pub fn before(&mut self, act: Act) {
         match act {
             Act::Signal => self.write("event=signal", ""),
-            Act::StepIn(verdict) => self.write("event=call", &format!("verdict={verdict} ")),
+            Act::StepIn(verdict) => self.write("event=call", &format!(" verdict={verdict}")),
         }
     }
 
@@ -108,7 +108,7 @@ impl Audit {
     pub fn after(&mut self, report: &Report, exit: Exit) {
         let verdict = report.verdict.map_or("-".to_owned(), |v| v.to_string());
         let text = format!(
-            "verdict={verdict} outcome={} exit={} attempts={} server_restarted={} detail={} ",
+            " verdict={verdict} outcome={} exit={} attempts={} server_restarted={} detail={}",
             json::outcome(report.outcome),
             exit as u8,
             report.attempts,
@@ -124,7 +124,7 @@ impl Audit {
 
     /// The same, where it failed.
     pub fn failed(&mut self, message: &str, exit: Exit) {
-        let text = format!("exit={} error={} ", exit as u8, quoted(message));
+        let text = format!(" exit={} error={}", exit as u8, quoted(message));
         self.write("event=end", &text);
     }
 
@@ -138,7 +138,8 @@ impl Audit {
 
     fn write(&mut self, event: &str, more: &str) {
         if let (true, Some(backend)) = (self.on, &self.backend) {
-            let line = format!("{event} {backend} {more}{}", self.request);
+            // Who it was comes before texts of anybody's choice: a daemon may cut a long line.
+            let line = format!("{event} {} {backend}{more}", self.request);
             if let Err(e) = send(&line) {
                 self.failure.get_or_insert(e);
             }

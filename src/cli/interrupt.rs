@@ -123,7 +123,11 @@ fn tell(args: &InterruptArgs, done: &Done) {
 fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, Failure> {
     let request = request(args);
     // Not for as long as the operator thinks about it.
-    let patience = Patience::with(pid, args.grace, args.json, Some(Outcome::Refused));
+    let unfinished = match request {
+        Request::Pending => Outcome::Refused,
+        _ => Outcome::TimedOut,
+    };
+    let patience = Patience::with(pid, args.grace, args.json, Some(unfinished));
     let process = open(pid)?;
     let budget = stop_budget(&process, args.max_stop, args.json, Some(Outcome::Refused));
     let options = Options {

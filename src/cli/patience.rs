@@ -8,6 +8,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 use super::Exit;
 use super::open::Failure;
 use crate::intervene::Outcome;
@@ -34,6 +36,8 @@ impl Patience {
         });
         let words = failure(pid, limit).last_words(pid, as_json, outcome);
         let (_end, ended) = channel();
+        // It takes no signal: those that are held back while a backend is traced would end or suspend pgpoke through it.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
         // Where no thread can be had, there is nobody to keep the time.
         let _ = thread::Builder::new().stack_size(64 << 10).spawn(move || {
             if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
@@ -41,6 +45,9 @@ impl Patience {
                 sys::exit_now(Exit::TimedOut as i32)
             }
         });
+        if let Ok(before) = before {
+            let _ = before.thread_set_mask();
+        }
         Patience { _end }
     }
 }

@@ -14,8 +14,10 @@ use super::{Svma, Symbol, SymbolSource};
 
 /// The most of each table that is read. Those of LLVM have 12 MiB.
 const LARGEST_TABLE: u64 = 16 << 20;
-/// The longest name that is looked at; those of C++ templates have some thousand bytes.
-const LONGEST_NAME: usize = 16 << 10;
+/// The longest name that is looked at, and the most stubs: 4 MiB in all. LLVM has some 4,000, and longer names of C++,
+/// which matter to nobody here.
+const LONGEST_NAME: usize = 256;
+const MOST_STUBS: usize = 16 << 10;
 /// sizeof(Elf64_Rela), sizeof(Elf64_Sym)
 const RELOCATION: usize = 24;
 const SYMBOL: usize = 24;
@@ -111,6 +113,9 @@ impl Image {
                 continue;
             };
             for start in stub_starts(&section.bytes, section.start) {
+                if stubs.len() == MOST_STUBS {
+                    break;
+                }
                 let name = slots.get(&start.slot).and_then(|symbol| names.of(*symbol));
                 stubs.extend(name.map(|name| Stub {
                     start: start.at,

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -247,6 +248,32 @@ impl Drop for Victim {
     fn drop(&mut self) {
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
+}
+
+/// Where a sibling of ours that is this very program, and is there to be tried on, has what we have at `ours`. Nothing else
+/// is ever taken for a victim: whoever may start pgpoke may not so make any process call anything.
+pub fn place_in(process: &Process, ours: *const ()) -> Result<Avma, Broken> {
+    let me = Process::open(std::process::id() as i32).map_err(io::Error::other)?;
+    let file = |p: &Process| p.executable()?.metadata().map(|m| (m.dev(), m.ino()));
+    let start = |p: &Process| -> io::Result<u64> {
+        let path = std::fs::read_link(format!("/proc/{}/exe", p.pid()))?;
+        let maps = p.maps()?;
+        let first = maps.iter().find(|m| m.path == path);
+        first
+            .map(|m| m.start.0)
+            .ok_or(io::ErrorKind::NotFound.into())
+    };
+    let caught = process.status()?.sigcgt & 1 << (CARRIER - 1) != 0;
+    let victim = process
+        .command_line()?
+        .split(|b| *b == 0)
+        .any(|a| a == b"--victim");
+    let sibling = process.stat()?.ppid == me.stat()?.ppid && file(process)? == file(&me)?;
+    holds(caught && victim && sibling, || {
+        "that process is not one to be tried on".into()
+    })?;
+    let place = ours as u64 - start(&me)? + start(process)?;
+    Ok(Avma(place))
 }
 
 /// This very program.

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -97,6 +97,8 @@ pub(super) struct Fuse {
     watched: Arc<Watched>,
     /// When the deadly timer goes off.
     last: Duration,
+    /// There is no second thread.
+    alone: bool,
 }
 
 /// What the second thread may take at least, on a busy machine, before the kernel's timer does its work.
@@ -111,6 +113,8 @@ struct Watched {
     phase: AtomicU8,
     /// `/proc/PID/stat`
     stat: Option<File>,
+    /// How long the deadly timer has, or zero where it is out. Whoever sets that timer holds this.
+    lit_for: Mutex<Duration>,
 }
 
 impl Fuse {
@@ -124,6 +128,7 @@ impl Fuse {
             deadly: deadly.ok(),
             phase: AtomicU8::new(Phase::Seizing as u8),
             stat: process.open_file("stat").ok(),
+            lit_for: Mutex::new(Duration::ZERO),
         });
         let thread = std::thread::Builder::new().stack_size(64 << 10).spawn({
             let watched = Arc::clone(&watched);
@@ -133,10 +138,12 @@ impl Fuse {
             (Ok(_), _) => Fuse {
                 watched,
                 last: budget.most + budget.most.max(TURN_OF_SECOND),
+                alone: false,
             },
             (Err(_), None) => Fuse {
                 watched,
                 last: budget.most,
+                alone: true,
             },
             (Err(_), Some(e)) => return Err(e),
         };
@@ -165,6 +172,12 @@ impl Fuse {
 
     fn set(&self, after: Duration, last: Duration) {
         self.watched.timer.set(after);
+        let mut lit_for = self
+            .watched
+            .lit_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *lit_for = last;
         if let Some(deadly) = &self.watched.deadly {
             deadly.set(last);
         }
@@ -180,8 +193,11 @@ impl Fuse {
 
     /// Leaves a backend that does not stop to the second thread: should it stop yet, pgpoke ends there and then.
     pub(super) fn leave(&self) {
+        /// Enough to say what there is to say, where nobody watches it.
+        const TO_SAY: Duration = Duration::from_secs(1);
         self.enter(Phase::Left);
-        self.set(self.budget(), Duration::ZERO);
+        let last = if self.alone { TO_SAY } else { Duration::ZERO };
+        self.set(self.budget(), last);
     }
 
     fn enter(&self, phase: Phase) {
@@ -214,7 +230,18 @@ impl Watched {
             if spent && self.timer.went_off() && !self.is(Phase::Removed) {
                 self.blow();
             }
+            if !spent {
+                self.spare();
+            }
             std::thread::sleep(self.budget.most / 4);
+        }
+    }
+
+    /// The backend runs: the kernel's own timer, which does not know that, begins anew.
+    fn spare(&self) {
+        let lit_for = self.lit_for.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(deadly), false) = (&self.deadly, lit_for.is_zero()) {
+            deadly.set(*lit_for);
         }
     }
 
@@ -236,7 +263,7 @@ impl Watched {
     /// Lets everything go, now. Whoever reads what we write must not delay it.
     fn blow(&self) -> ! {
         /// The kernel's own file systems take no longer than that for a line; a dead one may take for ever.
-        const TO_WRITE: Duration = Duration::from_millis(5);
+        const TO_WRITE: Duration = Duration::from_millis(25);
         if let Some(deadly) = &self.deadly {
             deadly.set(TO_WRITE);
         }

@@ -22,7 +22,7 @@ use crate::process::Process;
 pub use arch::Registers;
 use fuse::Fuse;
 pub use fuse::{StopBudget, Words};
-use sys::{HeldSignals, Resume, SignalInfo};
+use sys::{HeldSignals, Priority, Resume, SignalInfo};
 pub use x86_64 as arch;
 
 /// The signal that a borrowed frame rides on: every backend catches it, its handler restarts system calls
@@ -140,6 +140,7 @@ pub struct Tracee<'p> {
     seen: Instant,
     stopped: Duration,
     letting_go: bool,
+    _priority: Priority,
 }
 
 impl<'p> Tracee<'p> {
@@ -159,6 +160,7 @@ impl<'p> Tracee<'p> {
             ],
             &[libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU],
         );
+        let priority = Priority::raise();
         // Seizing a stopped process waits for it to wake up in the kernel, which in a frozen control group
         // (`docker pause`) it never does: checkpoint-restore/criu#1905.
         let fuse = Fuse::light_for_seizing(process, budget)?;
@@ -181,6 +183,7 @@ impl<'p> Tracee<'p> {
             seen: Instant::now(),
             stopped: Duration::ZERO,
             letting_go: false,
+            _priority: priority,
         };
         // From here on the PID cannot be given to another process; before, it could have been.
         if process.still_the_same() {

@@ -438,6 +438,41 @@ fn is_ready(fd: BorrowedFd<'_>, events: libc::c_short, limit: i32) -> bool {
     ready == 1 && poll.revents & events != 0
 }
 
+/// The first place in the queue for a processor, for this thread and those that it starts, until dropped: whoever holds a
+/// backend must not have to wait for its turn. Where that is not permitted, nothing changes.
+#[derive(Debug)]
+pub struct Priority {
+    before: Option<i32>,
+}
+
+impl Priority {
+    /// setpriority(2), which on Linux is about one thread.
+    pub fn raise() -> Self {
+        const HIGHEST: i32 = -20;
+        // -1 is a priority, too.
+        Errno::clear();
+        // SAFETY: no memory is passed.
+        let (before, raised) = unsafe {
+            let before = libc::getpriority(libc::PRIO_PROCESS as _, 0);
+            let known = before != -1 || Errno::last_raw() == 0;
+            let raised = known && libc::setpriority(libc::PRIO_PROCESS as _, 0, HIGHEST) == 0;
+            (before, raised)
+        };
+        Priority {
+            before: raised.then_some(before),
+        }
+    }
+}
+
+impl Drop for Priority {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // SAFETY: no memory is passed.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, before) };
+        }
+    }
+}
+
 /// Writes to a descriptor what it takes without waiting for anybody to read. Nothing is allocated.
 pub fn write_what_it_takes(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
     /// So much a pipe that is ready takes at once (PIPE_BUF).

@@ -507,7 +507,7 @@ fn interrupt_killed_at_any_call(
     sweep_others(what, &calls, kill);
     // Killed before it could act, and after it had.
     assert!(untouched > 20, "{untouched}");
-    assert!(subject.done() > CALLS.len(), "{}", subject.done());
+    assert!(subject.done() > 1, "{}", subject.done());
     subject.server().assert_unharmed();
 }
 
