@@ -440,35 +440,47 @@ fn is_ready(fd: BorrowedFd<'_>, events: libc::c_short, limit: i32) -> bool {
 
 /// The first place in the queue for a processor, for this thread and those that it starts, until dropped: whoever holds a
 /// backend must not have to wait for its turn. Where that is not permitted, nothing changes.
+///
+/// By a real-time policy: a nice value counts only among the processes of one session (sched(7), autogroup). The kernel
+/// leaves the others a share even then.
 #[derive(Debug)]
 pub struct Priority {
-    before: Option<i32>,
+    before: Option<(i32, i32)>,
 }
 
 impl Priority {
-    /// setpriority(2), which on Linux is about one thread.
+    /// sched_setscheduler(2), which is about one thread.
     pub fn raise() -> Self {
-        const HIGHEST: i32 = -20;
-        // -1 is a priority, too.
-        Errno::clear();
-        // SAFETY: no memory is passed.
-        let (before, raised) = unsafe {
-            let before = libc::getpriority(libc::PRIO_PROCESS as _, 0);
-            let known = before != -1 || Errno::last_raw() == 0;
-            let raised = known && libc::setpriority(libc::PRIO_PROCESS as _, 0, HIGHEST) == 0;
-            (before, raised)
+        const LOWEST_OF_REAL_TIME: i32 = 1;
+        // SAFETY: the structure is one number, for which zero is a value; the pointer is to a live local.
+        let before = unsafe {
+            let policy = libc::sched_getscheduler(0);
+            let mut parameter: libc::sched_param = std::mem::zeroed();
+            let known = policy >= 0 && libc::sched_getparam(0, &mut parameter) == 0;
+            known.then_some((policy, parameter.sched_priority))
         };
+        let raise = |_: &(i32, i32)| set_policy(libc::SCHED_RR, LOWEST_OF_REAL_TIME);
         Priority {
-            before: raised.then_some(before),
+            before: before
+                .filter(|(policy, _)| *policy == libc::SCHED_OTHER)
+                .filter(raise),
         }
+    }
+}
+
+fn set_policy(policy: i32, priority: i32) -> bool {
+    // SAFETY: the structure is one number, for which zero is a value; the kernel reads it from a live local.
+    unsafe {
+        let mut parameter: libc::sched_param = std::mem::zeroed();
+        parameter.sched_priority = priority;
+        libc::sched_setscheduler(0, policy, &parameter) == 0
     }
 }
 
 impl Drop for Priority {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            // SAFETY: no memory is passed.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, before) };
+        if let Some((policy, priority)) = self.before {
+            set_policy(policy, priority);
         }
     }
 }

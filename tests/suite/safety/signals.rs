@@ -200,7 +200,7 @@ fn a_storm_of_signals_while_it_interrupts() {
         }
     }
     let number = times(40, 1_000);
-    let mut looks = 0;
+    let (mut looks, mut let_go) = (0, 0);
     let mut cancel = || {
         thread::scope(|scope| {
             let before = seen.inside.load(SeqCst);
@@ -210,7 +210,15 @@ fn a_storm_of_signals_while_it_interrupts() {
                 (seen.inside.load(SeqCst) > before).then_some(())
             });
             let args = ["interrupt", "--yes", "--json", "--wait", "30s"];
-            let run = Run::pgpoke([&args[..], &[&pid.to_string()]].concat());
+            let run = loop {
+                let run = Run::pgpoke([&args[..], &[&pid.to_string()]].concat());
+                // On a busy machine a stop may use up its budget; then nothing was done, as it says.
+                if run.code() != Some(8) || !run.stderr.contains("nothing was changed in it") {
+                    break run;
+                }
+                let_go += 1;
+                assert!(let_go <= number / 5, "{run}");
+            };
             run.assert_code(0);
             let json = run.json();
             assert_eq!(json["outcome"], "cancelled", "{run}");
@@ -226,7 +234,7 @@ fn a_storm_of_signals_while_it_interrupts() {
     storm.during(|| (0..number).for_each(|_| cancel()));
     figure(
         "cancels in a storm",
-        format!("{number}, with {looks} looks"),
+        format!("{number}, with {looks} looks; {let_go} times let go"),
     );
     let one: i32 = session.query_one("SELECT 1", &[]).expect("a row").get(0);
     assert_eq!(one, 1);
