@@ -1,4 +1,5 @@
 //! An assessment and an outcome as text or as JSON. Never sees a process.
 
 pub mod json;
+pub mod screen;
 pub mod text;
