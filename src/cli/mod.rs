@@ -7,6 +7,7 @@ mod interrupt;
 mod messages;
 mod open;
 mod patience;
+mod progress;
 mod selftest;
 
 use std::io::Write;
@@ -83,7 +84,7 @@ enum Command {
     #[command(override_usage = "pgpoke inspect [OPTIONS] PID")]
     Inspect(InspectArgs),
     /// Make a backend process its pending interrupt, from outside
-    #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
+    #[command(override_usage = "pgpoke interrupt [OPTIONS] PID...")]
     Interrupt(InterruptArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
     Selftest(SelftestArgs),
@@ -125,6 +126,31 @@ impl Target {
     fn pid(&self) -> i32 {
         // The group requires one of them.
         self.pid.or(self.pid_option).unwrap_or_default()
+    }
+}
+
+/// Which processes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Targets {
+    /// PIDs of backends, as pg_stat_activity shows them; each is judged, and asked for, on its own
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pids: Vec<i32>,
+    /// The same, as an option (may be given several times)
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = parse_pid)]
+    pid_options: Vec<i32>,
+}
+
+impl Targets {
+    /// Each once, in the order given.
+    fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = Vec::new();
+        for pid in self.pids.iter().chain(&self.pid_options) {
+            if !pids.contains(pid) {
+                pids.push(*pid);
+            }
+        }
+        pids
     }
 }
 
@@ -171,13 +197,16 @@ struct InspectArgs {
 #[derive(Debug, Args)]
 struct InterruptArgs {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// Cancel its statement: send the signal first, and step in if it is ignored
     #[arg(long, conflicts_with = "terminate")]
     cancel: bool,
     /// Terminate its session: send the signal first, and step in if it is ignored
     #[arg(long)]
     terminate: bool,
+    /// Go on to a terminate, signal and all, if the cancel had no effect; it is asked for anew
+    #[arg(long, requires = "cancel", conflicts_with = "terminate")]
+    escalate: bool,
     /// How long it gets to obey the signal by itself
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     grace: Duration,
@@ -257,6 +286,15 @@ mod tests {
     }
 
     #[test]
+    fn several_pids_each_once() {
+        let args = ["pgpoke", "interrupt", "7", "-p", "9", "8", "7", "--pid=9"];
+        let Command::Interrupt(args) = Cli::try_parse_from(args).unwrap().command else {
+            unreachable!()
+        };
+        assert_eq!(args.targets.pids(), [7, 8, 9]);
+    }
+
+    #[test]
     fn a_pid_in_either_place_and_exactly_one() {
         let pid = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
             Command::Inspect(a) => a.target.pid(),
@@ -272,6 +310,9 @@ mod tests {
             &["pgpoke", "inspect", "1", "-p", "2"],
             &["pgpoke", "interrupt", "--cancel", "--terminate", "1"],
             &["pgpoke", "interrupt", "--wait", "5", "1"],
+            &["pgpoke", "interrupt", "--cancel"],
+            &["pgpoke", "interrupt", "--escalate", "1"],
+            &["pgpoke", "interrupt", "--terminate", "--escalate", "1"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}");

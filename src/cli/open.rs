@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Exit, messages, say};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
@@ -48,14 +50,15 @@ impl Failure {
         messages::error(&self.message, self.detail.as_deref(), self.hint.as_deref());
         let told = self.told.as_deref();
         if as_json {
-            say(&self.as_json(pid, outcome));
+            say(&json::print(&self.as_json(pid, outcome)));
         } else if let (Some(told), None) = (told, outcome) {
             say(&text::from_outside(&told.facts));
         }
         self.exit
     }
 
-    fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> String {
+    /// As an object.
+    pub fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> Value {
         json::failure(
             pid,
             outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
@@ -70,7 +73,7 @@ impl Failure {
     pub fn last_words(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Words {
         let said =
             messages::error_text(&self.message, self.detail.as_deref(), self.hint.as_deref());
-        let object = as_json.then(|| self.as_json(pid, outcome));
+        let object = as_json.then(|| json::print(&self.as_json(pid, outcome)));
         Words {
             stdout: object.unwrap_or_default().into_bytes(),
             stderr: said.into_bytes(),

@@ -16,6 +16,9 @@ pub struct ServerWatch {
 const LASTING: [&[u8]; 2] = [b"checkpointer", b"background writer"];
 
 impl ServerWatch {
+    /// How long a postmaster is given to notice that a child has ended.
+    pub const TIME_TO_NOTICE: Duration = Duration::from_millis(50);
+
     /// Notes who is there.
     pub fn new(postmaster: Postmaster) -> Self {
         let Postmaster::Running(pid) = postmaster else {

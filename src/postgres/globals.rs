@@ -32,7 +32,7 @@ pub const TELLTALES: [&str; 5] = [
 ];
 
 /// Other variables and functions that are used where they are there.
-const OTHERS: [&str; 25] = [
+const OTHERS: [&str; 26] = [
     "ProcSignalBarrierPending",
     "proc_exit_inprogress",
     "PG_exception_stack",
@@ -58,6 +58,7 @@ const OTHERS: [&str; 25] = [
     "MainLWLockArray",
     "NamedLWLockTrancheArray",
     "NamedLWLockTrancheRequests",
+    "MyBgworkerEntry",
 ];
 
 /// Addresses of a server's variables and functions in one process.

@@ -11,6 +11,7 @@ mod siblings;
 mod statics;
 mod title;
 mod versions;
+mod workers;
 
 pub use globals::Globals;
 pub use handlers::{Disposition, disposition};
@@ -18,6 +19,7 @@ pub use identity::{Backend, NotABackend, Postmaster, prove, prove_with};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
+pub use workers::{Restart, Worker, parallel_leader, parallel_workers};
 
 /// Classes of wait events: the highest byte of `wait_event_info` (src/include/utils/wait_event.h).
 pub mod wait_class {

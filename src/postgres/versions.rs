@@ -455,6 +455,8 @@ pub mod backend_status {
     pub const CHANGE_COUNT: u64 = 0;
     /// `st_procpid`, an int: what makes the others believable.
     pub const PID: u64 = 4;
+    /// `st_xact_start_timestamp`, likewise; 0 outside a transaction.
+    pub const XACT_START: u64 = 24;
     /// `st_activity_start_timestamp`, microseconds since 2000-01-01: tells one statement from the next.
     pub const ACTIVITY_START: u64 = 32;
     /// `st_state`, an int.
@@ -465,6 +467,22 @@ pub mod backend_status {
     pub const ACTIVITY: u64 = 248;
     /// As much of the entry as is read.
     pub const SIZE: u64 = 256;
+}
+
+/// Offsets in `BackgroundWorker` (src/include/postmaster/bgworker.h), in bytes. The same from 11 to 19: what 17 made
+/// longer, `bgw_library_name`, comes behind them. Compiled against the headers of 13, 15 and 17.
+pub mod background_worker {
+    /// `bgw_name`, `BGW_MAXLEN` bytes: what its title begins with.
+    pub const NAME: usize = 0;
+    /// `bgw_type`, likewise: what kind of worker it is.
+    pub const KIND: usize = 96;
+    /// `bgw_restart_time`, an int: seconds, or -1 for `BGW_NEVER_RESTART`.
+    pub const RESTART_TIME: usize = 200;
+    /// As much of it as is read.
+    pub const SIZE: usize = 204;
+    /// The longest `bgw_restart_time` that is let pass (SanityCheckBackgroundWorker(),
+    /// src/backend/postmaster/bgworker.c): USECS_PER_DAY / 1000.
+    pub const LONGEST_RESTART: i32 = 86_400_000;
 }
 
 /// A server's version.

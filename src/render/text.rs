@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::json;
+use super::{json, ladder};
 use crate::assess::checks::{Weight, weight};
 use crate::assess::{Assessment, Interrupt, Status, Verdict};
 use crate::image::ReadFrom;
@@ -155,11 +155,14 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report) -> String {
             interrupts(&mut out, s);
             files(&mut out, s);
             stack(&mut out, s, false);
+            if r.outcome == Outcome::DryRun {
+                ladder::consequences(&mut out, "would happen", s, a.interrupt);
+            }
             next(&mut out, a);
         }
         Outcome::TimedOut | Outcome::Returned => {
             who(&mut out, s);
-            line(&mut out, "next", &format!("pgpoke inspect {}", s.pid));
+            line(&mut out, "next", &ladder::after(s, r));
         }
         _ => who(&mut out, s),
     }
@@ -198,7 +201,7 @@ pub fn question(s: &Snapshot, a: &Assessment) -> String {
     who(&mut out, s);
     files(&mut out, s);
     stack(&mut out, s, false);
-    line(&mut out, "will happen", &effect(s, a.interrupt));
+    ladder::consequences(&mut out, "will happen", s, a.interrupt);
     if a.verdict != Verdict::Safe {
         line(
             &mut out,
@@ -215,29 +218,8 @@ pub fn question(s: &Snapshot, a: &Assessment) -> String {
     out
 }
 
-fn effect(s: &Snapshot, interrupt: Interrupt) -> String {
-    let session = match (&s.backend.user, &s.backend.database) {
-        (Some(user), Some(database)) => format!(
-            "the session of {} in {}",
-            printable(user),
-            printable(database)
-        ),
-        _ => format!("the {}", s.backend.backend_type),
-    };
-    match interrupt {
-        Interrupt::Terminate => format!(
-            "{session} ends with \"terminating connection due to administrator command\"; its transaction is rolled back"
-        ),
-        Interrupt::Cancel => format!(
-            "the statement of {session} fails with \"canceling statement due to user request\"; the session goes on"
-        ),
-        Interrupt::Barrier => "it accepts a ProcSignalBarrier; nothing ends".into(),
-        Interrupt::Nothing => "nothing".into(),
-    }
-}
-
 /// One labelled line; without a label it goes on where the one before began.
-fn line(out: &mut String, label: &str, text: &str) {
+pub(super) fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{label:<12} {text}");
 }
 

@@ -20,6 +20,8 @@ mod foreign;
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
 mod interrupt;
+/// Rung by rung, for every kind of backend, and for several at once.
+mod ladder;
 /// Well backends under load, looked at a thousand times.
 mod load;
 /// Which lock, and who holds it.

@@ -541,7 +541,7 @@ scenarios! {
         start: Start::Call("pgpoke_swallow()"),
         functions: &["spin", "pgpoke_swallow"],
         // The error is raised, and caught; a FATAL one gets through.
-        outcomes: [Some(("timed-out", 8)), None],
+        outcomes: [Some(("returned", 5)), None],
         ..SPIN
     },
     callback_of_libc: Scenario {

@@ -177,6 +177,22 @@ impl Run {
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
         answer: &str,
     ) -> Self {
+        let mut asked = 0;
+        let run = Self::pgpoke_asking(args, |_, _| {
+            asked += 1;
+            assert_eq!(asked, 1, "it asks more than once");
+            answer.to_owned()
+        });
+        assert_eq!(asked, 1, "it did not ask:\n{run}");
+        run
+    }
+
+    /// The same, where it may ask any number of times: `answer` is told its PID and what was shown since it last asked.
+    #[track_caller]
+    pub fn pgpoke_asking(
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        mut answer: impl FnMut(i32, &str) -> String,
+    ) -> Self {
         let (mut terminal, other_end) = open_terminal();
         let end = || Stdio::from(other_end.try_clone().expect("a copy of a descriptor"));
         let mut command = pgpoke();
@@ -199,12 +215,14 @@ impl Run {
             }
         });
         let mut shown = Vec::new();
-        let mut answered = false;
+        let mut answered = 0;
         let status = wait_for(Self::DEADLINE, "pgpoke shall come to an end", || {
             shown.extend(screen.try_iter().flatten());
-            if !answered && shown.ends_with(b"[y/N] ") {
+            if shown.len() > answered && shown.ends_with(b"[y/N] ") {
+                let since = String::from_utf8_lossy(&shown[answered..]);
+                let answer = answer(child.id() as i32, &since);
                 keyboard.write_all(answer.as_bytes()).expect("an answer");
-                answered = true;
+                answered = shown.len();
             }
             child.try_wait().expect("the program's status")
         });
@@ -218,7 +236,6 @@ impl Run {
             stderr: String::new(),
             elapsed,
         };
-        assert!(answered, "it did not ask:\n{run}");
         run
     }
 
