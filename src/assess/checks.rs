@@ -889,9 +889,9 @@ fn signal_handler(s: Subject) -> Outcome {
         return not_stopped();
     };
     match frames.iter().position(|f| f.signal_frame) {
-        Some(at) if is_the_postmasters(frames, at) => {
-            Pass("not in one; the postmaster was in one of its own when it started this worker".into())
-        }
+        Some(at) if is_the_postmasters(frames, at) => Pass(
+            "not in one; the postmaster was in one of its own when it started this worker".into(),
+        ),
         Some(at) => {
             let handler = at.checked_sub(1).and_then(|i| frames.get(i));
             let name = handler.map_or("a signal handler".into(), Frame::describe);

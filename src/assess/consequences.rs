@@ -339,3 +339,124 @@ fn slots(what: &str) -> Vec<String> {
         "the postmaster starts it again, 10 s after its last start at the earliest; until then no slot is synchronized".into(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::Worker;
+
+    /// A client's backend of 15, as it was captured.
+    fn captured() -> Snapshot {
+        let text = include_str!("../../tests/fixtures/spin-cancel.json");
+        serde_json::from_str(text).expect("a snapshot")
+    }
+
+    fn worker(name: &str, kind: &str, restart: Restart) -> Snapshot {
+        let mut s = captured();
+        s.backend.backend_type = BackendType::BackgroundWorker;
+        s.backend.worker = Some(Worker {
+            name: name.into(),
+            kind: kind.into(),
+            restart,
+        });
+        s
+    }
+
+    fn all(s: &Snapshot, interrupt: Interrupt) -> String {
+        of(s, interrupt).join("\n")
+    }
+
+    #[test]
+    fn each_kind_that_may_be_interrupted_has_something_to_lose() {
+        use BackendType::*;
+        for kind in [
+            Client,
+            AutovacuumWorker,
+            BackgroundWorker,
+            WalSender,
+            SlotSync,
+        ] {
+            let mut s = captured();
+            s.backend.backend_type = kind;
+            for interrupt in [Interrupt::Cancel, Interrupt::Terminate] {
+                let said = of(&s, interrupt);
+                assert!(kind.may_be_interrupted() && !said.is_empty(), "{kind}");
+                assert!(said.iter().all(|t| !t.is_empty() && !t.ends_with('.')));
+            }
+            assert!(of(&s, Interrupt::Nothing).is_empty());
+        }
+        for kind in [Postmaster, Checkpointer, Unknown] {
+            let mut s = captured();
+            s.backend.backend_type = kind;
+            assert!(of(&s, Interrupt::Terminate).is_empty(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_client_and_its_transaction() {
+        let mut s = captured();
+        s.backend.statement_start = Some(20);
+        for (transaction, said) in [
+            (Some(10), "begun before it"),
+            (Some(20), "what it has done is rolled back"),
+            (None, "is not known"),
+        ] {
+            s.backend.transaction_start = transaction;
+            assert!(all(&s, Interrupt::Cancel).contains(said), "{transaction:?}");
+        }
+        s.backend.query = Some("SELECT 1; SELECT 2".into());
+        assert!(all(&s, Interrupt::Cancel).contains("same message"));
+        s.backend.query = Some("SELECT 1; ".into());
+        assert!(!all(&s, Interrupt::Cancel).contains("same message"));
+        s.backend.parallel_workers = Some(vec![7, 8]);
+        assert!(all(&s, Interrupt::Terminate).contains("workers 7, 8"));
+        s.backend.parallel_workers = Some(vec![]);
+        assert!(!all(&s, Interrupt::Terminate).contains("parallel"));
+        s.variables.client_auth_in_progress = Some(true);
+        assert!(all(&s, Interrupt::Terminate).contains("canceling authentication"));
+    }
+
+    #[test]
+    fn workers_and_when_they_come_back() {
+        let said = |restart| all(&worker("w", "w", restart), Interrupt::Terminate);
+        assert!(said(Restart::Never).contains("does not start it again"));
+        assert!(said(Restart::After(7)).contains("after 7 s"));
+        assert!(said(Restart::After(0)).contains("at once"));
+        let mut unknown = worker("w", "w", Restart::Never);
+        unknown.backend.worker = None;
+        assert!(all(&unknown, Interrupt::Terminate).contains("is not known"));
+
+        let mut parallel = worker(
+            "parallel worker for PID 7",
+            "parallel worker",
+            Restart::Never,
+        );
+        parallel.backend.parallel_leader = Some(7);
+        let text = "terminating background worker \"parallel worker for PID 7\"";
+        assert!(all(&parallel, Interrupt::Terminate).contains(text));
+        parallel.backend.server_version = Some("13.23".into());
+        assert!(all(&parallel, Interrupt::Terminate).contains(ENDED));
+
+        let kind = "logical replication worker";
+        let apply = worker(
+            "logical replication worker for subscription 1",
+            kind,
+            Restart::Never,
+        );
+        assert!(all(&apply, Interrupt::Cancel).contains("disable_on_error"));
+        assert!(!all(&apply, Interrupt::Terminate).contains("disable_on_error"));
+        let kind = "logical replication launcher";
+        let launcher = worker(kind, kind, Restart::After(5));
+        assert!(all(&launcher, Interrupt::Terminate).contains("after 5 s"));
+    }
+
+    #[test]
+    fn a_vacuum_against_wraparound_comes_back_at_once() {
+        let mut s = captured();
+        s.backend.backend_type = BackendType::AutovacuumWorker;
+        s.backend.query = Some("autovacuum: VACUUM public.t".into());
+        assert!(all(&s, Interrupt::Cancel).contains("within autovacuum_naptime"));
+        s.backend.query = Some("autovacuum: VACUUM public.t (to prevent wraparound)".into());
+        assert!(all(&s, Interrupt::Cancel).contains("at once"));
+    }
+}

@@ -69,7 +69,11 @@ impl Functions {
 /// Where a worker begins: none of them returns (src/backend/postmaster/bgworker.c and autovacuum.c, 12 to 15).
 pub const WORKER_MAIN: Functions = Functions {
     kinds: SERVER,
-    names: &["StartBackgroundWorker", "StartAutoVacWorker", "AutoVacWorkerMain"],
+    names: &[
+        "StartBackgroundWorker",
+        "StartAutoVacWorker",
+        "AutoVacWorkerMain",
+    ],
 };
 
 /// Where the postmaster is at home (src/backend/postmaster/postmaster.c).
