@@ -9,6 +9,7 @@ use super::messages;
 use super::patience::spawn_without_signals;
 use crate::intervene::{Listener, Rung, Step};
 use crate::render::ladder;
+use crate::render::screen::Screen;
 
 /// How often the line is written over.
 const BEAT: Duration = Duration::from_millis(100);
@@ -62,11 +63,15 @@ impl Live {
     fn start(what: String, limit: Option<Duration>) -> Option<Self> {
         let (end, ended) = channel();
         let start = Instant::now();
+        let columns = Screen::stderr().columns;
         let thread = spawn_without_signals(move || {
             let mut pause = SOON;
             let mut shown = false;
             while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                write_over(&ladder::waiting(&what, start.elapsed(), limit));
+                let text = format!("pgpoke: {}", ladder::waiting(&what, start.elapsed(), limit));
+                // What is wrapped cannot be written over.
+                let most = columns.map_or(usize::MAX, |c| c.saturating_sub(1));
+                write_over(&text.chars().take(most).collect::<String>());
                 (pause, shown) = (BEAT, true);
             }
             if shown {
@@ -92,10 +97,7 @@ impl Drop for Live {
 /// Replaces what stands on the line by `text`; nothing takes the line away.
 fn write_over(text: &str) {
     // EL, erase to the end of the line (ECMA-48).
-    let text = match text {
-        "" => "\r\u{1b}[K".to_owned(),
-        text => format!("\rpgpoke: {text}\u{1b}[K"),
-    };
+    let text = format!("\r{text}\u{1b}[K");
     let mut err = std::io::stderr();
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }

@@ -26,7 +26,7 @@ pub fn step(step: &Step) -> String {
     format!(
         "{:<8} {} ({})",
         name(step.rung),
-        printable(&step.detail),
+        step.detail,
         time(step.took)
     )
 }

@@ -182,7 +182,15 @@ fn on_a_terminal_it_shows_what_it_waits_for() {
     let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");
     let pid = stuck.pid().to_string();
-    let args = ["interrupt", "--cancel", "--grace", "1s", &pid];
+    let args = [
+        "interrupt",
+        "--color",
+        "never",
+        "--cancel",
+        "--grace",
+        "1s",
+        &pid,
+    ];
     let run = Run::pgpoke_on_a_terminal(args, "y\n");
     run.assert_code(0)
         .assert_says(&format!(
