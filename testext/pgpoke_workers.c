@@ -13,10 +13,12 @@
 
 #include "access/parallel.h"
 #include "fmgr.h"
+#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "postmaster/autovacuum.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -86,10 +88,14 @@ pgpoke_in_autovacuum(PG_FUNCTION_ARGS)
 
 PGDLLEXPORT void pgpoke_worker_main(Datum arg);
 
-/* A background worker that serves nobody and listens to nobody. */
+/*
+ * A background worker that serves nobody and listens to nobody.  It handles
+ * SIGTERM as a backend does; without that, the signal would end it at once.
+ */
 void
 pgpoke_worker_main(Datum arg)
 {
+	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection("postgres", NULL, 0);
 	spin();
