@@ -555,9 +555,11 @@ impl<'c> Climb<'c, '_> {
             return done(self.ended_by_itself(snapshot, assessment));
         }
         if snapshot.process.would_not_stop {
+            let escalates = args.cancel && request == Request::Terminate;
             let mut report = Report::new(
                 Outcome::TimedOut,
                 match self.sent {
+                    true if escalates => "it did not stop when asked to; no terminate was sent",
                     false => "it did not stop when asked to; nothing was done",
                     true => {
                         "it did not stop when asked to; the signal was sent, and waits until it wakes"
