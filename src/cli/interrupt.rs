@@ -196,7 +196,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             sent: false,
             confirmed: true,
         }
-        .to_the_end(),
+        .climb(),
         Err(failure) => Err(failure),
     };
     match done {
@@ -319,7 +319,7 @@ enum Looked {
 }
 
 impl<'c> Climb<'c, '_> {
-    fn to_the_end(mut self) -> Result<Done, Failure> {
+    fn climb(mut self) -> Result<Done, Failure> {
         let done = self.directly();
         let done = self.unless_it_obeyed(done)?;
         if !self.has_to_escalate(&done) {
@@ -369,10 +369,11 @@ impl<'c> Climb<'c, '_> {
         }
         self.first = Some((first, judged));
         self.server = Some(ServerWatch::new(backend.postmaster));
-        if request != Request::Pending && !self.args.dry_run {
-            if let Some(done) = self.signal(&plan, request)? {
-                return Ok(done);
-            }
+        if request != Request::Pending
+            && !self.args.dry_run
+            && let Some(done) = self.signal(&plan, request)?
+        {
+            return Ok(done);
         }
         let (snapshot, assessment) = match self.look(&plan, request)? {
             Looked::Done(done) => return Ok(*done),

@@ -229,14 +229,13 @@ impl Run {
         let elapsed = start.elapsed();
         reader.join().expect("a thread that only reads");
         shown.extend(screen.try_iter().flatten());
-        let run = Self {
+        Self {
             command: format!("{:?} on a terminal", pgpoke().get_program()),
             status,
             stdout: String::from_utf8_lossy(&shown).replace("\r\n", "\n"),
             stderr: String::new(),
             elapsed,
-        };
-        run
+        }
     }
 
     /// The exit code; None where a signal ended it.
