@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::assess::{Assessment, Status, locks, rules, samples};
 use crate::intervene::{Outcome, Report};
 use crate::process::permission::Rule;
-use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
+use crate::snapshot::{Handler, Signals, Snapshot, Variables, signal_names};
 
 /// The version of the schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -57,7 +57,7 @@ pub fn failure(
         error["rule"] = rule.code().into();
         object.insert("cause".into(), Value::Null);
         object.insert("backend".into(), backend(s));
-        object.insert("interrupts".into(), interrupts(s));
+        object.insert("interrupts".into(), interrupts(&s.variables));
         object.insert("signals".into(), signals(&s.signals));
         object.insert("process".into(), process(s));
     }
@@ -84,7 +84,7 @@ pub fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-fn print(value: &Value) -> String {
+pub(super) fn print(value: &Value) -> String {
     // A Value always serialises.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
@@ -104,7 +104,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
         "checks": a.checks,
         "advice": a.advice,
         "backend": backend(s),
-        "interrupts": interrupts(s),
+        "interrupts": interrupts(&s.variables),
         "locks": locks_of(s, a),
         "signals": signals(&s.signals),
         "process": process(s),
@@ -141,8 +141,7 @@ fn backend(s: &Snapshot) -> Value {
     })
 }
 
-fn interrupts(s: &Snapshot) -> Value {
-    let v = &s.variables;
+pub(super) fn interrupts(v: &Variables) -> Value {
     json!({
         "interrupt_pending": v.interrupt_pending,
         "query_cancel_pending": v.query_cancel_pending,

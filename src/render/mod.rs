@@ -1,5 +1,6 @@
 //! An assessment and an outcome as text or as JSON. Never sees a process.
 
 pub mod json;
+pub mod list;
 pub mod screen;
 pub mod text;
