@@ -57,8 +57,16 @@ fn pending(g: &Glance) -> Vec<(Interrupt, bool)> {
         g.backend_type.may_be_interrupted() && Signals::has(g.signals.pending, signal) == Some(true)
     };
     let rows = [
-        (Interrupt::Terminate, v.proc_die_pending, sent(libc::SIGTERM)),
-        (Interrupt::Cancel, v.query_cancel_pending, sent(libc::SIGINT)),
+        (
+            Interrupt::Terminate,
+            v.proc_die_pending,
+            sent(libc::SIGTERM),
+        ),
+        (
+            Interrupt::Cancel,
+            v.query_cancel_pending,
+            sent(libc::SIGINT),
+        ),
         (Interrupt::Barrier, v.proc_signal_barrier_pending, false),
     ];
     rows.into_iter()
@@ -553,9 +561,13 @@ mod tests {
             ("being-traced", |g| g.process.tracer = 5),
             ("group-stopped", |g| g.process.state = Some('T')),
             ("uninterruptible-syscall", |g| g.process.state = Some('D')),
-            ("exiting", |g| g.variables.proc_exit_in_progress = Some(true)),
+            ("exiting", |g| {
+                g.variables.proc_exit_in_progress = Some(true)
+            }),
             ("postmaster-gone", |g| g.has_postmaster = false),
-            ("spinlock-wait", |g| g.wait = wait("Timeout", "SpinDelay", 0x0900_0006)),
+            ("spinlock-wait", |g| {
+                g.wait = wait("Timeout", "SpinDelay", 0x0900_0006)
+            }),
             ("lwlock-wait", |g| {
                 g.wait = wait("LWLock", "WALWrite", 0x0100_0008);
                 g.variables.interrupt_holdoff_count = Some(1);
@@ -565,8 +577,12 @@ mod tests {
                 g.variables.crit_section_count = Some(1);
                 g.variables.interrupt_holdoff_count = Some(2);
             }),
-            ("interrupts-held-off", |g| g.variables.interrupt_holdoff_count = Some(1)),
-            ("interrupts-held-off", |g| g.variables.query_cancel_holdoff_count = Some(1)),
+            ("interrupts-held-off", |g| {
+                g.variables.interrupt_holdoff_count = Some(1)
+            }),
+            ("interrupts-held-off", |g| {
+                g.variables.query_cancel_holdoff_count = Some(1)
+            }),
             ("cpu-loop", |g| {
                 g.variables.query_cancel_holdoff_count = Some(1);
                 g.variables.proc_die_pending = Some(true);
@@ -575,8 +591,12 @@ mod tests {
                 g.signals.blocked = Some(1 << (libc::SIGTERM - 1));
                 g.signals.pending = g.signals.blocked;
             }),
-            ("client-write", |g| g.wait = wait("Client", "ClientWrite", 0x0600_0001)),
-            ("heavyweight-lock-wait", |g| g.wait = wait("Lock", "relation", 0x0300_0000)),
+            ("client-write", |g| {
+                g.wait = wait("Client", "ClientWrite", 0x0600_0001)
+            }),
+            ("heavyweight-lock-wait", |g| {
+                g.wait = wait("Lock", "relation", 0x0300_0000)
+            }),
             ("barrier-ignored", |g| {
                 g.variables.query_cancel_pending = Some(false);
                 g.variables.proc_signal_barrier_pending = Some(true);
@@ -602,14 +622,20 @@ mod tests {
     fn codes_are_those_of_inspect() {
         for row in TABLE {
             let known = crate::assess::cause::TABLE.iter();
-            assert!(known.into_iter().any(|r| r.code == row.code), "{}", row.code);
+            assert!(
+                known.into_iter().any(|r| r.code == row.code),
+                "{}",
+                row.code
+            );
         }
     }
 
     #[test]
     fn bounds_of_how_long() {
         let pending = judge(|_| {}).pending;
-        let [cancel] = pending[..] else { panic!("{pending:?}") };
+        let [cancel] = pending[..] else {
+            panic!("{pending:?}")
+        };
         assert_eq!((cancel.what, cancel.arrived), (Interrupt::Cancel, true));
         assert_eq!(cancel.at_least, Some(Duration::from_millis(100)));
         assert_eq!(cancel.at_most, Some(Duration::from_millis(10_100)));

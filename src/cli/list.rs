@@ -8,15 +8,16 @@ use super::{Exit, ListArgs, say, say_error, say_warnings};
 use crate::assess::likely::{Ledger, asks_for_another_glance};
 use crate::memory::ProcessMemory;
 use crate::postgres::status::Timestamp;
-use crate::postgres::{Activity, Member, Server, Servers, Sweep};
+use crate::postgres::{Activity, BackendType, Member, Server, Servers, Sweep};
 use crate::process::Process;
 use crate::process::permission::Permission;
 use crate::render::list::{self, Listing, Room, Row};
 use crate::snapshot::{Glance, ServerFacts};
 use crate::tracee::sys::HeldSignals;
 
-/// The time between two glances at what may be stuck.
+/// The time between two glances at what may be stuck: from the first at anyone, and from the last.
 const BETWEEN_GLANCES: Duration = Duration::from_millis(100);
+const LEAST_BETWEEN_GLANCES: Duration = Duration::from_millis(50);
 
 /// How much of a statement is read: for a table what no screen has room for, for JSON what a report needs.
 const QUERY_IN_TABLE: usize = 1 << 10;
@@ -66,7 +67,11 @@ struct Round {
 
 impl Watched {
     fn look(&mut self, args: &ListArgs) -> Round {
-        let most_query = if args.json { QUERY_IN_JSON } else { QUERY_IN_TABLE };
+        let most_query = if args.json {
+            QUERY_IN_JSON
+        } else {
+            QUERY_IN_TABLE
+        };
         let start = Instant::now();
         let mut rows = Vec::new();
         let sweep = self.servers.sweep(|member| {
@@ -89,11 +94,11 @@ impl Watched {
         for row in &mut rows {
             row.judgement = self.ledger.judge(&row.glance);
         }
-        let open = |row: &Row| {
-            asks_for_another_glance(&row.glance) && row.judgement.cause.is_none()
-        };
+        let open =
+            |row: &Row| asks_for_another_glance(&row.glance) && row.judgement.cause.is_none();
         if rows.iter().any(open) {
-            std::thread::sleep(BETWEEN_GLANCES.saturating_sub(start.elapsed()));
+            let left = BETWEEN_GLANCES.saturating_sub(start.elapsed());
+            std::thread::sleep(left.max(LEAST_BETWEEN_GLANCES));
             rows.retain_mut(|row| {
                 if !open(row) {
                     return true;
@@ -116,7 +121,7 @@ impl Watched {
         let mut warnings = warnings(&sweep, servers, &read);
         if unknown > 0 {
             warnings.push(format!(
-                "{unknown} backends are left out, whose database or user is not known by name; their number (oid) can be given instead"
+                "{unknown} left out, whose database or user has no known name: their number (oid) can be given instead"
             ));
         }
         Round {
@@ -215,15 +220,18 @@ impl ListArgs {
         is(&self.database, &g.database, status.and_then(|s| s.database))
             && is(&self.user, &g.user, status.and_then(|s| s.user))
             && (self.state.is_empty() || state.is_some_and(|s| self.state.contains(&s)))
-            && self.older_than.is_none_or(|least| age.is_some_and(|a| a >= least))
+            && self
+                .older_than
+                .is_none_or(|least| age.is_some_and(|a| a >= least))
     }
 
     /// Whether it is left out for a name that is not known, and not for one that is another.
     fn cannot_be_told(&self, row: &Row) -> bool {
         let g = &row.glance;
         let status = g.status.as_ref().ok();
+        let serves = matches!(g.backend_type, BackendType::Client | BackendType::WalSender);
         let nameless = |wanted: &[String], name: &Option<String>, oid: Option<u32>| {
-            !wanted.is_empty() && name.is_none() && oid.is_some()
+            serves && !wanted.is_empty() && name.is_none() && oid.is_some()
         };
         let nameless = nameless(&self.database, &g.database, status.and_then(|s| s.database))
             || nameless(&self.user, &g.user, status.and_then(|s| s.user));
@@ -271,7 +279,7 @@ fn tell(args: &ListArgs, round: &Round) -> Exit {
     if args.json {
         say(&list::json(listing, args.watch.is_some()));
     } else {
-        say(&list::text(listing, room()));
+        say(&list::text(listing, room(false)));
     }
     match (denied, hint(sweep)) {
         (true, hint) => {
@@ -320,7 +328,7 @@ fn say_warnings_of_nothing(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
 /// Prints one round over the one before.
 fn refresh(args: &ListArgs, round: &Round) -> Exit {
     let mut exit = Exit::Done;
-    let text = list::text(&round.listing, room());
+    let text = list::text(&round.listing, room(true));
     if text.is_empty() {
         say("\x1b[H\x1b[2J");
         exit = tell(args, round);
@@ -332,7 +340,14 @@ fn refresh(args: &ListArgs, round: &Round) -> Exit {
     exit
 }
 
-/// What the terminal has room for.
-fn room() -> Room {
-    Room::default()
+/// What the terminal has room for; in a pipe, nothing is cut.
+fn room(one_screen: bool) -> Room {
+    match terminal_size::terminal_size_of(std::io::stdout()) {
+        Some((columns, lines)) => Room {
+            columns: Some(columns.0.into()),
+            // The last line is the cursor's.
+            lines: one_screen.then_some(usize::from(lines.0).saturating_sub(1)),
+        },
+        None => Room::default(),
+    }
 }

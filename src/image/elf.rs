@@ -178,7 +178,9 @@ impl Image {
         let source = Source::File(file);
         let names = Layout::read(&source).ok().and_then(|layout| {
             let names = layout.sections.iter().find(|s| s.name == ".dynstr")?;
-            source.read(names.file_offset, names.size.min(LARGEST_SYMBOLS)).ok()
+            source
+                .read(names.file_offset, names.size.min(LARGEST_SYMBOLS))
+                .ok()
         });
         let has = |names: &[u8], name: &str| {
             // Linkers let a name be the end of a longer one.

@@ -267,7 +267,11 @@ fn is_there(process: &Process, postmaster_pid: i32) -> bool {
 /// What the process is for, by `MyBackendType`; in 12, which has no such variable, and in versions whose numbers are not
 /// known, by flags. Only what serves a client has a connection: `MyProcPort`, set by BackendInitialize()
 /// (src/backend/postmaster/postmaster.c; 17 and later: src/backend/tcop/backend_startup.c).
-pub(super) fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layout>) -> BackendType {
+pub(super) fn backend_type(
+    globals: &Globals,
+    memory: &ProcessMemory,
+    layout: Option<&Layout>,
+) -> BackendType {
     let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
     let flag = |name: &str| {
         globals

@@ -21,6 +21,8 @@ pub use identity::{Backend, NotABackend, Postmaster, prove, prove_with};
 pub use servers::{Member, Server, Servers, Sweep};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use versions::LAYOUTS;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
 pub use wait_events::{Wait, WaitEvents};
 

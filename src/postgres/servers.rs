@@ -81,8 +81,7 @@ impl Server {
                 .and_then(|port| u16::try_from(port).ok())
                 .filter(|port| *port != 0),
             cluster_name: String::from_utf8_lossy(&name.unwrap_or_default()).into_owned(),
-            container: container::id(&process)
-                .filter(|_| backend.inner_pid != process.pid()),
+            container: container::id(&process).filter(|_| backend.inner_pid != process.pid()),
             globals: globals.clone(),
             status_pointer: statics.status_entry,
             wait_events: WaitEvents::of(

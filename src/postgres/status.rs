@@ -380,7 +380,10 @@ mod tests {
         assert_eq!(start.unix_micros(), 946_684_805_000_000);
         assert_eq!(start.until(Timestamp(6_500_000)).as_millis(), 1500);
         assert_eq!(start.until(Timestamp(1)).as_millis(), 0);
-        assert_eq!(Timestamp(i64::MIN).until(Timestamp(i64::MAX)).as_micros(), i64::MAX as u128);
+        assert_eq!(
+            Timestamp(i64::MIN).until(Timestamp(i64::MAX)).as_micros(),
+            i64::MAX as u128
+        );
         assert!(Timestamp::now() > Timestamp(800_000_000_000_000), "2025");
     }
 }

@@ -96,7 +96,9 @@ fn before_host(text: &str) -> Option<&str> {
     if hosts.any(|(_, word)| is_host(word)) {
         return None;
     }
-    text[..at].strip_suffix(' ').filter(|names| !names.is_empty())
+    text[..at]
+        .strip_suffix(' ')
+        .filter(|names| !names.is_empty())
 }
 
 fn is_host(word: &str) -> bool {
@@ -145,15 +147,31 @@ mod tests {
         let rows = [
             ("alice shop [local] idle", Client, some("alice", "shop")),
             ("alice shop [local]", Client, some("alice", "shop")),
-            ("alice shop 192.0.2.7(1) SELECT", Client, some("alice", "shop")),
+            (
+                "alice shop 192.0.2.7(1) SELECT",
+                Client,
+                some("alice", "shop"),
+            ),
             ("a b c [local] idle", Client, some("", "")),
             ("a b [local] [local] idle", Client, some("", "")),
             ("alice [local] idle", Client, some("", "")),
             ("[local] idle", Client, some("", "")),
-            ("walsender repl shop [local] streaming 0/1", WalSender, some("repl", "shop")),
+            (
+                "walsender repl shop [local] streaming 0/1",
+                WalSender,
+                some("repl", "shop"),
+            ),
             ("walsender a b shop [local] idle", WalSender, some("", "")),
-            ("autovacuum worker my shop", AutovacuumWorker, some("", "my shop")),
-            ("autovacuum worker   shop", AutovacuumWorker, some("", "shop")),
+            (
+                "autovacuum worker my shop",
+                AutovacuumWorker,
+                some("", "my shop"),
+            ),
+            (
+                "autovacuum worker   shop",
+                AutovacuumWorker,
+                some("", "shop"),
+            ),
             ("autovacuum worker", AutovacuumWorker, some("", "")),
             ("checkpointer a [local]", Checkpointer, some("", "")),
         ];

@@ -130,8 +130,14 @@ mod tests {
     #[test]
     fn names_of_every_version() {
         for major in 12..=18 {
-            assert_eq!(text(major, 0x0600_0000).as_deref(), Some("Client:ClientRead"));
-            assert_eq!(text(major, 0x0600_0001).as_deref(), Some("Client:ClientWrite"));
+            assert_eq!(
+                text(major, 0x0600_0000).as_deref(),
+                Some("Client:ClientRead")
+            );
+            assert_eq!(
+                text(major, 0x0600_0001).as_deref(),
+                Some("Client:ClientWrite")
+            );
             assert_eq!(text(major, 0x0400_0000).as_deref(), Some("BufferPin"));
             assert_eq!(text(major, 0x0700_0000).as_deref(), Some("Extension"));
             assert_eq!(text(major, 0x0300_0000).as_deref(), Some("Lock:relation"));

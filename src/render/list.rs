@@ -153,12 +153,22 @@ impl Column {
             }
             C::Application => text(status.and_then(|s| s.application_name.as_ref())),
             C::State => match &g.status {
-                Ok(status) => status.activity.map_or(String::new(), |a| a.to_string()),
+                Ok(status) => {
+                    let activity = status.activity.map_or(String::new(), |a| a.to_string());
+                    match g.process.state {
+                        // It can do nothing at all, whatever it says.
+                        Some('T') => format!("{activity}, stopped"),
+                        _ => activity,
+                    }
+                }
                 Err(NoStatus::Torn) => "unknown".into(),
                 Err(NoStatus::None) => String::new(),
             },
             C::For => g.since().map_or(String::new(), |s| human(s.until(g.at))),
-            C::Wait => g.wait.as_ref().map_or(String::new(), |w| one_line(&w.text())),
+            C::Wait => g
+                .wait
+                .as_ref()
+                .map_or(String::new(), |w| one_line(&w.text())),
             C::Cpu => match (j.cpu_percent, g.cpu_time) {
                 (Some(share), _) => format!("{share:.0} %"),
                 (None, Some(time)) => human(time),
@@ -223,7 +233,9 @@ pub fn text(listing: &Listing, room: Room) -> String {
         }
         let read = listing.read.get(number).copied().unwrap_or(0);
         let head = head(server, rows.len(), read);
-        let head = room.columns.map_or(head.clone(), |most| shorten(&head, most));
+        let head = room
+            .columns
+            .map_or(head.clone(), |most| shorten(&head, most));
         let _ = writeln!(out, "{head}");
         let titles = COLUMNS.map(|c| c.title().to_owned());
         line(&mut out, &columns, &titles, false);
@@ -234,7 +246,7 @@ pub fn text(listing: &Listing, room: Room) -> String {
                 proofs_needed = true;
                 let likely = format!("likely {}: {}", cause.code, printable(&cause.summary));
                 note(&mut out, &likely, room.columns);
-                for text in cause.evidence.iter().map(|e| printable(e)).chain(ages(row)) {
+                for text in ages(row).chain(cause.evidence.iter().map(|e| printable(e))) {
                     note(&mut out, &format!("- {text}"), room.columns);
                 }
             }
@@ -314,7 +326,9 @@ fn fit(rows: &[Vec<String>], room: Option<usize>) -> Vec<(Column, usize)> {
         return columns;
     };
     let least = |(column, width): &(Column, usize)| {
-        let least = column.least().map_or(*width, |n| n.max(column.title().len()));
+        let least = column
+            .least()
+            .map_or(*width, |n| n.max(column.title().len()));
         least.min((*width).max(if *column == C::Query { LEAST_QUERY } else { 0 }))
     };
     let total = |columns: &[(Column, usize)], width: &dyn Fn(&(Column, usize)) -> usize| {
@@ -458,9 +472,8 @@ fn backend(row: &Row, listing: &Listing) -> Value {
     let status = g.status.as_ref().ok();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let age = |at: fn(&Status) -> Option<Timestamp>| status.and_then(at).map(|t| ms(t.until(g.at)));
-    let moment = |at: fn(&Status) -> Option<Timestamp>| {
-        status.and_then(at).map(Timestamp::unix_micros)
-    };
+    let moment =
+        |at: fn(&Status) -> Option<Timestamp>| status.and_then(at).map(Timestamp::unix_micros);
     let client = status.and_then(|s| s.client);
     let (address, port) = match client {
         Some(crate::postgres::status::Client::Remote(address, port)) => (Some(address), Some(port)),
@@ -549,4 +562,184 @@ fn pending_object(p: &Pending) -> Value {
         "ignored_ms_at_least": p.at_least.map(ms),
         "ignored_ms_at_most": p.at_most.filter(|_| p.what != Interrupt::Nothing).map(ms),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assess::Cause;
+    use crate::postgres::{Activity, BackendType, Wait};
+    use crate::snapshot::{ProcessFacts, Signals, Variables};
+
+    fn row(pid: i32, query: &str, change: impl FnOnce(&mut Row)) -> Row {
+        let seconds = |n: i64| Some(Timestamp(n * 1_000_000));
+        let mut row = Row {
+            server: 0,
+            glance: Glance {
+                at: Timestamp(900_000_000),
+                clock: Duration::ZERO,
+                pid,
+                start_time: 1,
+                inner_pid: pid,
+                has_postmaster: true,
+                backend_type: BackendType::Client,
+                worker_type: None,
+                title: String::new(),
+                user: Some("alice".into()),
+                database: Some("shop".into()),
+                leader: None,
+                status: Ok(Status {
+                    started: seconds(1),
+                    transaction_start: seconds(60),
+                    query_start: seconds(60),
+                    state_change: seconds(60),
+                    database: Some(16384),
+                    user: Some(10),
+                    client: None,
+                    activity: Some(Activity::Active),
+                    application_name: Some("a report".into()),
+                    query: Some(query.into()),
+                }),
+                wait: None,
+                variables: Variables::default(),
+                signals: Signals::default(),
+                process: ProcessFacts::default(),
+                cpu_time: Some(Duration::from_millis(12_300)),
+            },
+            judgement: Judgement::default(),
+        };
+        change(&mut row);
+        row
+    }
+
+    fn listing(rows: Vec<Row>) -> Listing {
+        Listing {
+            servers: vec![ServerFacts {
+                postmaster: Some(811),
+                inner_postmaster: Some(811),
+                version: Some("15.18".into()),
+                version_known: true,
+                data_directory: Some("/data".into()),
+                port: Some(5432),
+                cluster_name: String::new(),
+                container: None,
+            }],
+            read: vec![rows.len() + 1],
+            rows,
+            at: Timestamp(900_000_000),
+            unreadable: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn stuck(row: &mut Row) {
+        row.judgement.pending = vec![Pending {
+            what: Interrupt::Cancel,
+            arrived: true,
+            at_least: Some(Duration::from_millis(104)),
+            at_most: Some(Duration::from_secs(840)),
+        }];
+        row.judgement.cause = Some(Cause {
+            code: "cpu-loop",
+            summary: "it computes and does not check for interrupts".into(),
+            evidence: vec!["it used 98 % of a processor between two glances".into()],
+        });
+    }
+
+    fn many() -> Listing {
+        let long = "SELECT *\n  FROM orders\tJOIN customers USING (customer_id) WHERE total > 100";
+        let checkpointer = |row: &mut Row| {
+            row.glance.backend_type = BackendType::Checkpointer;
+            (row.glance.user, row.glance.database) = (None, None);
+            row.glance.wait = Some(Wait {
+                class: Some("Activity".into()),
+                event: Some("CheckpointerMain".into()),
+                info: 0x0500_0004,
+            });
+            row.glance.status = Err(NoStatus::None);
+        };
+        listing(vec![
+            row(4711, long, stuck),
+            row(4712, "SELECT 1", |row| row.glance.database = None),
+            row(4713, "", checkpointer),
+        ])
+    }
+
+    #[test]
+    fn every_width_is_kept_and_what_matters_stays() {
+        for columns in 40..250 {
+            let room = Room {
+                columns: Some(columns),
+                lines: None,
+            };
+            let text = text(&many(), room);
+            let longest = text.lines().map(|l| l.chars().count()).max();
+            assert!(longest <= Some(columns.max(66)), "{columns}:\n{text}");
+            for word in [
+                "4711",
+                "active",
+                "14 min",
+                "cancel",
+                "SELECT",
+                "cpu-loop",
+                "checkpointer",
+            ] {
+                assert!(text.contains(word), "no {word} in {columns}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_a_pipe_nothing_is_cut() {
+        let text = text(&many(), Room::default());
+        let query = "SELECT * FROM orders JOIN customers USING (customer_id) WHERE total > 100";
+        assert!(text.contains(query), "{text}");
+        assert!(
+            text.contains("oid 16384") && text.contains("3 of 4 processes"),
+            "{text}"
+        );
+        assert!(!text.contains('…'), "{text}");
+    }
+
+    #[test]
+    fn a_screen_has_an_end() {
+        let room = Room {
+            columns: Some(80),
+            lines: Some(4),
+        };
+        let text = text(&many(), room);
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.ends_with("more lines\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_session_calls_itself_cannot_drive_the_terminal() {
+        let evil = |row: &mut Row| {
+            row.glance.user = Some("\x1b[2J".into());
+            row.glance.database = Some("a\nb".into());
+        };
+        let text = text(
+            &listing(vec![row(1, "\x1b]0;x\x07", evil)]),
+            Room::default(),
+        );
+        assert!(
+            !text.contains(['\x1b', '\x07']) && text.lines().count() == 3,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn times_as_people_say_them() {
+        let said = |s: f64| human(Duration::from_secs_f64(s));
+        assert_eq!(said(0.04), "40 ms");
+        assert_eq!(said(59.9), "59 s");
+        assert_eq!(said(841.0), "14 min");
+        assert_eq!(said(7500.0), "2 h 5 min");
+        assert_eq!(said(273_600.0), "3 d 4 h");
+    }
+
+    #[test]
+    fn nothing_is_nothing() {
+        assert_eq!(text(&listing(Vec::new()), Room::default()), "");
+    }
 }

@@ -20,6 +20,8 @@ mod foreign;
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
 mod interrupt;
+/// All backends of all servers, read without stopping any.
+mod list;
 /// Well backends under load, looked at a thousand times.
 mod load;
 /// Which lock, and who holds it.
