@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use super::{Exit, ListArgs, say, say_error, say_warnings};
+use super::{Exit, ListArgs, messages, say};
 use crate::assess::likely::{Ledger, asks_for_another_glance};
 use crate::memory::ProcessMemory;
 use crate::postgres::status::Timestamp;
 use crate::postgres::{Activity, BackendType, Member, Server, Servers, Sweep};
 use crate::process::Process;
 use crate::process::permission::Permission;
-use crate::render::list::{self, Listing, Room, Row};
+use crate::render::list::{self, Listing, Row};
+use crate::render::screen::Screen;
 use crate::snapshot::{Glance, ServerFacts};
 use crate::tracee::sys::HeldSignals;
 
@@ -279,13 +280,13 @@ fn tell(args: &ListArgs, round: &Round) -> Exit {
     if args.json {
         say(&list::json(listing, args.watch.is_some()));
     } else {
-        say(&list::text(listing, room(false)));
+        say(&list::text(listing, &Screen::stdout(), None));
     }
     match (denied, hint(sweep)) {
         (true, hint) => {
             let (detail, step) = hint.unzip();
             let message = &listing.warnings[0];
-            say_error(message, detail.as_deref(), step.as_deref());
+            messages::error(message, detail.as_deref(), step.as_deref());
             return Exit::Denied;
         }
         (false, hint) => {
@@ -293,11 +294,11 @@ fn tell(args: &ListArgs, round: &Round) -> Exit {
             if let (Some(first), Some((_, step))) = (warnings.first_mut(), hint) {
                 *first = format!("{first}; {step}");
             }
-            say_warnings(&warnings);
+            messages::warnings(&warnings);
         }
     }
     if listing.rows.is_empty() && !args.json {
-        say_warnings_of_nothing(args, sweep, nothing_read);
+        say_nothing_found(args, sweep, nothing_read);
     }
     Exit::Done
 }
@@ -309,7 +310,7 @@ fn hint(sweep: &Sweep) -> Option<(String, String)> {
     Some((permission.to_string(), permission.next_step()))
 }
 
-fn say_warnings_of_nothing(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
+fn say_nothing_found(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
     let text = if nothing_read {
         match sweep.denied_others {
             0 => "no PostgreSQL server runs here".to_owned(),
@@ -322,13 +323,13 @@ fn say_warnings_of_nothing(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
     } else {
         "no backend is as asked for".to_owned()
     };
-    eprintln!("pgpoke: {text}");
+    messages::progress(&text);
 }
 
 /// Prints one round over the one before.
 fn refresh(args: &ListArgs, round: &Round) -> Exit {
     let mut exit = Exit::Done;
-    let text = list::text(&round.listing, room(true));
+    let text = list::text(&round.listing, &Screen::stdout(), lines());
     if text.is_empty() {
         say("\x1b[H\x1b[2J");
         exit = tell(args, round);
@@ -340,14 +341,8 @@ fn refresh(args: &ListArgs, round: &Round) -> Exit {
     exit
 }
 
-/// What the terminal has room for; in a pipe, nothing is cut.
-fn room(one_screen: bool) -> Room {
-    match terminal_size::terminal_size_of(std::io::stdout()) {
-        Some((columns, lines)) => Room {
-            columns: Some(columns.0.into()),
-            // The last line is the cursor's.
-            lines: one_screen.then_some(usize::from(lines.0).saturating_sub(1)),
-        },
-        None => Room::default(),
-    }
+/// How many lines the terminal has room for: the last one is the cursor's.
+fn lines() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(std::io::stdout());
+    size.map(|(_, lines)| usize::from(lines.0).saturating_sub(1))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::json::{self as common, SCHEMA_VERSION};
+use super::screen::{Screen, Tone};
 use super::text::printable;
 use crate::assess::Interrupt;
 use crate::assess::likely::{Judgement, Pending};
@@ -38,15 +39,6 @@ pub struct Listing {
     pub unreadable: Vec<i32>,
     /// What the operator should know beside it.
     pub warnings: Vec<String>,
-}
-
-/// The room that there is on the screen; none where all shall be said.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Room {
-    /// How many characters wide.
-    pub columns: Option<usize>,
-    /// How many lines high.
-    pub lines: Option<usize>,
 }
 
 /// What a column holds. In the order in which they are shown.
@@ -216,10 +208,10 @@ pub fn human(time: Duration) -> String {
     }
 }
 
-/// The table, one for each server.
-pub fn text(listing: &Listing, room: Room) -> String {
+/// The table, one for each server; of `lines` no more than that.
+pub fn text(listing: &Listing, screen: &Screen, lines: Option<usize>) -> String {
     let cells: Vec<Vec<String>> = listing.rows.iter().map(cells).collect();
-    let columns = fit(&cells, room.columns);
+    let columns = fit(&cells, screen.columns);
     let mut out = String::new();
     let mut proofs_needed = false;
     for (number, server) in listing.servers.iter().enumerate() {
@@ -233,21 +225,23 @@ pub fn text(listing: &Listing, room: Room) -> String {
         }
         let read = listing.read.get(number).copied().unwrap_or(0);
         let head = head(server, rows.len(), read);
-        let head = room
-            .columns
-            .map_or(head.clone(), |most| shorten(&head, most));
-        let _ = writeln!(out, "{head}");
+        let head = match screen.columns {
+            Some(most) => shorten(&head, most),
+            None => head,
+        };
+        let _ = writeln!(out, "{}", screen.paint(Tone::Strong, &head));
         let titles = COLUMNS.map(|c| c.title().to_owned());
-        line(&mut out, &columns, &titles, false);
+        out.push_str(&line(&columns, &titles, false));
         for (row, cells) in rows {
             let folded = !columns.iter().any(|(c, _)| *c == C::Type);
-            line(&mut out, &columns, cells, folded);
+            out.push_str(&line(&columns, cells, folded));
             if let Some(cause) = &row.judgement.cause {
                 proofs_needed = true;
-                let likely = format!("likely {}: {}", cause.code, printable(&cause.summary));
-                note(&mut out, &likely, room.columns);
+                let code = screen.paint(Tone::Warn, &format!("likely {}", cause.code));
+                let likely = format!("{code}: {}", printable(&cause.summary));
+                out.push_str(&note(screen, &likely));
                 for text in ages(row).chain(cause.evidence.iter().map(|e| printable(e))) {
-                    note(&mut out, &format!("- {text}"), room.columns);
+                    out.push_str(&note(screen, &format!("- {text}")));
                 }
             }
         }
@@ -255,11 +249,9 @@ pub fn text(listing: &Listing, room: Room) -> String {
     if proofs_needed {
         let text = "A cause is only likely until a look at the stack proves it: pgpoke inspect PID";
         out.push('\n');
-        for part in wrap(text, room.columns) {
-            let _ = writeln!(out, "{part}");
-        }
+        out.push_str(&screen.wrap("", 0, text));
     }
-    match room.lines {
+    match lines {
         Some(lines) => cut_lines(&out, lines),
         None => out,
     }
@@ -359,7 +351,7 @@ fn fit(rows: &[Vec<String>], room: Option<usize>) -> Vec<(Column, usize)> {
 }
 
 /// One line of a table. `folded`: what a process is for has no column, and is said where its statement would be.
-fn line(out: &mut String, columns: &[(Column, usize)], cells: &[String], folded: bool) {
+fn line(columns: &[(Column, usize)], cells: &[String], folded: bool) -> String {
     let mut text = String::new();
     for (column, width) in columns {
         let at = COLUMNS.iter().position(|c| c == column).unwrap_or(0);
@@ -377,36 +369,12 @@ fn line(out: &mut String, columns: &[(Column, usize)], cells: &[String], folded:
             false => write!(text, "{cell:<width$}"),
         };
     }
-    let _ = writeln!(out, "{}", text.trim_end());
+    format!("{}\n", text.trim_end())
 }
 
 /// A remark below a line of the table.
-fn note(out: &mut String, text: &str, columns: Option<usize>) {
-    const INDENT: &str = "        ";
-    for part in wrap(text, columns.map(|c| c.saturating_sub(INDENT.len()))) {
-        let _ = writeln!(out, "{INDENT}{part}");
-    }
-}
-
-fn wrap(text: &str, columns: Option<usize>) -> Vec<String> {
-    let Some(most) = columns else {
-        return vec![text.to_owned()];
-    };
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let last = lines.last_mut().filter(|l| {
-            l.is_empty() || l.chars().count() + 1 + word.chars().count() <= most.max(20)
-        });
-        match last {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
+fn note(screen: &Screen, text: &str) -> String {
+    screen.wrap("        ", 10, text)
 }
 
 /// At most this many characters, the last of them saying that there are more.
@@ -668,11 +636,11 @@ mod tests {
     #[test]
     fn every_width_is_kept_and_what_matters_stays() {
         for columns in 40..250 {
-            let room = Room {
+            let screen = Screen {
                 columns: Some(columns),
-                lines: None,
+                ..Screen::PLAIN
             };
-            let text = text(&many(), room);
+            let text = text(&many(), &screen, None);
             let longest = text.lines().map(|l| l.chars().count()).max();
             assert!(longest <= Some(columns.max(66)), "{columns}:\n{text}");
             for word in [
@@ -691,7 +659,7 @@ mod tests {
 
     #[test]
     fn in_a_pipe_nothing_is_cut() {
-        let text = text(&many(), Room::default());
+        let text = text(&many(), &Screen::PLAIN, None);
         let query = "SELECT * FROM orders JOIN customers USING (customer_id) WHERE total > 100";
         assert!(text.contains(query), "{text}");
         assert!(
@@ -703,11 +671,7 @@ mod tests {
 
     #[test]
     fn a_screen_has_an_end() {
-        let room = Room {
-            columns: Some(80),
-            lines: Some(4),
-        };
-        let text = text(&many(), room);
+        let text = text(&many(), &Screen::PLAIN, Some(4));
         assert_eq!(text.lines().count(), 4);
         assert!(text.ends_with("more lines\n"), "{text}");
     }
@@ -720,7 +684,8 @@ mod tests {
         };
         let text = text(
             &listing(vec![row(1, "\x1b]0;x\x07", evil)]),
-            Room::default(),
+            &Screen::PLAIN,
+            None,
         );
         assert!(
             !text.contains(['\x1b', '\x07']) && text.lines().count() == 3,
@@ -740,6 +705,6 @@ mod tests {
 
     #[test]
     fn nothing_is_nothing() {
-        assert_eq!(text(&listing(Vec::new()), Room::default()), "");
+        assert_eq!(text(&listing(Vec::new()), &Screen::PLAIN, None), "");
     }
 }
