@@ -228,11 +228,14 @@ impl Copy {
     }
 }
 
-/// A text up to its end. A character that was cut in two is left out, as PostgreSQL does (pgstat_clip_activity()).
+/// A text up to its end. Of one that was too long, a character that was cut in two is left out, as PostgreSQL does
+/// (pgstat_clip_activity()).
 fn text(bytes: &[u8]) -> Option<String> {
+    /// `track_activity_query_size` is 100 at least; that is with the terminator.
+    const WHOLE: usize = 99;
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
     let bytes = match std::str::from_utf8(&bytes[..end]) {
-        Err(e) if e.error_len().is_none() => &bytes[..e.valid_up_to()],
+        Err(e) if e.error_len().is_none() && end >= WHOLE => &bytes[..e.valid_up_to()],
         _ => &bytes[..end],
     };
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
@@ -356,7 +359,8 @@ mod tests {
     fn texts_without_an_end_and_in_another_encoding() {
         assert_eq!(text(b"caf\xe9\0x").as_deref(), Some("caf\u{fffd}"));
         assert_eq!(text("caf\u{e9}".as_bytes()).as_deref(), Some("caf\u{e9}"));
-        assert_eq!(text(b"caf\xc3").as_deref(), Some("caf"));
+        let long = [b"x".repeat(98), b"\xc3".to_vec()].concat();
+        assert_eq!(text(&long).map(|t| t.len()), Some(98));
         assert_eq!(text(b"\xe9 next").as_deref(), Some("\u{fffd} next"));
         assert_eq!((text(b"\0abc"), text(b"")), (None, None));
     }

@@ -225,11 +225,7 @@ pub fn text(listing: &Listing, screen: &Screen, lines: Option<usize>) -> String 
         }
         let read = listing.read.get(number).copied().unwrap_or(0);
         let head = head(server, rows.len(), read);
-        let head = match screen.columns {
-            Some(most) => shorten(&head, most),
-            None => head,
-        };
-        let _ = writeln!(out, "{}", screen.paint(Tone::Strong, &head));
+        out.push_str(&screen.wrap("", 2, &screen.paint(Tone::Strong, &head)));
         let titles = COLUMNS.map(|c| c.title().to_owned());
         out.push_str(&line(&columns, &titles, false));
         for (row, cells) in rows {
@@ -635,14 +631,14 @@ mod tests {
 
     #[test]
     fn every_width_is_kept_and_what_matters_stays() {
-        for columns in 40..250 {
+        for columns in 50..250 {
             let screen = Screen {
                 columns: Some(columns),
                 ..Screen::PLAIN
             };
             let text = text(&many(), &screen, None);
             let longest = text.lines().map(|l| l.chars().count()).max();
-            assert!(longest <= Some(columns.max(66)), "{columns}:\n{text}");
+            assert!(longest <= Some(columns), "{columns}:\n{text}");
             for word in [
                 "4711",
                 "active",
