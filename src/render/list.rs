@@ -91,7 +91,7 @@ const DROPPED: [Column; 8] = [
 ];
 
 /// What a statement has to have left, for its beginning to say something.
-const LEAST_QUERY: usize = 24;
+const LEAST_QUERY: usize = 28;
 
 /// What is between two columns.
 const GAP: &str = "  ";
@@ -122,7 +122,8 @@ impl Column {
     /// To how many characters its texts may be cut where there is no room.
     fn least(self) -> Option<usize> {
         match self {
-            C::Type | C::Database | C::User | C::Application => Some(8),
+            C::Database | C::User => Some(8),
+            C::Application => Some(10),
             C::Wait => Some(14),
             C::Query => Some(LEAST_QUERY),
             _ => None,

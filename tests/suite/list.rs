@@ -265,8 +265,11 @@ fn every_version_agrees_with_its_pg_stat_activity() {
             .start();
         let mut client = server.connect();
         client
-            .batch_execute("CREATE DATABASE \"my shop\"; CREATE TABLE t (i int); CREATE ROLE \"a b\" SUPERUSER LOGIN")
+            .batch_execute("CREATE DATABASE \"my shop\"")
             .expect("a database");
+        client
+            .batch_execute("CREATE TABLE t (i int); CREATE ROLE \"a b\" SUPERUSER LOGIN")
+            .expect("a table and a role");
         let mut open = server.connect();
         open.batch_execute("BEGIN; LOCK t; SELECT 'äöü'")
             .expect("a transaction");
@@ -429,10 +432,9 @@ fn at_max_connections_the_stuck_one_is_found_and_freed() {
 #[test]
 fn filters_and_the_order() {
     let server = Server::start();
-    server
-        .connect()
-        .batch_execute("CREATE DATABASE shop; CREATE ROLE alice LOGIN")
-        .expect("names");
+    for sql in ["CREATE DATABASE shop", "CREATE ROLE alice LOGIN"] {
+        server.connect().batch_execute(sql).expect("a name");
+    }
     let connect = |name: &str, user: &str| {
         let mut config = server.config();
         let client = config
@@ -595,26 +597,32 @@ fn watched_it_grows_until_ctrl_c() {
     assert!(grows.is_sorted_by(|a, b| b - a >= 200.0), "{grows:?}");
 }
 
-/// The best of some runs, in seconds: the others were the machine's.
-fn seconds(server: &Server, sessions: usize) -> f64 {
-    let times = (0..7).map(|_| {
-        // The whole address space, of which what is used is a part.
+/// What a run takes at best: of a processor, and in all. The other runs were the machine's.
+fn seconds(server: &Server, sessions: usize) -> (f64, f64) {
+    // The whole address space, of which what is used is a part.
+    const SCRIPT: &str = "ulimit -v 65536; \"$0\" list --json && times >&2";
+    let runs = (0..7).map(|_| {
         let mut command = Command::new("sh");
-        command
-            .args(["-c", "ulimit -v 65536; exec \"$0\" list --json"])
-            .arg(pgpoke().get_program());
+        command.args(["-c", SCRIPT]).arg(pgpoke().get_program());
         let run = Run::of(command);
         run.assert_code(0);
-        let sessions_listed = listed(server, &run.json()).backends.into_values();
-        let count = sessions_listed
+        let rows = listed(server, &run.json()).backends.into_values();
+        let count = rows
             .filter(|b| b["backend"]["application_name"] == "pgbench")
             .count();
         assert_eq!(count, sessions);
-        run.elapsed.as_secs_f64()
+        // Its second line is of the shell's children: "0m0.030000s 0m0.050000s".
+        let times = run.stderr.lines().last().expect("times");
+        let second = |t: &str| t.strip_prefix("0m")?.strip_suffix('s')?.parse::<f64>().ok();
+        let processor = times.split(' ').map(|t| second(t).expect("a time")).sum();
+        (processor, run.elapsed.as_secs_f64())
     });
-    times.fold(f64::INFINITY, f64::min)
+    let best = |a: (f64, f64), b: (f64, f64)| (a.0.min(b.0), a.1.min(b.1));
+    runs.fold((f64::INFINITY, f64::INFINITY), best)
 }
 
+/// 500 in less than 0.2 s and 64 MiB, and not more than linear. Where the machine has other work, the time that passes is
+/// that of others, too; of a processor's time no other has a part.
 #[test]
 fn five_hundred_backends_cost_little() {
     if cfg!(debug_assertions) {
@@ -639,7 +647,18 @@ fn five_hundred_backends_cost_little() {
             .then_some(())
         });
     }
-    eprintln!("figure: list took {took:.3?} s of 100, 250 and 500 backends, in 64 MiB");
-    assert!(took[2] < 0.2, "{took:?}");
-    assert!(took[2] < took[0] * 7.0, "more than linear: {took:?}");
+    let load = std::fs::read_to_string("/proc/loadavg").expect("the machine's load");
+    let load: f64 = load
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a number");
+    eprintln!(
+        "figure: list of 100, 250 and 500 backends, in 64 MiB: (of a processor, in all) {took:.3?} s, at a load of {load}"
+    );
+    assert!(took[2].0 < 0.2, "{took:?}");
+    assert!(took[2].0 < took[0].0 * 7.0, "more than linear: {took:?}");
+    if load < 1.0 {
+        assert!(took[2].1 < 0.2, "{took:?}");
+    }
 }
