@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
-use crate::postgres::Title;
+use crate::postgres::{BackendType, LAYOUTS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;
 use crate::snapshot::Snapshot;
@@ -148,10 +148,29 @@ pub fn proc_text(data: &[u8]) {
             let name = passwd::find(&lossy, 999).unwrap_or_default();
             assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control()));
         }
+        // What lies in shared memory, where any process of the server may write.
+        b'e' => {
+            for layout in LAYOUTS {
+                let status = status::of_bytes(data, layout).ok();
+                let query = status.and_then(|s| s.query).unwrap_or_default();
+                assert!(query.len() <= 3 * data.len());
+            }
+        }
         _ => {
             let cluster = lossy.split(' ').nth(3).unwrap_or_default();
             let _ = Title::parse(data, cluster);
-            let _ = Title::parse(data, "");
+            let title = Title::parse(data, "").unwrap_or_default();
+            for kind in [
+                BackendType::Client,
+                BackendType::WalSender,
+                BackendType::AutovacuumWorker,
+            ] {
+                for in_database in [None, Some(false), Some(true)] {
+                    let (user, database) = title.names(kind, in_database);
+                    assert!([user, database].iter().flatten().all(|n| !n.is_empty()));
+                }
+            }
+            let _ = title.leader();
         }
     }
 }

@@ -4,6 +4,7 @@ mod audit;
 mod duration;
 mod inspect;
 mod interrupt;
+mod list;
 mod messages;
 mod open;
 mod patience;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::image::DebugFiles;
+use crate::postgres::Activity;
 use crate::render::screen::ColorChoice;
 use crate::selftest::Part;
 
@@ -86,6 +88,8 @@ enum Command {
     /// Make a backend process its pending interrupt, from outside
     #[command(override_usage = "pgpoke interrupt [OPTIONS] PID...")]
     Interrupt(InterruptArgs),
+    /// List the backends of all servers of this machine, and which of them are stuck
+    List(ListArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
     Selftest(SelftestArgs),
     /// Print a shell's completions
@@ -238,6 +242,31 @@ struct InterruptArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only those that ignore a pending cancel, terminate or barrier, with the likely cause
+    #[arg(long)]
+    stuck: bool,
+    /// Only those in this database (may be given several times); a number is an OID
+    #[arg(short = 'd', long, value_name = "NAME")]
+    database: Vec<String>,
+    /// Only those of this user (may be given several times); a number is an OID
+    #[arg(short = 'U', long, value_name = "NAME")]
+    user: Vec<String>,
+    /// Only those in this state, as pg_stat_activity words it (may be given several times)
+    #[arg(long, value_name = "STATE", value_parser = list::parse_state)]
+    state: Vec<Activity>,
+    /// Only those that have been in their state for at least this long, such as 30s, 5m or 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_age)]
+    older_than: Option<Duration>,
+    /// Look again every so many seconds (2), until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = duration::parse_pause)]
+    watch: Option<Duration>,
+    /// Print one JSON object; with --watch one a line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -245,6 +274,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
+        Command::List(args) => list::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();

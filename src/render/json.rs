@@ -7,7 +7,7 @@ use super::ladder;
 use crate::assess::{Assessment, Status, consequences, locks, rules, samples};
 use crate::intervene::{Outcome, Report, Step};
 use crate::process::permission::Rule;
-use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
+use crate::snapshot::{Handler, Signals, Snapshot, Variables, signal_names};
 
 /// The version of the schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -108,7 +108,7 @@ pub fn failure(
         error["rule"] = rule.code().into();
         object.insert("cause".into(), Value::Null);
         object.insert("backend".into(), backend(s));
-        object.insert("interrupts".into(), interrupts(s));
+        object.insert("interrupts".into(), interrupts(&s.variables));
         object.insert("signals".into(), signals(&s.signals));
         object.insert("process".into(), process(s));
     }
@@ -156,7 +156,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
         "checks": a.checks,
         "advice": a.advice,
         "backend": backend(s),
-        "interrupts": interrupts(s),
+        "interrupts": interrupts(&s.variables),
         "locks": locks_of(s, a),
         "signals": signals(&s.signals),
         "process": process(s),
@@ -193,8 +193,7 @@ fn backend(s: &Snapshot) -> Value {
     })
 }
 
-fn interrupts(s: &Snapshot) -> Value {
-    let v = &s.variables;
+pub(super) fn interrupts(v: &Variables) -> Value {
     json!({
         "interrupt_pending": v.interrupt_pending,
         "query_cancel_pending": v.query_cancel_pending,

@@ -2,5 +2,6 @@
 
 pub mod json;
 pub mod ladder;
+pub mod list;
 pub mod screen;
 pub mod text;

@@ -2,6 +2,7 @@
 //!
 //! A field that could not be learned is `None`: never a default that looks like an answer.
 
+mod glance;
 mod outside;
 mod take;
 
@@ -15,6 +16,7 @@ use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType, Worker};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::{FoundBy, StackEnd};
+pub use glance::{Glance, ServerFacts};
 pub use outside::from_outside;
 pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
 

@@ -22,6 +22,8 @@ mod inspect;
 mod interrupt;
 /// Rung by rung, for every kind of backend, and for several at once.
 mod ladder;
+/// All backends of all servers, read without stopping any.
+mod list;
 /// Well backends under load, looked at a thousand times.
 mod load;
 /// Which lock, and who holds it.

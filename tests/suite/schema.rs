@@ -302,6 +302,21 @@ fn interventions_are_valid() {
 }
 
 #[test]
+fn lists_are_valid() {
+    let server = Server::start();
+    server.install_testext();
+    let stuck = server.stuck("SELECT pgpoke_read()");
+    stuck.prove_stuck(How::Cancel);
+    let list = |args: &[&str]| Run::pgpoke(["list", "--json"].iter().chain(args));
+    assert_valid("list", list(&[]).assert_code(0));
+    let output = assert_valid("list", list(&["--stuck"]).assert_code(0));
+    assert!(!output["backends"][0]["cause"].is_null(), "{output}");
+    assert_strict(&output);
+    let output = assert_valid("list", list(&["-d", "nowhere"]).assert_code(0));
+    assert_eq!(output["backends"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
 fn failures_are_valid() {
     let none = i32::MAX;
     let output = assert_valid("failure", run("inspect", none).assert_code(7));
