@@ -3,4 +3,5 @@
 pub mod json;
 pub mod ladder;
 pub mod screen;
+pub mod selftest;
 pub mod text;
