@@ -15,6 +15,7 @@ use crate::memory::{Avma, CapturedMemory};
 use crate::postgres::{BackendType, LAYOUTS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;
+use crate::render::screen::Screen;
 use crate::snapshot::Snapshot;
 use crate::tracee::arch::{self, UnwindRegisters};
 use crate::unwind::{self, MOST_FRAMES};
@@ -186,18 +187,22 @@ pub fn snapshots(data: &[u8]) {
     let Some(snapshot) = snapshot else {
         return;
     };
+    let narrow = Screen {
+        columns: Some(1),
+        colour: true,
+    };
     for request in [Request::Pending, Request::Cancel, Request::Terminate] {
         let judged = assess(&snapshot, request, &[]);
         keeps_its_promises(&judged);
         for whole in [false, true] {
-            let text = render::text::inspection(&snapshot, &judged, whole);
+            let text = render::text::inspection(&snapshot, &judged, whole, Screen::PLAIN);
             let odd = text.chars().find(|c| c.is_control() && *c != '\n');
             assert!(odd.is_none(), "{odd:?} is printed: {text:?}");
         }
         let json = render::json::inspection(&snapshot, &judged);
         let json: Value = serde_json::from_str(&json).expect("JSON");
         assert!(json.is_object());
-        let _ = render::text::question(&snapshot, &judged);
+        let _ = render::text::question(&snapshot, &judged, narrow);
     }
 }
 

@@ -158,7 +158,7 @@ pub struct Assessment {
     /// All checks, for what was asked.
     pub checks: Vec<Check>,
     /// What to do next.
-    pub advice: Vec<String>,
+    pub advice: Vec<advice::Advice>,
 }
 
 impl Assessment {

@@ -21,6 +21,7 @@ use crate::intervene::{
 use crate::postgres::{Backend, NotABackend, prove_with};
 use crate::process::Process;
 use crate::render::ladder::{escalation, seconds, summary};
+use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::{CallEnd, StopBudget, TraceError, Words};
@@ -75,7 +76,10 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
     if args.json {
         say(&results.print(exit));
     } else if results.several {
-        say(&format!("\n{}", summary(&ends, &results.not_tried)));
+        say(&format!(
+            "\n{}",
+            summary(&ends, &results.not_tried, Screen::stdout())
+        ));
     }
     Ok(exit)
 }
@@ -277,7 +281,12 @@ impl Done {
         } = self;
         messages::warnings(&snapshot.warnings);
         if !args.json {
-            say(&text::intervention(&snapshot, &assessment, &report));
+            say(&text::intervention(
+                &snapshot,
+                &assessment,
+                &report,
+                Screen::stdout(),
+            ));
         }
         let before = escalated_from.as_ref().map(|(r, exit)| (r, *exit as u8));
         Answer {
@@ -398,7 +407,7 @@ impl<'c> Climb<'c, '_> {
             Looked::Done(done) => return Ok(*done),
             Looked::GoOn(seen) => *seen,
         };
-        let words = escalation(cancel, self.args.grace);
+        let words = escalation(cancel, self.args.grace, Screen::stderr());
         if !self.asks(&words, &snapshot, &assessment) {
             let mut done = not_confirmed(snapshot, assessment, request);
             done.report.detail =
@@ -609,7 +618,10 @@ impl<'c> Climb<'c, '_> {
         if self.args.yes {
             return true;
         }
-        let question = format!("{before}{}", text::question(snapshot, assessment));
+        let question = format!(
+            "{before}{}",
+            text::question(snapshot, assessment, Screen::stderr())
+        );
         self.confirmed = self.ladder.climb(
             Rung::Ask,
             ("", None),

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::image::DebugFiles;
@@ -64,7 +65,8 @@ impl From<Exit> for ExitCode {
     version,
     disable_version_flag = true,
     disable_help_flag = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_long_help = ENVIRONMENT
 )]
 struct Cli {
     /// Show help
@@ -79,6 +81,15 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What of the environment counts.
+const ENVIRONMENT: &str = "Environment:
+  PG_COLOR         always, auto or never, where --color is not given
+  PG_COLORS        the colours of messages, as for PostgreSQL's own tools:
+                   error=01;31:warning=01;35:note=01;36:locus=01
+  NO_COLOR         if not empty, auto means never
+  COLUMNS          the width of the terminal, if it is not what the terminal says; pipes have none
+  DEBUGINFOD_URLS  servers of debug files";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -269,7 +280,18 @@ struct ListArgs {
 
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // For help and for usage errors, which come before the option is known.
+    ColorChoice::of(None).hold();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version; and help where nothing was asked for.
+        Err(asked) if asked.kind() == DisplayHelpOnMissingArgumentOrSubcommand => asked.exit(),
+        Err(asked) if !asked.use_stderr() => asked.exit(),
+        Err(wrong) => {
+            messages::usage(&wrong);
+            return Exit::Usage.into();
+        }
+    };
     ColorChoice::of(cli.color).hold();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),

@@ -9,6 +9,7 @@ use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
+use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Snapshot, from_outside};
 use crate::tracee::{StopBudget, TraceError, Words};
@@ -52,7 +53,7 @@ impl Failure {
         if as_json {
             say(&json::print(&self.as_json(pid, outcome)));
         } else if let (Some(told), None) = (told, outcome) {
-            say(&text::from_outside(&told.facts));
+            say(&text::from_outside(&told.facts, Screen::stdout()));
         }
         self.exit
     }
@@ -228,7 +229,7 @@ impl From<OpenError> for Failure {
                 "take the PID from pg_stat_activity on this machine; a container has PIDs of its own, and from outside it another number counts"
                     .to_owned(),
             ),
-            OpenError::IsThread(_, process) => Some(format!("pgpoke inspect {process}")),
+            OpenError::IsThread(_, process) => Some(format!("take the process that it belongs to: pgpoke inspect {process}")),
             OpenError::Hidden(_) => Some(
                 "/proc is mounted with hidepid, or a security module hides it: run pgpoke as root, or as the server's own user"
                     .to_owned(),

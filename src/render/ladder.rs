@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::json;
-use super::text::{line, printable};
+use super::screen::{Page, Screen};
+use super::text::printable;
 use crate::assess::{Interrupt, consequences};
 use crate::intervene::{Report, Rung, Step};
 use crate::snapshot::Snapshot;
@@ -56,47 +57,50 @@ fn time(d: Duration) -> String {
 }
 
 /// What an interrupt means, and for whom.
-pub(super) fn consequences(out: &mut String, label: &str, s: &Snapshot, interrupt: Interrupt) {
+pub(super) fn consequences(page: &mut Page, label: &str, s: &Snapshot, interrupt: Interrupt) {
     let all = consequences::of(s, interrupt);
     if all.is_empty() {
-        line(out, label, "nothing");
+        page.line(label, "nothing");
     }
     for (n, text) in all.iter().enumerate() {
-        line(out, if n == 0 { label } else { "" }, &printable(text));
+        page.line(if n == 0 { label } else { "" }, &printable(text));
     }
 }
 
 /// What to type after a call without an effect, or without one yet.
-pub(super) fn after(s: &Snapshot, r: &Report) -> String {
-    match r.swallowed {
-        true => format!(
-            "pgpoke interrupt --terminate {} ends the session: no code can catch that",
-            s.pid
+pub(super) fn after(page: &mut Page, s: &Snapshot, r: &Report) {
+    let pid = s.pid;
+    let (text, command) = match r.swallowed {
+        true => (
+            "this ends the session; no code can catch that:",
+            format!("pgpoke interrupt --terminate {pid}"),
         ),
-        false => format!("pgpoke inspect {}", s.pid),
-    }
+        false => ("see what it does now:", format!("pgpoke inspect {pid}")),
+    };
+    page.line("next", text);
+    page.command(&command);
 }
 
 /// What stands before the question about a terminate that follows a cancel.
-pub fn escalation(cancel: &Report, grace: Duration) -> String {
-    let mut out = String::new();
+pub fn escalation(cancel: &Report, grace: Duration, screen: Screen) -> String {
+    let mut page = Page::new(screen);
     let came = format!(
         "the cancel had no effect: {}: {}",
         json::outcome(cancel.outcome),
         printable(&cancel.detail)
     );
-    line(&mut out, "escalate", &came);
+    page.line("escalate", &came);
     let plan = format!(
         "now SIGTERM, as pg_terminate_backend() sends it; if it is ignored for {}, ProcessInterrupts() is called",
         seconds(grace)
     );
-    line(&mut out, "", &plan);
-    out
+    page.line("", &plan);
+    page.into_text()
 }
 
 /// How several processes came out, as one line.
-pub fn summary(ends: &[(i32, &str, u8)], not_tried: &[i32]) -> String {
-    let mut out = String::new();
+pub fn summary(ends: &[(i32, &str, u8)], not_tried: &[i32], screen: Screen) -> String {
+    let mut page = Page::new(screen);
     let mut each: Vec<String> = ends
         .iter()
         .map(|(pid, outcome, exit)| match exit {
@@ -107,10 +111,9 @@ pub fn summary(ends: &[(i32, &str, u8)], not_tried: &[i32]) -> String {
     each.extend(not_tried.iter().map(|pid| format!("{pid} not tried")));
     let done = ends.iter().filter(|(_, _, exit)| *exit == 0).count();
     let all = ends.len() + not_tried.len();
-    line(
-        &mut out,
+    page.line(
         "in all",
         &format!("{done} of {all} done: {}", each.join(", ")),
     );
-    out
+    page.into_text()
 }

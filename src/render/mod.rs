@@ -4,4 +4,5 @@ pub mod json;
 pub mod ladder;
 pub mod list;
 pub mod screen;
+pub mod selftest;
 pub mod text;

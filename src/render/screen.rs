@@ -221,6 +221,11 @@ impl Page {
         self.text.push_str(&wrapped);
     }
 
+    /// How many lines it has.
+    pub fn height(&self) -> usize {
+        self.text.lines().count()
+    }
+
     /// What was put together.
     pub fn into_text(self) -> String {
         self.text

@@ -40,6 +40,8 @@ mod refusals;
 mod safety;
 /// What is printed as JSON is what the published schema says.
 mod schema;
+/// What a person reads: on a terminal, in a pipe, in colour.
+mod screen;
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
 /// pgpoke's stacks beside those of gdb and eu-stack.
