@@ -494,7 +494,11 @@ fn interrupt_killed_at_any_call(
         let hits = (1..=most)
             .take_while(|nth| (0..number).filter(|_| kill(call, *nth)).count() > 0)
             .count();
-        assert!(hits > 0, "pgpoke never called {call}");
+        // What has stopped by the time it looks it does not wait for.
+        assert!(
+            hits > 0 || call == "rt_sigtimedwait",
+            "pgpoke never called {call}"
+        );
         figure(&format!("{what}: {call} calls killed at"), hits);
     }
     sweep_others(what, &calls, kill);
