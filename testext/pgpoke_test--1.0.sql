@@ -44,6 +44,7 @@ CREATE FUNCTION pgpoke_become(program text) RETURNS void AS 'MODULE_PATHNAME' LA
 
 -- Victims, which tell in the file that is their first argument what they see (pgpoke_victims.c).
 CREATE FUNCTION pgpoke_counts(seen text, pending bool) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_forks(seen text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_parent(seen text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_barrier() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_blocks(seen text, kind text, peer text, ms int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
