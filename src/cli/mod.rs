@@ -5,6 +5,7 @@ mod duration;
 mod inspect;
 mod interrupt;
 mod list;
+mod man;
 mod messages;
 mod open;
 mod patience;
@@ -125,7 +126,7 @@ struct Target {
     /// PID of the backend, as pg_stat_activity shows it
     #[arg(value_name = "PID", value_parser = parse_pid)]
     pid: Option<i32>,
-    /// The same, as an option
+    /// PID of the backend, given as an option
     #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = parse_pid)]
     pid_option: Option<i32>,
 }
@@ -300,20 +301,18 @@ pub fn main() -> ExitCode {
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "pgpoke", &mut text);
+            // To fish a question mark is a pattern.
+            let mut command = Cli::command().mut_arg("help", |a| a.short('h').short_alias(None));
+            clap_complete::generate(shell, &mut command, "pgpoke", &mut text);
             say(&String::from_utf8_lossy(&text));
             Ok(Exit::Done)
         }
-        Command::Man => {
-            let mut text = Vec::new();
-            clap_mangen::Man::new(Cli::command())
-                .render(&mut text)
-                .map_err(anyhow::Error::from)
-                .map(|()| {
-                    say(&String::from_utf8_lossy(&text));
-                    Exit::Done
-                })
-        }
+        Command::Man => man::page(Cli::command())
+            .map_err(anyhow::Error::from)
+            .map(|page| {
+                say(&page);
+                Exit::Done
+            }),
     };
     let exit = result.unwrap_or_else(|e| {
         messages::error(&format!("{e:#}"), None, None);
