@@ -1,13 +1,17 @@
 # What there is to do here; `make` alone lists it.
 
 CARGO ?= cargo
+PREFIX ?= /usr/local
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+STATIC := $(TARGET)/x86_64-unknown-linux-gnu/release/pgpoke
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help build static deps testext test soak fuzz fixtures snapshots docs lint demo bench clean
+.PHONY: help build static install deb rpm image deps testext test soak fuzz fixtures snapshots docs lint demo rehearsal bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build target/release/pgpoke
 	$(CARGO) build --release
@@ -16,6 +20,20 @@ build: ## build target/release/pgpoke
 # and macros would be linked so, too.
 static: ## build one static file: target/x86_64-unknown-linux-gnu/release/pgpoke
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target x86_64-unknown-linux-gnu
+
+install: build ## install it, its manual page and its completions below PREFIX (/usr/local); DESTDIR goes before that
+	./scripts/install.sh $(TARGET)/release/pgpoke $(DESTDIR)$(PREFIX)
+
+deb: static ## make a Debian package of the static file: target/packages/pgpoke_….deb
+	./scripts/packages.sh --install
+	./scripts/packages.sh deb $(STATIC)
+
+rpm: static ## make an RPM package of the static file: target/packages/pgpoke-….rpm
+	./scripts/packages.sh --install
+	./scripts/packages.sh rpm $(STATIC)
+
+image: static ## make an image for a sidecar, with the static file and nothing else: localhost/pgpoke:VERSION
+	./scripts/packages.sh image $(STATIC)
 
 deps: ## install what the tests and the demo need (Debian; root or sudo)
 	./scripts/install-deps.sh
@@ -55,6 +73,9 @@ demo: build ## see a stuck backend inspected and interrupted
 	./scripts/install-deps.sh --demo
 	$(MAKE) --silent testext
 	./scripts/demo.sh
+
+rehearsal: static ## practise on a server that is stuck in a way picked at random
+	./scripts/rehearsal.sh $(STATIC)
 
 bench: deps ## measure pgpoke beside gdb and eu-stack
 	$(CARGO) bench --bench versus

@@ -11,7 +11,8 @@ server=postgresql-$pg
 headers=postgresql-server-dev-$pg
 languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
 tools=(build-essential strace gdb elfutils debuginfod dwz procps util-linux curl ca-certificates unzip podman runc mmdebstrap
-    musl musl-dev musl-tools busybox-static)
+    musl musl-dev musl-tools busybox-static
+    man-db groff mandoc zsh fish rpm cpio)
 server_user=pgpoke-test
 
 demo=false
@@ -123,3 +124,6 @@ as_root "$scripts/build-containers.sh" || echo "install-deps: tests in container
 
 # The fuzzers, likewise.
 "$scripts/fuzz.sh" --install || echo "install-deps: the fuzzers will not run" >&2
+
+# What makes the packages.
+"$scripts/packages.sh" --install || echo "install-deps: tests of the packages will be skipped" >&2

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::checks::{self, TABLE};
 use super::{Assessment, Interrupt, Request, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
-use crate::process::syscalls::Thing;
+use crate::process::syscalls::{Other, Thing};
 use crate::snapshot::Snapshot;
 
 /// One thing to do.
@@ -192,11 +192,19 @@ fn about(thing: &Thing) -> Option<Advice> {
         }
         Thing::Pipe { also_open_in } => match also_open_in.as_deref()? {
             [] => "only this process itself has that pipe open: if none of its threads or signal handlers has to do with it, nothing will ever come".into(),
-            [first, ..] => format!(
+            [one] => format!(
                 "look at {}, which has that pipe open, too: when it ends, so does the wait",
-                first.describe()
+                one.describe()
             )
             .into(),
+            several => {
+                let several: Vec<String> = several.iter().map(Other::describe).collect();
+                format!(
+                    "look at {}, which have that pipe open, too: when the last of them ends, so does the wait",
+                    several.join(", ")
+                )
+                .into()
+            }
         },
         Thing::Child(child) => format!(
             "look at {}: when it ends, so does the wait",

@@ -72,8 +72,8 @@ pub enum Thing {
     },
     /// A pipe without one.
     Pipe {
-        /// Which other processes have it open (the first of them, where there are many); none if not all could be
-        /// looked at.
+        /// Which other processes have it open (the first of them, where there are many); none if none was found, and
+        /// not all could be looked into.
         also_open_in: Option<Vec<Other>>,
     },
     /// A socket.
@@ -449,7 +449,7 @@ impl Look<'_> {
             return;
         };
         for ((_, others), found) in pipes.iter_mut().zip(found) {
-            **others = Some(found);
+            **others = found;
         }
     }
 
@@ -496,17 +496,20 @@ impl Look<'_> {
     }
 }
 
-/// For each of `links`, which processes but `own` have something open that the kernel words so. None if not all could be
-/// looked at.
-fn who_has_open(links: &[&str], own: i32) -> Option<Vec<Vec<Other>>> {
+/// For each of `links`, which processes but `own` have something open that the kernel words so: those that we may look
+/// into. That there are none is said only if all could be looked into.
+fn who_has_open(links: &[&str], own: i32) -> Option<Vec<Option<Vec<Other>>>> {
     let mut left = MOST_COMPARED;
+    let mut all = true;
     let mut found = vec![Vec::new(); links.len()];
     for pid in super::all_pids().into_iter().filter(|pid| *pid != own) {
         // A process that ends meanwhile has nothing open any more; one that may not be looked into might.
         let descriptors = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
             Ok(descriptors) => descriptors,
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return None,
-            Err(_) => continue,
+            Err(e) => {
+                all &= e.kind() != std::io::ErrorKind::PermissionDenied;
+                continue;
+            }
         };
         for fd in descriptors.flatten() {
             left = left.checked_sub(1)?;
@@ -521,7 +524,8 @@ fn who_has_open(links: &[&str], own: i32) -> Option<Vec<Vec<Other>>> {
             }
         }
     }
-    Some(found)
+    let told = |others: Vec<Other>| (all || !others.is_empty()).then_some(others);
+    Some(found.into_iter().map(told).collect())
 }
 
 /// The name of a process or thread, at most 15 bytes of it (proc_pid_comm(5)).

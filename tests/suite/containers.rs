@@ -1,5 +1,6 @@
 //! Servers in containers, looked at from the host, from inside, and from a container beside them.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -61,7 +62,8 @@ pub struct Container {
 }
 
 impl Container {
-    fn start(image: &str, options: &[&str]) -> Self {
+    /// Started as the image's init would, with the pgpoke of these tests in it.
+    pub fn start(image: &str, options: &[&str]) -> Self {
         Self::start_by(START, image, &own_program(), options)
     }
 
@@ -100,8 +102,24 @@ impl Container {
         container
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A file in there, as it is seen from here.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init))
+    }
+
+    /// A command inside, as root, who has the rights of a container's root only.
+    pub fn as_root(&self, args: &[&str]) -> Command {
+        let mut command = podman(&["exec", &self.name]);
+        command.args(args);
+        command
+    }
+
     /// A command inside, as the server's user.
-    fn exec(&self, args: &[&str]) -> Command {
+    pub fn exec(&self, args: &[&str]) -> Command {
         let mut command = podman(&["exec", "-u", "postgres", &self.name]);
         command.args(args);
         command
@@ -211,6 +229,11 @@ impl Drop for Container {
     }
 }
 
+/// A container, of which options, image and command are still to be said.
+pub fn podman_run() -> Command {
+    podman(&RUN)
+}
+
 fn own_program() -> String {
     let program = pgpoke();
     program.get_program().to_str().expect("a path").to_owned()
@@ -230,6 +253,11 @@ pub struct Session<'c> {
 }
 
 impl Session<'_> {
+    /// As `pg_stat_activity` shows it.
+    pub fn pid_inside(&self) -> i32 {
+        self.inner
+    }
+
     /// Cancelled as one does it, and a quarter of a second later still at it.
     #[track_caller]
     pub fn prove_stuck(&self, function: &str, signal: i32) {

@@ -2,6 +2,8 @@
 
 mod capture;
 mod harness;
+/// The rehearsal, by trainees that are scripts.
+mod rehearsal;
 /// The JSON, held to what scripts rely on.
 mod report;
 mod safe_instruction;
@@ -28,10 +30,14 @@ mod list;
 mod load;
 /// Which lock, and who holds it.
 mod locks;
+/// The manual page and the completions, read by those whom they are for.
+mod manual;
 /// Every state of a backend × every kind of build.
 mod matrix;
 /// PostgreSQL on another C library.
 mod musl;
+/// The packages, installed, used and removed.
+mod packages;
 /// Kernels that lack a call, filters that deny one, users who lack a right.
 mod places;
 /// What pgpoke refuses to touch.

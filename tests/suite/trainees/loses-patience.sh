@@ -1,0 +1,2 @@
+# Does what one should not.
+kill -9 "$1"
