@@ -1,11 +1,15 @@
-//! What docs/ says of the rules is what the code does: the table is made from the code. `make docs` writes it anew.
+//! What docs/ says is what the code does. The table of checks and the excerpts in causes.md are made from the code: `make
+//! docs` writes them anew. Links lead somewhere, and the worked examples apply.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use pgpoke::assess::Verdict;
 use pgpoke::assess::checks::{Row, TABLE, Weight};
-use pgpoke::assess::rules;
+use pgpoke::assess::{Request, Verdict, assess, cause, rules};
+use pgpoke::render::text;
+use pgpoke::snapshot::Snapshot;
+use serde_json::Value;
 
 const HEAD: &str = "# The checks\n
 Each verdict of `pgpoke inspect` rests on these checks, made on what one stop of the backend showed. The first kind of
@@ -84,15 +88,231 @@ fn functions_line(text: &mut String, what: &str, names: &[&str]) {
     writeln!(text, "- **{what}**: {}", names.join(", ")).unwrap();
 }
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_default()
+}
+
+/// A page is as the code would write it, which it does where it is asked to.
+#[track_caller]
+fn assert_page(path: &str, wanted: &str) {
+    if std::env::var_os("PGPOKE_WRITE_DOCS").is_some() {
+        std::fs::write(Path::new(ROOT).join(path), wanted).unwrap();
+    }
+    assert!(read(path) == wanted, "{path} is out of date: make docs");
+}
+
 #[test]
 fn the_page_of_checks_is_what_the_code_does() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/checks.md");
-    let wanted = page();
-    if std::env::var_os("PGPOKE_WRITE_DOCS").is_some() {
-        std::fs::write(&path, &wanted).unwrap();
+    assert_page("docs/checks.md", &page());
+}
+
+/// What comes before an excerpt: `<!-- shown: FIXTURE [FIELD=VALUE]... -->`, with what is put into it.
+const SHOWN: &str = "<!-- shown: ";
+
+/// Puts a value into every field of this name; there has to be one.
+fn put(snapshot: &mut Value, field: &str, value: &Value) -> usize {
+    match snapshot {
+        Value::Object(map) => map
+            .iter_mut()
+            .map(|(name, inner)| {
+                if name == field {
+                    *inner = value.clone();
+                    return 1;
+                }
+                put(inner, field, value)
+            })
+            .sum(),
+        _ => 0,
     }
-    let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == wanted, "docs/checks.md is out of date: make docs");
+}
+
+/// The snapshot that an excerpt is of.
+fn shown(marker: &str) -> Snapshot {
+    let mut words = marker.trim_end_matches(" -->").split(' ');
+    let fixture = words.next().expect("a fixture");
+    let text = read(&format!("tests/fixtures/{fixture}.json"));
+    let mut value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{fixture}: {e}"));
+    for word in words {
+        let (field, text) = word.split_once('=').expect("FIELD=VALUE");
+        let new = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        assert_eq!(put(&mut value, field, &new), 1, "{marker}: {field}");
+    }
+    serde_json::from_value(value).expect("a snapshot")
+}
+
+/// What pgpoke says of it, without what is of no interest to the cause.
+fn excerpt(snapshot: &Snapshot) -> String {
+    let a = assess(snapshot, Request::Pending, &[]);
+    let mut wanted = false;
+    let mut excerpt = String::new();
+    for line in text::inspection(snapshot, &a, false).lines() {
+        if !line.starts_with(' ') {
+            wanted = ["verdict ", "cause ", "next "]
+                .iter()
+                .any(|label| line.starts_with(label));
+        }
+        if wanted {
+            excerpt.push_str(line);
+            excerpt.push('\n');
+        }
+    }
+    excerpt
+}
+
+/// causes.md with its excerpts made anew; each is of the cause that its section is about.
+fn causes() -> String {
+    let there = read("docs/causes.md");
+    let mut wanted = String::new();
+    let mut section = "";
+    let mut lines = there.lines();
+    while let Some(line) = lines.next() {
+        writeln!(wanted, "{line}").unwrap();
+        section = line.strip_prefix("## ").unwrap_or(section);
+        let Some(marker) = line.strip_prefix(SHOWN) else {
+            continue;
+        };
+        let snapshot = shown(marker);
+        assert_eq!(cause::find(&snapshot).code, section, "{marker}");
+        assert_eq!(lines.next(), Some("```"), "{marker}");
+        lines.find(|line| *line == "```").expect("its end");
+        writeln!(wanted, "```\n{}```", excerpt(&snapshot)).unwrap();
+    }
+    wanted
+}
+
+#[test]
+fn the_excerpts_of_causes_are_what_pgpoke_says() {
+    assert_page("docs/causes.md", &causes());
+}
+
+#[test]
+fn every_cause_has_a_section_and_every_section_is_of_a_cause() {
+    let page = read("docs/causes.md");
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    let names: Vec<&str> = sections.iter().filter_map(|s| s.lines().next()).collect();
+    let known: Vec<&str> = cause::TABLE.iter().map(|row| row.code).collect();
+    let known: BTreeSet<&str> = known.into_iter().chain(["unknown"]).collect();
+    assert_eq!(names.len(), known.len(), "twice, or missing: {names:?}");
+    assert_eq!(BTreeSet::from_iter(names), known);
+    for section in sections {
+        for part in ["**What it looks like.**", "**Tonight.**", "**For good.**"] {
+            assert!(section.contains(part), "{part} is missing: {section}");
+        }
+    }
+}
+
+/// All pages for people.
+fn pages() -> Vec<PathBuf> {
+    let of = |directory: &str| std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap();
+    let files = of(".").chain(of("docs")).map(|entry| entry.unwrap().path());
+    let pages: Vec<PathBuf> = files
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+        .collect();
+    assert!(pages.len() > 5, "{pages:?}");
+    pages
+}
+
+/// Without code: a link in there is none.
+fn prose(page: &str) -> String {
+    let mut code = false;
+    let mut prose = String::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            code = !code;
+        } else if !code {
+            let spans = line.split('`').step_by(2);
+            prose.extend(spans);
+            prose.push('\n');
+        }
+    }
+    prose
+}
+
+/// As GitHub makes them of headings: small letters, digits, and a hyphen for each space.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|l| l.starts_with('#'));
+    let anchor = |line: &str| {
+        let line = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = line
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut seen = 0;
+    for path in pages() {
+        let page = std::fs::read_to_string(&path).unwrap();
+        for link in prose(&page).split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            if target.starts_with("https://") {
+                continue;
+            }
+            seen += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            assert!(to.exists(), "{path:?}: there is no {target}");
+            if !anchor.is_empty() {
+                let there = anchors(&std::fs::read_to_string(&to).unwrap());
+                assert!(there.contains(anchor), "{path:?}: {target}: {there:?}");
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} links were found");
+}
+
+/// No page that nobody is led to.
+#[test]
+fn every_page_is_linked_to() {
+    let all: String = pages()
+        .iter()
+        .map(|p| std::fs::read_to_string(p).unwrap())
+        .collect();
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let linked = all.contains(&format!("({name}")) || all.contains(&format!("(docs/{name}"));
+        let root = [
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+        ];
+        assert!(linked || root.contains(&name), "nothing leads to {page:?}");
+    }
+}
+
+/// The changes that carrying-on.md shows, each against this very source.
+#[test]
+fn the_worked_examples_apply() {
+    let examples = Path::new(ROOT).join("docs/examples");
+    let page = read("docs/carrying-on.md");
+    let mut found = 0;
+    for entry in std::fs::read_dir(&examples).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            page.contains(&format!("(examples/{name})")),
+            "{name} is not told of"
+        );
+        let applies = std::process::Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&path)
+            .current_dir(ROOT)
+            .output()
+            .expect("git");
+        let said = String::from_utf8_lossy(&applies.stderr);
+        assert!(applies.status.success(), "{name} is out of date:\n{said}");
+        found += 1;
+    }
+    assert_eq!(found, 4, "a check, a cause, a version, an architecture");
 }
 
 #[test]
