@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::containers::{Container, image, podman_run};
+use crate::containers::{Container, Session, image, podman_run};
 use crate::harness::{Run, is_root, pgpoke, skip};
 use crate::static_build;
 
@@ -280,5 +280,78 @@ fn the_image_frees_a_backend_beside_its_container() {
         command.arg(&image).args(args);
         command
     });
+    container.assert_unharmed();
+}
+
+/// Docker as docs/containers.md calls it, and podman as it is called here.
+const DOCKER: &str = r#"#!/bin/sh
+set -e
+if [ "$1" = run ]; then
+    shift
+    set -- run --network=none --ulimit nofile=20000:20000 --ulimit nproc=1024:1024 "$@"
+fi
+exec podman --runtime runc "$@"
+"#;
+
+/// The commands in docs/containers.md that are to be run, each with the exit code that is told of.
+fn told_commands() -> Vec<(String, i32)> {
+    const MARK: &str = "<!-- run";
+    let page = format!("{ROOT}/docs/containers.md");
+    let page = std::fs::read_to_string(page).expect("docs/containers.md");
+    let mut commands = Vec::new();
+    for part in page.split(MARK).skip(1) {
+        let (code, part) = part.split_once(" -->\n```\n").expect("a block");
+        let code = code
+            .strip_prefix(": ")
+            .map_or(0, |c| c.parse().expect("an exit code"));
+        let (block, _) = part.split_once("```").expect("its end");
+        commands.extend(block.lines().map(|line| (line.to_owned(), code)));
+    }
+    commands
+}
+
+/// As they stand there: none is left out, and each does what is said of it.
+#[test]
+fn the_commands_for_containers_are_run() {
+    let debian = debian_13!();
+    packaged!("image");
+    let container = Container::start(&debian, &[]);
+    let here = tempfile::tempdir().expect("a directory");
+    let program = static_build::executable().expect("what the image was made of");
+    std::fs::copy(program, here.path().join("pgpoke")).expect("a copy");
+    let docker = here.path().join("docker");
+    std::fs::write(&docker, DOCKER).expect("a script");
+    std::fs::set_permissions(&docker, PermissionsExt::from_mode(0o755)).expect("a script");
+    let id = Run::of(container.exec(&["id", "-u"])).stdout;
+    let mut session: Option<Session> = None;
+    let told = told_commands();
+    let interrupts = |line: &str| line.contains(" interrupt ");
+    assert_eq!(told.iter().filter(|(line, _)| interrupts(line)).count(), 2);
+    for (line, code) in told {
+        let stuck = session.get_or_insert_with(|| {
+            let session = container.stuck();
+            session.prove_stuck("pg_cancel_backend", libc::SIGINT);
+            session
+        });
+        let line_here = line
+            .replace(
+                "container:CONTAINER",
+                &format!("container:{}", container.name()),
+            )
+            .replace("CONTAINER", container.name())
+            .replace("PID", &stuck.pid_inside().to_string())
+            .replace("UID", id.trim())
+            .replace("VERSION", env!("CARGO_PKG_VERSION"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("PATH=.:$PATH; {line_here}")]);
+        command.current_dir(here.path());
+        let run = Run::of(command);
+        run.assert_code(code);
+        if interrupts(&line) {
+            run.assert_says("cancelled: the statement was cancelled");
+            let mut freed = session.take().expect("the one that was stuck");
+            assert!(freed.said().contains("canceling statement"));
+        }
+    }
     container.assert_unharmed();
 }
