@@ -289,7 +289,7 @@ fn every_page_is_linked_to() {
     }
 }
 
-/// The changes that carrying-on.md shows, each against this very source.
+/// The changes that carrying-on.md shows: to this very source, or in it already.
 #[test]
 fn the_worked_examples_apply() {
     let examples = Path::new(ROOT).join("docs/examples");
@@ -302,12 +302,12 @@ fn the_worked_examples_apply() {
             page.contains(&format!("(examples/{name})")),
             "{name} is not told of"
         );
-        let applies = std::process::Command::new("git")
-            .args(["apply", "--check"])
-            .arg(&path)
-            .current_dir(ROOT)
-            .output()
-            .expect("git");
+        let mut applies = std::process::Command::new("git");
+        applies.args(["apply", "--check"]);
+        if name == "version.patch" {
+            applies.arg("--reverse");
+        }
+        let applies = applies.arg(&path).current_dir(ROOT).output().expect("git");
         let said = String::from_utf8_lossy(&applies.stderr);
         assert!(applies.status.success(), "{name} is out of date:\n{said}");
         found += 1;
