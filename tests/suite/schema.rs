@@ -1,7 +1,9 @@
-//! `docs/pgpoke.schema.json` is what pgpoke prints: no field more, none less, none of another name.
+//! `docs/pgpoke.schema.json` is what pgpoke prints: no field more, none less, none of another name. Here on purpose, and
+//! in every other test by the way.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use jsonschema::Validator;
 use pgpoke::assess::{Interrupt, Status, Verdict, cause, checks};
@@ -29,6 +31,16 @@ fn validator(kind: Option<&str>) -> Validator {
         object.insert("$ref".into(), format!("#/$defs/{kind}").into());
     }
     jsonschema::draft202012::new(&schema).expect("a schema of draft 2020-12")
+}
+
+/// Any output, of any test: `Run::json` asks for it, so that every command is held to the schema in every scenario.
+#[track_caller]
+pub fn assert_published(output: &Value, run: &Run) {
+    static ALL: LazyLock<Validator> = LazyLock::new(|| validator(None));
+    assert!(
+        ALL.is_valid(output),
+        "not as docs/pgpoke.schema.json has it:\n{run}"
+    );
 }
 
 #[track_caller]

@@ -300,11 +300,16 @@ impl Run {
         self
     }
 
-    /// Standard output as the one JSON object that it has to be.
+    /// Standard output as the one JSON object that it has to be; pgpoke's as its schema has it.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         match serde_json::from_str::<serde_json::Value>(&self.stdout) {
-            Ok(value) if value.is_object() => value,
+            Ok(value) if value.is_object() => {
+                if value.get("schema_version").is_some() {
+                    crate::schema::assert_published(&value, self);
+                }
+                value
+            }
             Ok(_) => panic!("JSON, but no object, on stdout:\n{self}"),
             Err(error) => panic!("no JSON on stdout ({error}):\n{self}"),
         }
