@@ -7,9 +7,11 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use jsonschema::Validator;
 
 use super::wait_for;
 
@@ -306,13 +308,30 @@ impl Run {
         match serde_json::from_str::<serde_json::Value>(&self.stdout) {
             Ok(value) if value.is_object() => {
                 if value.get("schema_version").is_some() {
-                    crate::schema::assert_published(&value, self);
+                    self.assert_published(&value);
                 }
                 value
             }
             Ok(_) => panic!("JSON, but no object, on stdout:\n{self}"),
             Err(error) => panic!("no JSON on stdout ({error}):\n{self}"),
         }
+    }
+}
+
+impl Run {
+    /// So every command is held to the schema in every scenario.
+    #[track_caller]
+    fn assert_published(&self, output: &serde_json::Value) {
+        static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pgpoke.schema.json");
+            let text = std::fs::read_to_string(path).expect("the schema");
+            let schema = serde_json::from_str(&text).expect("JSON");
+            jsonschema::draft202012::new(&schema).expect("a schema")
+        });
+        assert!(
+            SCHEMA.is_valid(output),
+            "not as docs/pgpoke.schema.json has it:\n{self}"
+        );
     }
 }
 
