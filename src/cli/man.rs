@@ -175,7 +175,15 @@ pub(super) fn page(mut command: Command) -> io::Result<String> {
     write_sections(&mut page, BEFORE)?;
     exit_status().to_writer(&mut page)?;
     write_sections(&mut page, AFTER)?;
-    Ok(ascii(&String::from_utf8_lossy(&page)))
+    let page = String::from_utf8_lossy(&page);
+    Ok(ascii(&without_idle_breaks(&page)))
+}
+
+/// An empty line between two breaks, and the second of them, do nothing (`mandoc -Tlint`).
+fn without_idle_breaks(page: &str) -> String {
+    let mut lines: Vec<&str> = page.lines().filter(|l| !l.is_empty()).collect();
+    lines.dedup_by(|next, line| next == line && *line == ".br");
+    lines.join("\n") + "\n"
 }
 
 /// What troff reads is bytes; other characters have names there (groff_char(7)).
@@ -232,14 +240,12 @@ fn write_command(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
     }
     let mut options = Vec::new();
     Man::new(command.clone()).render_options_section(&mut options)?;
-    // The heading is ours, and a second break after the first is nothing.
+    // The heading is ours.
     let options = String::from_utf8_lossy(&options);
-    let lines = options
-        .lines()
-        .filter(|l| !l.starts_with(".SH") && !l.is_empty());
-    let mut lines: Vec<&str> = lines.collect();
-    lines.dedup_by(|next, line| next == line && *line == ".br");
-    writeln!(page, "{}", lines.join("\n"))
+    for line in options.lines().filter(|l| !l.starts_with(".SH")) {
+        writeln!(page, "{line}")?;
+    }
+    Ok(())
 }
 
 fn exit_status() -> Roff {

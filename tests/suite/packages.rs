@@ -322,7 +322,8 @@ fn the_commands_for_containers_are_run() {
     let docker = here.path().join("docker");
     std::fs::write(&docker, DOCKER).expect("a script");
     std::fs::set_permissions(&docker, PermissionsExt::from_mode(0o755)).expect("a script");
-    let id = Run::of(container.exec(&["id", "-u"])).stdout;
+    let user = ["sh", "-c", "echo $(id -u):$(id -g)"];
+    let user = Run::of(container.exec(&user)).stdout;
     let mut session: Option<Session> = None;
     let told = told_commands();
     let interrupts = |line: &str| line.contains(" interrupt ");
@@ -340,7 +341,7 @@ fn the_commands_for_containers_are_run() {
             )
             .replace("CONTAINER", container.name())
             .replace("PID", &stuck.pid_inside().to_string())
-            .replace("UID", id.trim())
+            .replace("UID:GID", user.trim())
             .replace("VERSION", env!("CARGO_PKG_VERSION"));
         let mut command = Command::new("sh");
         command.args(["-c", &format!("PATH=.:$PATH; {line_here}")]);
