@@ -148,7 +148,7 @@ running || verdict 3 "The container is gone, and the server with it: every sessi
 for try in 1 2 3 4 5; do up || sleep 1; done
 up || verdict 3 "The server does not answer any more: every session was ended."
 log=$(podman exec "$container" sh -c 'cat /var/log/postgresql/*.log')
-if grep -qE 'was terminated by signal|reinitializing|PANIC:' <<<"$log"; then
+if grep -qE 'server process \(PID [0-9]+\) was terminated by signal|reinitializing|PANIC:' <<<"$log"; then
     verdict 3 "Freed, but at a price: a server process was killed, and the postmaster ended EVERY session and went through
 crash recovery. That is what kill -9 does. Try again: pgpoke inspect says what to do instead."
 fi
