@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pgpoke::assess::checks::{Row, TABLE, Weight};
 use pgpoke::assess::{Request, Verdict, assess, cause, rules};
+use pgpoke::render::screen::Screen;
 use pgpoke::render::text;
 use pgpoke::snapshot::Snapshot;
 use serde_json::Value;
@@ -108,6 +109,12 @@ fn the_page_of_checks_is_what_the_code_does() {
     assert_page("docs/checks.md", &page());
 }
 
+/// As wide as a page of docs.
+const PAPER: Screen = Screen {
+    columns: Some(100),
+    colour: false,
+};
+
 /// What comes before an excerpt: `<!-- shown: FIXTURE [FIELD=VALUE]... -->`, with what is put into it.
 const SHOWN: &str = "<!-- shown: ";
 
@@ -147,7 +154,7 @@ fn excerpt(snapshot: &Snapshot) -> String {
     let a = assess(snapshot, Request::Pending, &[]);
     let mut wanted = false;
     let mut excerpt = String::new();
-    for line in text::inspection(snapshot, &a, false).lines() {
+    for line in text::inspection(snapshot, &a, false, PAPER).lines() {
         if !line.starts_with(' ') {
             wanted = ["verdict ", "cause ", "next "]
                 .iter()
