@@ -59,14 +59,15 @@ fn tone(outcome: Outcome) -> Tone {
     }
 }
 
-/// One sentence: where something stood in the way, the weightiest in plain words. The others are among the checks.
+/// One sentence: where something stood in the way, the weightiest in plain words. The others are among the checks. A signal
+/// may have been sent before.
 fn detail(r: &Report) -> String {
     match (r.outcome, sentence(&r.objections)) {
         (Outcome::Refused | Outcome::Pointless, Some(why)) if r.attempts > 1 => format!(
-            "nothing was done: {why} (and so at each of {} looks)",
+            "pgpoke held back: {why} (and so at each of {} looks)",
             r.attempts
         ),
-        (Outcome::Refused | Outcome::Pointless, Some(why)) => format!("nothing was done: {why}"),
+        (Outcome::Refused | Outcome::Pointless, Some(why)) => format!("pgpoke held back: {why}"),
         _ => r.detail.clone(),
     }
 }
