@@ -62,8 +62,8 @@ fn ended_as_told(run: &Run, signal: i32) -> bool {
     false
 }
 
-/// The backend still works on its statement: it has used CPU time since it was let go, or waits in read(2) for what
-/// never comes. Returns false if the statement has ended meanwhile.
+/// The backend still works on its statement: it has used CPU time since it was let go, or sleeps in nanosleep(2) as it
+/// did. Returns false if the statement has ended meanwhile.
 #[track_caller]
 fn goes_on(stuck: &Stuck) -> bool {
     /// Many times what it takes to clean up after an error.
@@ -75,8 +75,12 @@ fn goes_on(stuck: &Stuck) -> bool {
             return Some(false);
         }
         // A backend that waits for its client does so in epoll_wait(2).
-        let waits = backend.state() == Some('S') && backend.syscall() == Some(libc::SYS_read);
-        (waits || backend.cpu_time() > before + ENOUGH).then_some(true)
+        let sleeps = backend.state() == Some('S')
+            && matches!(
+                backend.syscall(),
+                Some(libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall)
+            );
+        (sleeps || backend.cpu_time() > before + ENOUGH).then_some(true)
     })
 }
 
@@ -371,7 +375,7 @@ impl<'s> Barrier<'s> {
     fn new(server: &'s Server) -> Self {
         Barrier {
             server,
-            stuck: server.stuck("SELECT pgpoke_read()"),
+            stuck: server.stuck("SELECT pgpoke_sleep()"),
             waiter: None,
             accepted: 0,
         }
@@ -520,7 +524,7 @@ fn interrupt_killed_at_any_call_of_a_terminate() {
     let server = server_with_testext!();
     let target = Target::new(
         &server,
-        "pgpoke_read()",
+        "pgpoke_sleep()",
         Some(How::Terminate),
         How::Terminate,
     );
@@ -672,7 +676,8 @@ fn inspect_told_to_end_at_any_call() {
     // Twice, for other pairs of call and signal: the calls are an even number now and an odd one then.
     for _ in 0..2 {
         sweep_signals(|call, nth, name, number| {
-            let run = hit(call, nth, name, &["inspect", &witness.pid()]);
+            let args = ["inspect", "--max-stop", "1s", &witness.pid()];
+            let run = hit(call, nth, name, &args);
             witness.assert_computes_on();
             let ended = ended_as_told(&run, number);
             told += usize::from(ended);
@@ -689,7 +694,8 @@ fn interrupt_told_to_end_at_any_call() {
     let mut target = Target::new(&server, "pgpoke_spin()", Some(How::Cancel), How::Cancel);
     let mut told = 0;
     sweep_signals(|call, nth, name, number| {
-        let run = hit(call, nth, name, &["interrupt", "--yes", &target.pid()]);
+        let args = ["interrupt", "--yes", "--max-stop", "1s", &target.pid()];
+        let run = hit(call, nth, name, &args);
         let ended = target.ended;
         target.check();
         if run.code() == Some(0) {
