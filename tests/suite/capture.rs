@@ -137,6 +137,7 @@ fn take(pid: i32) -> Snapshot {
     let mut snapshot = plan.interpret(&capture, true, stood_still);
     if let Some(Ok(answers)) = answers {
         snapshot.signals.handlers = Some(plan.name_handlers(&answers));
+        snapshot.signals.alternate_room = answers.alternate_room;
     }
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
@@ -177,7 +178,8 @@ fn save(name: &str, mut snapshot: Snapshot) {
 #[test]
 #[ignore = "writes tests/fixtures; run by make fixtures"]
 fn capture_the_fixtures() {
-    let server = Server::start();
+    // Most of them go on being stuck until the end.
+    let server = Server::builder().setting("max_connections", "100").start();
     server.install_testext();
     let capture = |name: &str, stuck: Stuck, how: Option<How>| {
         if let Some(how) = how {

@@ -63,7 +63,7 @@ fn assert_is_a_runtime(stuck: &Stuck, name: &str, doing: &str, module: &str) -> 
         .assert_at("/cause/code", "foreign-runtime")
         .assert_at("/stack_complete", true)
         .assert_stopped_for_a_moment()
-        .assert_advises(&format!("pgpoke interrupt --terminate {}", stuck.pid()));
+        .assert_advises("pgpoke interrupt --terminate --allow foreign-runtime");
     assert_eq!(report.check("foreign-runtime"), "fail", "{}", report.run);
     let summary = report.text("/cause/summary");
     assert!(

@@ -667,8 +667,14 @@ fn five_hundred_backends_cost_little() {
         "figure: list of 100, 250 and 500 backends, in 64 MiB: (of a processor, in all) {took:.3?} s, at a load of {load}"
     );
     assert!(took[2].0 < 0.2, "{took:?}");
-    assert!(took[2].0 < took[0].0 * 7.0, "more than linear: {took:?}");
-    if load < 1.0 {
+    /// The shell's times are in ticks of the kernel's.
+    const TICKS: f64 = 0.02;
+    assert!(
+        took[2].0 < took[0].0 * 7.0 + TICKS,
+        "more than linear: {took:?}"
+    );
+    // As many as other tests make.
+    if load < 8.0 {
         assert!(took[2].1 < 0.2, "{took:?}");
     }
 }

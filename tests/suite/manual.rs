@@ -48,7 +48,7 @@ fn the_manual_page_is_one_without_a_complaint() {
     let page = said("man", &["-l"], &path);
     page.assert_code(0);
     for text in [
-        "pgpoke interrupt [OPTIONS] PID\n",
+        "pgpoke interrupt [OPTIONS] PID...\n",
         "--max-stop <DURATION> [default: 50ms]",
         "EXIT STATUS\n       Of inspect and interrupt",
         "ENVIRONMENT\n       DEBUGINFOD_URLS",

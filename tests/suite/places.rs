@@ -362,7 +362,7 @@ fn a_filter_that_denies_ptrace_is_named_and_memory_is_read_all_the_same() {
     command.args(["inspect", &stuck.pid().to_string()]);
     Run::of(command)
         .assert_code(6)
-        .assert_says("a seccomp filter denies us every ptrace(2) call")
+        .assert_says("A seccomp filter denies us every ptrace(2) call")
         .assert_says("cancel pending, terminate not pending");
     stuck.backend().assert_running_untraced();
     Report::of(&["interrupt", "--yes"], stuck.pid()).assert_outcome("cancelled", 0);

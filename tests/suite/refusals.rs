@@ -510,7 +510,7 @@ fn without_permission_the_rule_and_the_next_step_are_said() {
         (
             as_user_without_ptrace,
             "root but without CAP_SYS_PTRACE",
-            "run it as the server's own user",
+            "as the server's own user, which needs no capability",
         ),
         (as_other_user, "nobody, without CAP_SYS_PTRACE", "sudo -u"),
     ];

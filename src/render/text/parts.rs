@@ -270,7 +270,7 @@ pub(super) fn checks(page: &mut Page, all: &[Check]) {
     page.line("checks", &format!("{passed} of {} pass", all.len()));
     // Where the process is nothing to interrupt at all, what else is not known of it is noise.
     let settled = weight(all) == Some(Weight::Identity);
-    for check in all {
+    for (at, check) in all.iter().enumerate() {
         let (mark, tone) = match (check.status, check.objection.map(|o| o.verdict)) {
             (Status::Pass, _) => continue,
             (Status::Unknown, _) if settled => continue,
@@ -279,10 +279,19 @@ pub(super) fn checks(page: &mut Page, all: &[Check]) {
             (Status::Warn, _) => ("warn", Tone::Warn),
             (Status::Unknown, _) => ("unknown", Tone::Warn),
         };
+        // What is unknown for one reason is said once: without a stack, that is half of the checks.
+        let alike = |c: &&Check| c.status == Status::Unknown && c.detail == check.detail;
+        if check.status == Status::Unknown && all[..at].iter().any(|c| alike(&c)) {
+            continue;
+        }
+        let codes: Vec<&str> = match check.status {
+            Status::Unknown => all.iter().filter(alike).map(|c| c.code).collect(),
+            _ => vec![check.code],
+        };
         let mark = page.paint(tone, mark);
         page.item(&format!(
             "{mark}: {}: {}",
-            check.code,
+            codes.join(", "),
             printable(&check.detail)
         ));
     }
