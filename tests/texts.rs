@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pgpoke::assess::likely::Ledger;
 use pgpoke::assess::{Interrupt, Request, Verdict, assess};
-use pgpoke::intervene::{Outcome, Report};
+use pgpoke::intervene::{Outcome, Report, Rung, Step};
+use pgpoke::postgres::status::{Status, Timestamp};
+use pgpoke::render::list::{Listing, Row};
 use pgpoke::render::screen::Screen;
-use pgpoke::render::{selftest, text};
-use pgpoke::snapshot::Snapshot;
+use pgpoke::render::{ladder, list, selftest, text};
+use pgpoke::snapshot::{Glance, ServerFacts, Snapshot};
 
 /// A terminal as narrow as they come, and a wide one.
 const WIDTHS: [usize; 2] = [80, 200];
@@ -51,8 +54,146 @@ fn all() -> Texts {
     inspections(&mut texts);
     outcomes(&mut texts);
     outside(&mut texts);
+    lists(&mut texts);
+    rungs(&mut texts);
     selftests(&mut texts);
     texts
+}
+
+/// All captured backends in one list, and those of them that are stuck: each was glanced at twice, 104 ms apart.
+fn lists(texts: &mut Texts) {
+    let mut ledger = Ledger::default();
+    let rows: Vec<Row> = fixtures()
+        .into_iter()
+        .map(|(_, snapshot)| {
+            let mut glance = glance_at(snapshot);
+            ledger.judge(&glance);
+            glance.clock += Duration::from_millis(104);
+            // A processor is all its own where it computes.
+            if glance.process.state == Some('R') {
+                glance.cpu_time = glance.cpu_time.map(|t| t + Duration::from_millis(100));
+            }
+            Row {
+                server: 0,
+                judgement: ledger.judge(&glance),
+                glance,
+            }
+        })
+        .collect();
+    let stuck = rows.iter().filter(|row| row.judgement.is_stuck());
+    for (name, rows) in [
+        ("list", rows.clone()),
+        ("list-stuck", stuck.cloned().collect()),
+    ] {
+        let listing = listing(rows);
+        texts.keep(name, |screen| list::text(&listing, &screen, None));
+    }
+    let listing = listing(rows.into_iter().take(4).collect());
+    texts.keep_coloured("list", |screen| list::text(&listing, &screen, None));
+}
+
+fn listing(rows: Vec<Row>) -> Listing {
+    Listing {
+        servers: vec![ServerFacts {
+            postmaster: Some(811),
+            inner_postmaster: Some(811),
+            version: Some("15.18".into()),
+            version_known: true,
+            data_directory: Some("/var/lib/postgresql/15/main".into()),
+            port: Some(5432),
+            cluster_name: String::new(),
+            container: None,
+        }],
+        read: vec![60],
+        rows,
+        at: NOW,
+        unreadable: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// Fifteen minutes after each statement began.
+const NOW: Timestamp = Timestamp(900_000_000);
+
+/// What a glance would have told of a backend.
+fn glance_at(snapshot: Snapshot) -> Glance {
+    let facts = snapshot.backend;
+    let active = facts.activity.is_some_and(|a| !a.is_idle());
+    let begun = Some(Timestamp(0));
+    Glance {
+        at: NOW,
+        clock: Duration::from_secs(900),
+        pid: snapshot.pid,
+        start_time: 1,
+        inner_pid: facts.pid_in_container.unwrap_or(snapshot.pid),
+        has_postmaster: true,
+        backend_type: facts.backend_type,
+        worker_type: None,
+        title: facts.title,
+        user: facts.user,
+        database: facts.database,
+        leader: None,
+        status: Ok(Status {
+            started: begun,
+            transaction_start: begun.filter(|_| active),
+            query_start: begun,
+            state_change: begun,
+            database: Some(5),
+            user: Some(10),
+            client: None,
+            activity: facts.activity,
+            application_name: facts.application_name,
+            query: facts.query,
+        }),
+        wait: None,
+        variables: snapshot.variables,
+        signals: snapshot.signals,
+        process: snapshot.process,
+        cpu_time: Some(Duration::from_secs(800)),
+    }
+}
+
+/// What a ladder says of its rungs, before a terminate that follows a cancel, and of several processes.
+fn rungs(texts: &mut Texts) {
+    let step = |rung, detail: &str, millis| Step {
+        rung,
+        detail: detail.into(),
+        took: Duration::from_micros(millis),
+    };
+    let steps = [
+        step(Rung::Signal, "SIGINT was sent to process 4711", 120),
+        step(Rung::Wait, "it did not obey within 2 s", 2_000_400),
+        step(Rung::Look, "safe, cpu-loop", 9_800),
+        step(
+            Rung::StepIn,
+            "ProcessInterrupts() was called at the first look, and raised an ERROR",
+            14_300,
+        ),
+    ];
+    let mut swallowed = Report::new(
+        Outcome::Returned,
+        "the error was caught, and the statement goes on",
+    );
+    swallowed.swallowed = true;
+    // Messages on stderr, which are not broken into lines.
+    let said: Vec<String> = steps.iter().map(|s| ladder::step(s) + "\n").collect();
+    let waiting = ladder::waiting(
+        "waiting for process 4711 to obey",
+        Duration::from_millis(1234),
+        Some(Duration::from_secs(2)),
+    );
+    let said = said.concat() + &waiting + "\n";
+    texts.0.insert("ladder.messages".into(), said);
+    texts.keep("ladder", |screen| {
+        let ends = [(4711, "cancelled", 0), (4712, "refused", 4)];
+        ladder::escalation(&swallowed, Duration::from_secs(2), screen)
+            + &ladder::summary(&ends, &[4713], screen)
+    });
+    let snapshot = fixture("swallowed-errors-cancel");
+    let judged = assess(&snapshot, Request::Cancel, &[]);
+    texts.keep("swallowed-errors-cancel.outcome-returned", |screen| {
+        text::intervention(&snapshot, &judged, &swallowed, screen)
+    });
 }
 
 /// One promise that is kept, one that is not, and the end.
