@@ -8,8 +8,8 @@ use postgres::{Client, NoTls};
 use serde_json::Value;
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, as_other_user, fetched, is_root, pgpoke,
-    server_with_testext, skip, skipped, wait_for,
+    Backend, DEADLINE, How, Installation, Run, Server, as_other_user, fetched, heeding_signals,
+    is_root, pgpoke, server_with_testext, skip, skipped, wait_for,
 };
 
 /// What is listed of one server, by the PID that the server knows.
@@ -586,7 +586,7 @@ fn watched_it_grows_until_ctrl_c() {
     let server = server_with_testext!(Server::builder().pooled());
     let stuck = server.stuck("SELECT pgpoke_read()");
     stuck.prove_stuck(How::Cancel);
-    let mut command = pgpoke();
+    let mut command = heeding_signals(pgpoke().get_program());
     command.args(["list", "--json", "--stuck", "--watch", "0.2"]);
     let run = Run::while_doing(DEADLINE, command, |pid| {
         std::thread::sleep(Duration::from_millis(1500));

@@ -20,6 +20,14 @@ pub fn pgpoke() -> Command {
     Command::new(env!("CARGO_BIN_EXE_pgpoke"))
 }
 
+/// A program with all signals at their defaults: under nohup, or in a shell's background, it would inherit that
+/// some are ignored.
+pub fn heeding_signals(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
 /// A finished run of a program.
 pub struct Run {
     command: String,
@@ -197,7 +205,7 @@ impl Run {
     ) -> Self {
         let (mut terminal, other_end) = open_terminal(0);
         let end = || Stdio::from(other_end.try_clone().expect("a copy of a descriptor"));
-        let mut command = pgpoke();
+        let mut command = heeding_signals(pgpoke().get_program());
         command.args(args).stdin(end()).stdout(end()).stderr(end());
         let start = Instant::now();
         let mut child = command

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{figure, times};
 use crate::harness::{
-    Backend, DEADLINE, How, Outcome, Run, Server, Stuck, pgpoke, server_with_testext, skip,
-    wait_for,
+    Backend, DEADLINE, How, Outcome, Run, Server, Stuck, heeding_signals, pgpoke,
+    server_with_testext, skip, wait_for,
 };
 
 /// Everything that it does to a backend, and every wait for it: at these it dies each time, several times each.
@@ -16,14 +16,6 @@ const CALLS: [&str; 4] = ["ptrace", "wait4", "rt_sigtimedwait", "rt_tgsigqueuein
 
 /// How often it dies at each call.
 const TIMES: usize = 3;
-
-/// A program with all signals at their defaults: under nohup, or in a shell's background, it would inherit that
-/// some are ignored.
-fn heeding_signals(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("env");
-    command.arg("--default-signal").arg(program);
-    command
-}
 
 /// pgpoke, with a signal sent to it by strace as it enters the `nth` call of that name. The call
 /// itself is not made any more if the signal is SIGKILL.
