@@ -132,7 +132,7 @@ impl Colours {
 /// With a capital and a full stop. What begins with something to type begins small, and behind a colon, where what is to be
 /// typed stands, a full stop would be typed, too.
 fn sentence(text: &str) -> String {
-    const TYPED: [&str; 2] = ["pgpoke", "setsebool"];
+    const TYPED: [&str; 4] = ["pgpoke", "setpriv", "setsebool", "sudo"];
     let first = text.split(' ').next().unwrap_or_default();
     let mut chars = text.chars();
     let mut sentence = match chars.next() {
@@ -184,6 +184,10 @@ mod tests {
             (
                 "run it as root: sudo pgpoke …",
                 "Run it as root: sudo pgpoke …",
+            ),
+            (
+                "sudo -u postgres pgpoke …, or as root: sudo pgpoke …",
+                "sudo -u postgres pgpoke …, or as root: sudo pgpoke …",
             ),
             (
                 "/proc is mounted with hidepid",
