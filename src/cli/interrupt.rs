@@ -265,6 +265,9 @@ fn look(
     if let Some(report) = settled(&assessment) {
         return done(Done::new(snapshot, assessment, report));
     }
+    if let Some(directory) = &args.report {
+        super::report::before_stepping_in(directory, plan, &options.budget)?;
+    }
     if args.dry_run {
         let report = dry(&assessment);
         return done(Done::new(snapshot, assessment, report));

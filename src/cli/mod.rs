@@ -6,7 +6,9 @@ mod inspect;
 mod interrupt;
 mod open;
 mod patience;
+mod report;
 mod selftest;
+mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -81,6 +83,9 @@ enum Command {
     /// Make a backend process its pending interrupt, from outside
     #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
     Interrupt(InterruptArgs),
+    /// Gather all that a maintainer will ask for, into one directory and an archive
+    #[command(override_usage = "pgpoke report [OPTIONS] PID")]
+    Report(ReportArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
     Selftest(SelftestArgs),
     /// Print a shell's completions
@@ -154,6 +159,9 @@ struct InspectArgs {
     /// Look this many times, to tell a loop from progress
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     samples: u32,
+    /// Look again and again, and show where most looks met it, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["json", "samples"])]
+    watch: bool,
     /// Show the whole stack
     #[arg(long)]
     stack: bool,
@@ -162,6 +170,35 @@ struct InspectArgs {
     max_stop: Duration,
     #[command(flatten)]
     debug_files: DebugFilesArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The directory to make; the archive is DIR.tar.gz [default: pgpoke-report-PID-TIME]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Ask the server, too, through this connection (PGPASSWORD is used); what fails or hangs costs 10 s, not the report
+    #[arg(long, value_name = "CONNINFO")]
+    dsn: Option<String>,
+    /// Leave out query text, literals, host names, addresses, and local variables
+    #[arg(long)]
+    redact: bool,
+    /// Look at its stack this many times
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    samples: u32,
+    /// Run nothing in the backend; its signal handlers then stay unknown
+    #[arg(long)]
+    passive: bool,
+    /// How long it may be made to stand still at a time (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
+    #[command(flatten)]
+    debug_files: DebugFilesArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +229,9 @@ struct InterruptArgs {
     /// Do everything but send the signal and step in
     #[arg(long)]
     dry_run: bool,
+    /// Gather a report into this directory first, as pgpoke report does; without it, nothing is done
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// Do not ask
     #[arg(short = 'y', long)]
     yes: bool,
@@ -211,6 +251,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -7,6 +7,7 @@ mod identity;
 pub mod locks;
 pub mod lwlocks;
 mod memory_contexts;
+pub mod settings;
 mod siblings;
 mod statics;
 mod title;

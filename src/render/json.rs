@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::report::Written;
 use crate::assess::{Assessment, Status, locks, rules, samples};
 use crate::intervene::{Outcome, Report};
 use crate::process::permission::Rule;
@@ -37,6 +38,25 @@ pub fn intervention(snapshot: &Snapshot, assessment: &Assessment, report: &Repor
         (snapshot.stopped_ms + millis(report.stopped)).into(),
     );
     print(&Value::Object(object))
+}
+
+/// The result of `pgpoke report`.
+pub fn report(written: &Written) -> String {
+    let path = |p: &std::path::Path| p.to_string_lossy().into_owned();
+    print(&json!({
+        "schema_version": SCHEMA_VERSION,
+        "pid": written.pid,
+        "verdict": written.verdict,
+        "cause": { "code": written.cause.code, "summary": written.cause.summary },
+        "directory": path(&written.directory),
+        "archive": written.archive.as_deref().map(path),
+        "files": written.contents.files,
+        "missing": written.contents.missing,
+        "looks": written.looks,
+        "stopped_ms": written.stopped_ms,
+        "redacted": written.redacted,
+        "complete": !written.contents.ended_early,
+    }))
 }
 
 /// What is said in JSON when nothing could be judged.

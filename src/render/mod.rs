@@ -1,4 +1,6 @@
 //! An assessment and an outcome as text or as JSON. Never sees a process.
 
 pub mod json;
+pub mod report;
+pub mod samples;
 pub mod text;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::json;
 use crate::assess::checks::{Weight, weight};
-use crate::assess::{Assessment, Interrupt, Status, Verdict};
+use crate::assess::{Assessment, Interrupt, Status, Verdict, samples};
 use crate::image::ReadFrom;
 use crate::intervene::{Outcome, Report};
 use crate::snapshot::{Frame, Signals, Snapshot, signal_names};
@@ -25,6 +25,18 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
     files(&mut out, s);
     signals(&mut out, s, a);
     stack(&mut out, s, whole_stack);
+    if let Some(motion) = samples::motion(s) {
+        line(
+            &mut out,
+            "looks",
+            &format!("{}: the share of them that met each function", motion.looks),
+        );
+        out.push_str(&super::samples::tree(
+            &motion.tree,
+            motion.looks,
+            usize::MAX,
+        ));
+    }
     checks(&mut out, a);
     next(&mut out, a);
     if s.stopped_ms > 0.0 {
@@ -34,6 +46,21 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole_stack: bool) -> String {
             &format!("for {:.2} ms", s.stopped_ms),
         );
     }
+    out
+}
+
+/// The verdict and the cause in a few lines.
+pub fn judgement(s: &Snapshot, a: &Assessment) -> String {
+    let mut out = String::new();
+    verdict(&mut out, s, a);
+    cause(&mut out, a);
+    out
+}
+
+/// The whole stack of one look.
+pub fn backtrace(s: &Snapshot) -> String {
+    let mut out = String::new();
+    stack(&mut out, s, true);
     out
 }
 
@@ -237,7 +264,7 @@ fn effect(s: &Snapshot, interrupt: Interrupt) -> String {
 }
 
 /// One labelled line; without a label it goes on where the one before began.
-fn line(out: &mut String, label: &str, text: &str) {
+pub(crate) fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{label:<12} {text}");
 }
 
