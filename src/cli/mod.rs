@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and the exit codes.
 
 mod audit;
+mod core_file;
 mod duration;
 mod inspect;
 mod interrupt;
@@ -81,6 +82,9 @@ enum Command {
     /// Make a backend process its pending interrupt, from outside
     #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
     Interrupt(InterruptArgs),
+    /// Write a core file of a backend, which goes on
+    #[command(hide = true)]
+    CoreFile(CoreFileArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
     Selftest(SelftestArgs),
     /// Print a shell's completions
@@ -90,6 +94,22 @@ enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Args)]
+struct CoreFileArgs {
+    /// With shared memory
+    #[arg(long)]
+    full: bool,
+    /// How long it may be made to stand still (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
+    /// Where to
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// PID of the backend
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pid: i32,
 }
 
 #[derive(Debug, Args)]
@@ -211,6 +231,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
+        Command::CoreFile(args) => core_file::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
