@@ -95,22 +95,25 @@ impl Arena {
         wanted: &[(Range<u64>, bool)],
         deadline: Option<Instant>,
     ) {
-        for (range, full) in wanted {
+        let is_over = || deadline.is_some_and(|d| Instant::now() >= d);
+        'ranges: for (range, full) in wanted {
             let mut at = range.start;
             while at < range.end {
-                let seen = source.look(at..range.end, *full);
+                if is_over() {
+                    self.later.push(at..range.end);
+                    continue 'ranges;
+                }
+                at = source.look(at..range.end, *full).end;
                 let mut runs = Steps::new(&source.runs);
                 while let Some(step) = runs.next() {
                     let size: u64 = step.iter().map(|run| run.end - run.start).sum();
-                    let room = self.used + size as usize <= self.bytes.len();
-                    if !room || deadline.is_some_and(|d| Instant::now() >= d) {
-                        let from = step.first().map_or(at, |run| run.start);
-                        self.later.push(from..seen.end);
-                        break;
+                    let has_room = self.used + size as usize <= self.bytes.len();
+                    if !has_room || is_over() {
+                        self.later.push(step[0].start..range.end);
+                        continue 'ranges;
                     }
                     self.copy(&source.memory, step);
                 }
-                at = seen.end;
             }
         }
     }

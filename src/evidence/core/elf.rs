@@ -343,12 +343,12 @@ fn load(segment: &Segment, front: u64) -> elf::ProgramHeader64<LE> {
 
 #[cfg(test)]
 mod tests {
-    use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+    use object::read::elf::{FileHeader, ProgramHeader};
 
     use super::*;
 
-    fn parsed(bytes: &[u8]) -> ElfFile64<'_, LE> {
-        ElfFile64::parse(bytes).unwrap()
+    fn parsed(bytes: &[u8]) -> &elf::FileHeader64<LE> {
+        elf::FileHeader64::parse(bytes).unwrap()
     }
 
     fn example() -> Notes {
@@ -382,7 +382,7 @@ mod tests {
     /// Types and contents, in order.
     fn read_back(bytes: &[u8]) -> Vec<(u32, Vec<u8>, Vec<u8>)> {
         let file = parsed(bytes);
-        let headers = file.elf_header().program_headers(LE, bytes).unwrap();
+        let headers = file.program_headers(LE, bytes).unwrap();
         let mut notes = headers[0].notes(LE, bytes).unwrap().unwrap();
         let mut all = Vec::new();
         while let Some(note) = notes.next().unwrap() {
@@ -449,8 +449,7 @@ mod tests {
         let segments = [segment(0x1_0000, 0, 0), segment(0x2_0000, 0x4000, 0x8000)];
         let front = Front::new(2, 0);
         let bytes = front.bytes(&segments, &[]);
-        let file = parsed(&bytes);
-        let header = file.elf_header();
+        let header = parsed(&bytes);
         assert_eq!(header.e_type.get(LE), elf::ET_CORE);
         assert_eq!(header.e_machine.get(LE), elf::EM_X86_64);
         let all = header.program_headers(LE, &*bytes).unwrap();
@@ -488,7 +487,7 @@ mod tests {
             .collect();
         let bytes = Front::new(segments.len(), 0).bytes(&segments, &[]);
         let file = parsed(&bytes);
-        let all = file.elf_header().program_headers(LE, &*bytes).unwrap();
+        let all = file.program_headers(LE, &*bytes).unwrap();
         assert_eq!(all.len(), 70_001);
         assert_eq!(all[70_000].p_vaddr(LE), 69_999 * PAGE);
     }

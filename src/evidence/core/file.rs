@@ -57,6 +57,11 @@ impl Draft {
         Ok((file, Some(temporary)))
     }
 
+    /// Whether it is gone with us, however we end.
+    pub fn is_nameless(&self) -> bool {
+        self.temporary.is_none()
+    }
+
     /// How many bytes the file system has left for us.
     pub fn free_space(&self) -> io::Result<u64> {
         let stat = fstatvfs(&self.file)?;

@@ -181,12 +181,19 @@ pub fn write(
         path,
     )?;
 
+    // One with a name would be left behind if the fuse of the stop blew.
+    let nameless = Some(draft).filter(Draft::is_nameless);
+
     let (look, stopped) = stand_still(process, &options.budget, STOP_LIMIT, |standstill| {
         stage.look(standstill)
     })?;
     let look = look?;
     // From here on the process runs.
 
+    let draft = match nameless {
+        Some(draft) => draft,
+        None => Draft::new(path).map_err(unwritable)?,
+    };
     let shared = Shared::of(process, &mut stage);
     stage.arena.pieces.sort_by_key(|piece| piece.start);
     let notes = elf::notes(&about.notes(&stage.mappings, &look));
