@@ -855,12 +855,17 @@ pgpoke_malloc_threads(PG_FUNCTION_ARGS)
 }
 
 /* So many calls deep, where it waits for ever. */
-static pg_noinline int
+static pg_noinline uint64
 wait_below(int depth)
 {
-	while (depth <= 0)
-		pause();
-	return wait_below(depth - 1) + 1;
+	if (depth <= 0)
+	{
+		do
+			pause();
+		while (turns != PG_UINT64_MAX);
+		return turns;
+	}
+	return wait_below(depth - 1) + turns;
 }
 
 static void *

@@ -447,6 +447,10 @@ mod tests {
         assert!(Steps::new(&[]).next().is_none());
     }
 
+    fn only(ranges: &[Range<u64>]) -> Option<Range<u64>> {
+        ranges.first().filter(|_| ranges.len() == 1).cloned()
+    }
+
     #[test]
     fn what_has_no_room_is_left_for_later_and_nothing_is_lost() {
         let process = Process::open(std::process::id() as i32).unwrap();
@@ -465,8 +469,8 @@ mod tests {
         let room = 80 * PAGE as usize;
         let mut arena = Arena::rehearse(room, &mut source, &wanted);
         arena.fill(&mut source, &wanted, None);
-        assert_eq!(arena.missing, [PAGE..2 * PAGE]);
-        assert_eq!(arena.later, [here.clone()]);
+        assert_eq!(only(&arena.missing), Some(PAGE..2 * PAGE));
+        assert_eq!(only(&arena.later), Some(here.clone()));
         let [piece] = arena.pieces[..] else {
             panic!("{:?}", arena.pieces)
         };
@@ -477,6 +481,6 @@ mod tests {
         let mut arena = Arena::rehearse(room, &mut source, &wanted);
         arena.fill(&mut source, &wanted[..1], Some(Instant::now()));
         assert!(arena.pieces.is_empty());
-        assert_eq!(arena.later, [here]);
+        assert_eq!(only(&arena.later), Some(here));
     }
 }

@@ -73,13 +73,13 @@ impl Draft {
         self.file.write_all_at(bytes, at)?;
         self.unwritten += bytes.len() as u64;
         if self.unwritten >= UNWRITTEN {
-            self.to_disk()?;
+            self.flush()?;
         }
         Ok(())
     }
 
     /// Waits until the disk has it, and gives back the memory that it took: it is the server's disk cache.
-    fn to_disk(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         self.unwritten = 0;
         let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
@@ -89,7 +89,7 @@ impl Draft {
     /// Makes it so long, gives it its name, and says how many bytes of the disk it takes.
     pub fn keep(mut self, len: u64) -> io::Result<u64> {
         self.file.set_len(len)?;
-        self.to_disk()?;
+        self.flush()?;
         let blocks = self.file.metadata()?.blocks();
         match self.temporary.take() {
             None => {

@@ -396,22 +396,22 @@ impl Writer<'_> {
         for range in &stage.arena.later {
             let mapping = maps::find(&stage.mappings, Avma(range.start));
             let full = mapping.is_some_and(regions::is_full);
-            self.from_process(&mut stage.source, range.clone(), full)?;
+            self.copy_later(&mut stage.source, range.clone(), full)?;
         }
         for (mapping, take) in stage.mappings.iter().zip(&stage.takes) {
             if *take == Take::ElfHeader {
                 let first = mapping.start.0..mapping.start.0 + PAGE;
-                self.from_process(&mut stage.source, first, true)?;
+                self.copy_later(&mut stage.source, first, true)?;
             }
         }
         for (range, offset, file) in &shared.0 {
-            self.from_file(range.clone(), *offset, file)?;
+            self.copy_file(range.clone(), *offset, file)?;
         }
         Ok(())
     }
 
     /// Copies now what there was no time for.
-    fn from_process(
+    fn copy_later(
         &mut self,
         source: &mut copy::Source,
         range: Range<u64>,
@@ -434,7 +434,7 @@ impl Writer<'_> {
     }
 
     /// Writes what a file has for `range`, beginning at `offset`.
-    fn from_file(&mut self, range: Range<u64>, offset: u64, file: &File) -> Result<(), Ended> {
+    fn copy_file(&mut self, range: Range<u64>, offset: u64, file: &File) -> Result<(), Ended> {
         let mut buf = vec![0; PORTION];
         let len = file.metadata().map_or(0, |m| m.len());
         let end = offset + (range.end - range.start);
