@@ -854,6 +854,57 @@ pgpoke_malloc_threads(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* So many calls deep, where it waits for ever. */
+static pg_noinline uint64
+wait_below(int depth)
+{
+	if (depth <= 0)
+	{
+		do
+			pause();
+		while (turns != PG_UINT64_MAX);
+		return turns;
+	}
+	return wait_below(depth - 1) + turns;
+}
+
+static void *
+waiting_thread(void *depth)
+{
+	wait_below((int) (intptr_t) depth);
+	return NULL;
+}
+
+/*
+ * A loop beside threads that wait, each one call deeper than the last: a
+ * library's idle workers.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_threads);
+Datum
+pgpoke_threads(PG_FUNCTION_ARGS)
+{
+	sigset_t	all,
+				before;
+	int			failed = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (int n = 1; n <= PG_GETARG_INT32(0) && !failed; n++)
+	{
+		pthread_t	thread;
+
+		failed = pthread_create(&thread, NULL, waiting_thread, (void *) (intptr_t) n);
+		if (!failed)
+			pthread_detach(thread);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed)
+		elog(ERROR, "pthread_create: error %d", failed);
+	say_stuck(__func__);
+	spin();
+	PG_RETURN_VOID();
+}
+
 /*
  * An extension that allocates as it should, in an endless loop; chunks above 8
  * kB go on to malloc.

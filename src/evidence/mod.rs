@@ -6,6 +6,7 @@
 //! was seen while it stood still comes with the [`Material`].
 
 mod bundle;
+pub mod core;
 mod deadline;
 mod dsn;
 mod kernel;

@@ -12,6 +12,8 @@ mod spinlocks;
 mod aftermath;
 /// Servers in containers.
 mod containers;
+/// Core files, beside what gdb sees of the living process.
+mod core_file;
 /// Debug files beside an image, and files that were replaced under a running server.
 mod debug_files;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
