@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, InspectArgs, say, say_warnings, watch};
+use super::{Exit, InspectArgs, messages, say, watch};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
@@ -24,7 +24,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     }
     match inspect(args, pid) {
         Ok((snapshot, exit)) => {
-            say_warnings(&snapshot.warnings);
+            messages::warnings(&snapshot.warnings);
             let assessment = assess(&snapshot, Request::Pending, &[]);
             say(&if args.json {
                 json::inspection(&snapshot, &assessment)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::audit::{Act, Audit};
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, InterruptArgs, inspect, say, say_warnings};
+use super::{Exit, InterruptArgs, inspect, messages, say};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Verdict, assess};
 use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
@@ -57,7 +57,7 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
         }
         Err(failure) => {
             audit.failed(&failure.message, failure.exit);
-            say_warnings(audit.warning().as_slice());
+            messages::warnings(audit.warning().as_slice());
             failure.tell(pid, args.json, Some(Outcome::Refused))
         }
     })
@@ -104,7 +104,7 @@ impl Done {
 }
 
 fn tell(args: &InterruptArgs, done: &Done) {
-    say_warnings(&done.snapshot.warnings);
+    messages::warnings(&done.snapshot.warnings);
     if args.json {
         say(&json::intervention(
             &done.snapshot,
@@ -344,7 +344,7 @@ fn seconds(d: Duration) -> String {
 /// Says what is going on, where somebody reads along.
 fn announce(args: &InterruptArgs, what: &str) {
     if !args.json {
-        let _ = writeln!(std::io::stderr(), "pgpoke: {what}");
+        messages::progress(what);
     }
 }
 

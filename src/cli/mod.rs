@@ -5,6 +5,7 @@ mod core_file;
 mod duration;
 mod inspect;
 mod interrupt;
+mod messages;
 mod open;
 mod patience;
 mod report;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::image::DebugFiles;
-use crate::render::text::printable;
+use crate::render::screen::ColorChoice;
 use crate::selftest::Part;
 
 /// What scripts may rely on; see `docs/exit-codes.md`.
@@ -72,6 +73,9 @@ struct Cli {
     /// Show the version
     #[arg(short = 'V', long, action = clap::ArgAction::Version)]
     version: Option<bool>,
+    /// When to use colours (auto: on a terminal); without it, PG_COLOR decides, and NO_COLOR where that says auto
+    #[arg(long, global = true, value_name = "WHEN")]
+    color: Option<ColorChoice>,
     #[command(subcommand)]
     command: Command,
 }
@@ -268,6 +272,7 @@ struct InterruptArgs {
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    ColorChoice::of(cli.color).hold();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
@@ -292,36 +297,10 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = result.unwrap_or_else(|e| {
-        say_error(&format!("{e:#}"), None, None);
+        messages::error(&format!("{e:#}"), None, None);
         Exit::Error
     });
     exit.into()
-}
-
-/// Says an error as PostgreSQL's own tools do. What it names may have been named by anyone.
-fn say_error(message: &str, detail: Option<&str>, hint: Option<&str>) {
-    let text = error_text(message, detail, hint);
-    // With nobody listening, there is nothing more to do.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-fn error_text(message: &str, detail: Option<&str>, hint: Option<&str>) -> String {
-    let mut text = String::new();
-    let lines = [("error", Some(message)), ("detail", detail), ("hint", hint)];
-    for (what, said) in lines {
-        if let Some(said) = said {
-            text.push_str(&format!("pgpoke: {what}: {}\n", printable(said)));
-        }
-    }
-    text
-}
-
-/// Says what the operator should know beside the answer. A file's name may be of anyone's choice.
-fn say_warnings(warnings: &[String]) {
-    let mut err = std::io::stderr().lock();
-    for warning in warnings {
-        let _ = writeln!(err, "pgpoke: warning: {}", printable(warning));
-    }
 }
 
 /// Prints what a command has to say on stdout. A closed stdout is no error of the command's.

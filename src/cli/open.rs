@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exit, error_text, say, say_error};
+use super::{Exit, messages, say};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
@@ -45,7 +45,7 @@ impl Failure {
     ///
     /// `outcome` is that of an intervention that this kept from beginning.
     pub fn tell(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Exit {
-        say_error(&self.message, self.detail.as_deref(), self.hint.as_deref());
+        messages::error(&self.message, self.detail.as_deref(), self.hint.as_deref());
         let told = self.told.as_deref();
         if as_json {
             say(&self.as_json(pid, outcome));
@@ -68,7 +68,8 @@ impl Failure {
 
     /// The same in bytes, for where nothing can be put together any more.
     pub fn last_words(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Words {
-        let said = error_text(&self.message, self.detail.as_deref(), self.hint.as_deref());
+        let said =
+            messages::error_text(&self.message, self.detail.as_deref(), self.hint.as_deref());
         let object = as_json.then(|| self.as_json(pid, outcome));
         Words {
             stdout: object.unwrap_or_default().into_bytes(),

@@ -1,6 +1,5 @@
 //! `pgpoke report`
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inspect::Looks;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, ReportArgs, say, say_error, say_warnings};
+use super::{Exit, ReportArgs, messages, say};
 use crate::assess::{Request, assess, samples};
 use crate::evidence::{self, Bundle, Contents, Material, Options, README, Spoken};
 use crate::intervene::STOP_LIMIT;
@@ -48,7 +47,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     };
     Ok(match gather(args, pid, options) {
         Ok((written, warnings)) => {
-            say_warnings(&warnings);
+            messages::warnings(&warnings);
             tell(args, &written)
         }
         Err(failure) => failure.tell(pid, args.json, None),
@@ -82,7 +81,7 @@ fn tell(args: &ReportArgs, written: &Written) -> Exit {
     let directory = written.directory.display();
     match (written.contents.ended_early, &written.archive) {
         (true, _) => {
-            say_error(
+            messages::error(
                 "a signal asked pgpoke to end before all was gathered",
                 Some(&format!(
                     "what was gathered until then is in {directory}; the backend runs on, untouched"
@@ -154,7 +153,7 @@ pub fn before_stepping_in(
             format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
         return Err(failure(Exit::Error, message));
     }
-    let _ = writeln!(std::io::stderr(), "pgpoke: the report is in {directory}");
+    messages::progress(&format!("the report is in {directory}"));
     Ok(())
 }
 
@@ -266,7 +265,7 @@ fn packed(bundle: &Bundle) -> Option<PathBuf> {
     packed
         .inspect_err(|e| {
             let message = format!("cannot write the archive {directory}.tar.gz: {e}");
-            say_error(
+            messages::error(
                 &message,
                 Some(&format!("the files are in {directory}")),
                 None,
@@ -277,7 +276,7 @@ fn packed(bundle: &Bundle) -> Option<PathBuf> {
 
 fn progress(wishes: &Wishes, what: &str) {
     if !wishes.quiet {
-        let _ = writeln!(std::io::stderr(), "pgpoke: {what}");
+        messages::progress(what);
     }
 }
 

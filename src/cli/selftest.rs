@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Exit, SelftestArgs, say, say_error};
+use super::{Exit, SelftestArgs, messages, say};
 use crate::selftest::{Broken, run as promises};
 use crate::tracee::TraceError;
 
@@ -46,7 +46,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
             "do not let pgpoke interrupt a backend on this kernel; inspect --passive borrows no frame. Please report this",
         ),
     };
-    say_error(
+    messages::error(
         &format!("{} of {all} promises do not hold here", all - kept),
         Some("no backend was touched"),
         Some(hint),

@@ -3,4 +3,5 @@
 pub mod json;
 pub mod report;
 pub mod samples;
+pub mod screen;
 pub mod text;
