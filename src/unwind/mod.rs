@@ -5,6 +5,7 @@
 //! complete only when its root was reached by the rules: a guess is never passed off as knowledge.
 
 mod cfi;
+pub mod variables;
 
 use std::time::Instant;
 
@@ -117,6 +118,17 @@ pub fn unwind_until(
     memory: &dyn Memory,
     space: &AddressSpace,
 ) -> RawStack {
+    walk(give_up, registers, memory, space, |_| ())
+}
+
+/// The same, showing the registers of each frame to `visit`, innermost first.
+fn walk(
+    give_up: Option<Instant>,
+    registers: &UnwindRegisters,
+    memory: &dyn Memory,
+    space: &AddressSpace,
+    mut visit: impl FnMut(&Registers),
+) -> RawStack {
     let mut unwinder = cfi::Unwinder::default();
     let mut here = Registers::all(registers);
     let mut frames: Vec<RawFrame> = Vec::with_capacity(64);
@@ -139,6 +151,7 @@ pub fn unwind_until(
             has_cleanup: false,
             function: None,
         };
+        visit(&here);
         let step = unwinder.step(frame.lookup_address(), &here, memory, space);
         match step {
             Ok(step) => {

@@ -1,0 +1,586 @@
+//! Values as text, the way gdb prints them by default: people who read backtraces know it, and a test can hold it to gdb's.
+
+use std::fmt::Write as _;
+
+use super::content::{Content, State};
+use super::dies::Die;
+use super::types::{Member, Type, Types, is_signed};
+use crate::memory::{Avma, Memory};
+
+/// The most elements of an array, and the most characters of a string (gdb: `print elements`).
+const MOST_ELEMENTS: usize = 200;
+/// As many that are the same are said to be so many (gdb: `print repeats`).
+const REPEATS: usize = 10;
+/// Structures within structures (gdb: `print max-depth`).
+const DEEPEST: usize = 20;
+/// The most text of one value, in bytes.
+const LONGEST: usize = 8 << 10;
+
+/// Prints values of one image's types.
+pub struct Printer<'p, 's> {
+    pub types: &'p Types<'s>,
+    pub memory: &'p dyn Memory,
+    /// What lies at an address: `symbol+offset`.
+    pub symbol: &'p dyn Fn(Avma) -> Option<String>,
+}
+
+/// Text up to a length.
+struct Out(String);
+
+impl Out {
+    fn push(&mut self, text: &str) {
+        if self.is_full() {
+            return;
+        }
+        self.0.push_str(text);
+        if self.is_full() {
+            let end = (0..=LONGEST).rev().find(|i| self.0.is_char_boundary(*i));
+            self.0.truncate(end.unwrap_or(0));
+            self.0.push_str("...");
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() > LONGEST
+    }
+}
+
+impl Printer<'_, '_> {
+    /// The text of a value of that type.
+    pub fn print(&self, of: &Die, content: &Content) -> String {
+        let mut out = Out(String::new());
+        match content.state() {
+            // Nothing of it is to be had, whatever it consists of.
+            Some(state @ (State::OptimizedOut | State::Synthetic)) => out.push(missing(state)),
+            _ => self.value(&mut out, Some(of), content, 0, 0),
+        }
+        out.0
+    }
+
+    fn value(&self, out: &mut Out, of: Option<&Die>, content: &Content, at: usize, depth: usize) {
+        if out.is_full() {
+            return;
+        }
+        let Some((_, found)) = of.and_then(|of| self.types.bare(of)) else {
+            return out.push("<of an unknown type>");
+        };
+        let size = match &*found {
+            Type::Base { size, .. }
+            | Type::Pointer { size, .. }
+            | Type::Reference { size, .. }
+            | Type::Enumeration { size, .. } => *size,
+            Type::Composite { members, .. } => {
+                return self.composite(out, members, content, at, depth);
+            }
+            Type::Array { of, counts } => {
+                return self.array(out, of.as_ref(), counts, content, at, depth);
+            }
+            _ => return out.push("<of an unknown type>"),
+        };
+        let bytes = usize::try_from(size)
+            .map_err(|_| State::Unreadable)
+            .and_then(|size| content.bytes(at, size));
+        match bytes {
+            Ok(bytes) => self.scalar(out, &found, bytes, depth),
+            Err(state) => out.push(missing(state)),
+        }
+    }
+
+    fn scalar(&self, out: &mut Out, of: &Type, bytes: &[u8], depth: usize) {
+        match of {
+            Type::Base { encoding, size, .. } if *encoding == gimli::DW_ATE_float => {
+                out.push(&float(bytes, *size));
+            }
+            Type::Pointer { to, .. } => self.pointer(out, to.as_ref(), word(bytes)),
+            Type::Reference { to, .. } => self.reference(out, to.as_ref(), word(bytes), depth),
+            _ => self.number(out, of, bytes),
+        }
+    }
+
+    /// Whole numbers and what is made of them.
+    fn number(&self, out: &mut Out, of: &Type, bytes: &[u8]) {
+        if bytes.is_empty() || bytes.len() > 16 {
+            return out.push("<of an unknown type>");
+        }
+        match of {
+            Type::Base { encoding, size, .. } => {
+                let value = integer(bytes, is_signed(*encoding));
+                out.push(&base(*encoding, *size, value));
+            }
+            Type::Enumeration { names, signed, .. } => {
+                out.push(&enumeration(names, integer(bytes, *signed)));
+            }
+            Type::Pointer { .. } => {
+                let _ = write!(out.0, "{:#x}", word(bytes));
+            }
+            _ => out.push("<of an unknown type>"),
+        }
+    }
+
+    fn pointer(&self, out: &mut Out, to: Option<&Die>, address: u64) {
+        out.push(&format!("{address:#x}"));
+        if address == 0 {
+            return;
+        }
+        if let Some(symbol) = (self.symbol)(Avma(address)) {
+            out.push(&format!(" <{symbol}>"));
+        }
+        if to.is_some_and(|to| self.is_text(to)) {
+            out.push(" ");
+            self.c_string(out, Avma(address));
+        }
+    }
+
+    fn reference(&self, out: &mut Out, to: Option<&Die>, address: u64, depth: usize) {
+        out.push(&format!("@{address:#x}"));
+        let size = to.and_then(|to| self.types.size(to)).unwrap_or(0);
+        let mut content = Content::new(size);
+        let mut bytes = vec![0; content.len()];
+        if size == 0 || depth >= DEEPEST {
+            return;
+        }
+        out.push(": ");
+        match self.memory.read(Avma(address), &mut bytes) {
+            Ok(()) => content.put(0, &bytes),
+            Err(_) => return out.push(missing(State::Unreadable)),
+        }
+        self.value(out, to, &content, 0, depth + 1);
+    }
+
+    /// Whether values of the type are characters: gdb takes every whole number of one byte for one.
+    fn is_text(&self, of: &Die) -> bool {
+        let found = self.types.bare(of);
+        matches!(
+            found.as_ref().map(|(_, found)| &**found),
+            Some(Type::Base { size: 1, encoding, .. }) if *encoding != gimli::DW_ATE_boolean
+        )
+    }
+
+    fn c_string(&self, out: &mut Out, address: Avma) {
+        // One more, to know whether it goes on.
+        let mut bytes = Vec::new();
+        let mut ended = false;
+        while bytes.len() <= MOST_ELEMENTS && !ended {
+            match self.memory.read_u8(address.offset(bytes.len() as i64)) {
+                Ok(0) => ended = true,
+                Ok(byte) => bytes.push(byte),
+                Err(_) => break,
+            }
+        }
+        let unreadable = address.offset(bytes.len() as i64);
+        let goes_on = bytes.len() > MOST_ELEMENTS;
+        bytes.truncate(MOST_ELEMENTS);
+        let broken = !ended && !goes_on;
+        if !(broken && bytes.is_empty()) {
+            out.push(&text(&bytes, goes_on));
+        }
+        if broken {
+            let space = if bytes.is_empty() { "" } else { " " };
+            out.push(&format!(
+                "{space}<error: Cannot access memory at address {unreadable}>"
+            ));
+        }
+    }
+
+    fn composite(
+        &self,
+        out: &mut Out,
+        members: &[Member],
+        content: &Content,
+        at: usize,
+        depth: usize,
+    ) {
+        if depth >= DEEPEST {
+            return out.push("{...}");
+        }
+        if members.is_empty() {
+            return out.push("{<No data fields>}");
+        }
+        out.push("{");
+        for (i, member) in members.iter().enumerate() {
+            if out.is_full() {
+                return;
+            }
+            if i > 0 {
+                out.push(", ");
+            }
+            match &member.name {
+                _ if member.inherited => {
+                    out.push(&format!("<{}> = ", self.types.name(member.of.as_ref())));
+                }
+                Some(name) => out.push(&format!("{name} = ")),
+                None => {}
+            }
+            self.member(out, member, content, at, depth + 1);
+        }
+        out.push("}");
+    }
+
+    fn member(&self, out: &mut Out, member: &Member, content: &Content, at: usize, depth: usize) {
+        let place = usize::try_from(member.bit / 8)
+            .ok()
+            .and_then(|byte| at.checked_add(byte));
+        let Some(place) = place else {
+            return out.push(missing(State::Unreadable));
+        };
+        let Some(bits) = member.bits else {
+            return self.value(out, member.of.as_ref(), content, place, depth);
+        };
+        let found = member.of.as_ref().and_then(|of| self.types.bare(of));
+        let Some((_, found)) = found else {
+            return out.push("<of an unknown type>");
+        };
+        let signed = match &*found {
+            Type::Base { encoding, .. } => is_signed(*encoding),
+            Type::Enumeration { signed, .. } => *signed,
+            _ => false,
+        };
+        match bit_field(content, place, member.bit % 8, bits, signed) {
+            Ok(bytes) => {
+                let size = match &*found {
+                    Type::Base { size, .. } | Type::Enumeration { size, .. } => *size,
+                    _ => 0,
+                };
+                let size = usize::try_from(size).unwrap_or(0).min(bytes.len());
+                self.number(out, &found, &bytes[..size]);
+            }
+            Err(state) => out.push(missing(state)),
+        }
+    }
+
+    fn array(
+        &self,
+        out: &mut Out,
+        of: Option<&Die>,
+        counts: &[Option<u64>],
+        content: &Content,
+        at: usize,
+        depth: usize,
+    ) {
+        let size = of.and_then(|of| self.types.size(of)).unwrap_or(0);
+        // A dimension within another is an array of its own.
+        let inner = counts.get(1..).unwrap_or_default();
+        let size = inner
+            .iter()
+            .try_fold(size, |size, count| size.checked_mul(count.unwrap_or(0)));
+        let count = counts.first().copied().flatten().unwrap_or(0);
+        let (Some(size @ 1..), 1..) = (size, count) else {
+            // One without elements, at the end of a structure, stands for what follows there.
+            let address = content.address.map(|start| start.offset(at as i64));
+            return match address {
+                Some(address) => self.pointer(out, of, address.0),
+                None => out.push("{}"),
+            };
+        };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if inner.is_empty()
+            && of.is_some_and(|of| self.is_text(of))
+            && let Some(characters) = all_or_first(content, at, count)
+        {
+            let (characters, cut) = characters;
+            return out.push(&characters_of(characters, cut));
+        }
+        let (mut i, mut printed) = (0, 0);
+        out.push("{");
+        while i < count && printed < MOST_ELEMENTS && !out.is_full() {
+            if i > 0 {
+                out.push(", ");
+            }
+            let here = at.saturating_add(i.saturating_mul(size));
+            let mut same = 1;
+            while i + same < count
+                && content.same(here, here.saturating_add(same.saturating_mul(size)), size)
+            {
+                same += 1;
+            }
+            match inner {
+                [] => self.value(out, of, content, here, depth + 1),
+                inner if depth < DEEPEST => self.array(out, of, inner, content, here, depth + 1),
+                _ => out.push("{...}"),
+            }
+            if same >= REPEATS {
+                out.push(&format!(" <repeats {same} times>"));
+                i += same;
+                printed += REPEATS;
+            } else {
+                i += 1;
+                printed += 1;
+            }
+        }
+        if i < count {
+            out.push("...");
+        }
+        out.push("}");
+    }
+}
+
+/// The characters of an array, if all are known; of a very large one those that are kept, and that there are more.
+fn all_or_first(content: &Content, at: usize, count: usize) -> Option<(&[u8], bool)> {
+    let kept = content.len().saturating_sub(at);
+    let cut = count > kept && !content.is_whole();
+    let bytes = content.bytes(at, if cut { kept } else { count }).ok()?;
+    Some((bytes, cut))
+}
+
+fn missing(state: State) -> &'static str {
+    match state {
+        State::OptimizedOut => "<optimized out>",
+        State::Synthetic => "<synthetic pointer>",
+        State::Unreadable | State::Known => "<unreadable>",
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    let count = bytes.len().min(8);
+    word[..count].copy_from_slice(&bytes[..count]);
+    u64::from_le_bytes(word)
+}
+
+/// A whole number of up to 16 bytes.
+fn integer(bytes: &[u8], signed: bool) -> i128 {
+    let negative = signed && bytes.last().is_some_and(|last| last & 0x80 != 0);
+    let mut all = [if negative { 0xff } else { 0 }; 16];
+    let count = bytes.len().min(16);
+    all[..count].copy_from_slice(&bytes[..count]);
+    i128::from_le_bytes(all)
+}
+
+/// The bits of a bit-field, as a whole number of 16 bytes.
+fn bit_field(
+    content: &Content,
+    at: usize,
+    shift: u64,
+    bits: u64,
+    signed: bool,
+) -> Result<[u8; 16], State> {
+    let bits = u32::try_from(bits).ok().filter(|bits| (1..=64).contains(bits));
+    let bits = bits.ok_or(State::Unreadable)?;
+    let shift = (shift % 8) as u32;
+    let bytes = content.bytes(at, (shift + bits).div_ceil(8) as usize)?;
+    let value = integer(bytes, false) >> shift & ((1 << bits) - 1);
+    let value = match signed && value >> (bits - 1) & 1 == 1 {
+        true => value - (1 << bits),
+        false => value,
+    };
+    Ok(value.to_le_bytes())
+}
+
+fn base(encoding: gimli::DwAte, size: u64, value: i128) -> String {
+    match encoding {
+        gimli::DW_ATE_boolean => match value {
+            0 => "false".into(),
+            1 => "true".into(),
+            other => other.to_string(),
+        },
+        gimli::DW_ATE_signed
+        | gimli::DW_ATE_unsigned
+        | gimli::DW_ATE_signed_char
+        | gimli::DW_ATE_unsigned_char
+        | gimli::DW_ATE_UTF => match size {
+            1 => format!("{value} '{}'", character(value as u8, '\'')),
+            16 if encoding == gimli::DW_ATE_unsigned => (value as u128).to_string(),
+            _ => value.to_string(),
+        },
+        _ => "<of an unknown type>".into(),
+    }
+}
+
+/// The name of the value; of flags the names of all that are set (gdb/valprint.c, generic_val_print_enum_1).
+fn enumeration(names: &[(String, i128)], value: i128) -> String {
+    if let Some((name, _)) = names.iter().find(|(_, v)| *v == value) {
+        return name.clone();
+    }
+    // Bits side by side, none of which another name has.
+    let is_flag = |value: i128| {
+        let bits = value >> value.trailing_zeros().min(127);
+        value >= 0 && (value == 0 || bits & (bits + 1) == 0)
+    };
+    if names.is_empty() || value <= 0 || !names.iter().all(|(_, value)| is_flag(*value)) {
+        return value.to_string();
+    }
+    let mut left = value;
+    let mut set = Vec::new();
+    for (name, flag) in names {
+        if left & flag != 0 {
+            left &= !flag;
+            set.push(name.clone());
+        }
+    }
+    if left != 0 {
+        set.push(format!("unknown: {left:#x}"));
+    }
+    format!("({})", set.join(" | "))
+}
+
+/// With as many digits as it takes to tell it from all others (gdb: `%.17g`, `%.9g`).
+fn float(bytes: &[u8], size: u64) -> String {
+    match (size, bytes) {
+        (4, [a, b, c, d]) => {
+            let bits = u32::from_le_bytes([*a, *b, *c, *d]);
+            let number = f32::from_bits(bits);
+            general(number.into(), 9, u64::from(bits & 0x7f_ffff), bits >> 31 == 1)
+        }
+        (8, bytes) if bytes.len() == 8 => {
+            let bits = word(bytes);
+            let fraction = bits & ((1 << 52) - 1);
+            general(f64::from_bits(bits), 17, fraction, bits >> 63 == 1)
+        }
+        _ => "<of an unknown type>".into(),
+    }
+}
+
+/// As C prints it by `%.*g`; `fraction` is that of a number that is none.
+fn general(number: f64, digits: usize, fraction: u64, negative: bool) -> String {
+    let sign = if negative { "-" } else { "" };
+    if number.is_nan() {
+        return format!("{sign}nan({fraction:#x})");
+    }
+    if number.is_infinite() {
+        return format!("{sign}inf");
+    }
+    let scientific = format!("{:.*e}", digits - 1, number.abs());
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let plain: String = mantissa.chars().filter(|c| *c != '.').collect();
+    let trimmed = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    if exponent < -4 || exponent >= digits as i32 {
+        let mark = if exponent < 0 { '-' } else { '+' };
+        return format!("{sign}{}e{mark}{:02}", trimmed(mantissa), exponent.abs());
+    }
+    let text = match usize::try_from(exponent) {
+        Ok(before) => {
+            let (whole, rest) = plain.split_at((before + 1).min(plain.len()));
+            format!("{whole}.{rest}")
+        }
+        Err(_) => format!("0.{}{plain}", "0".repeat(exponent.unsigned_abs() as usize - 1)),
+    };
+    format!("{sign}{}", trimmed(&text))
+}
+
+/// One character between quotes, as C writes it.
+fn character(byte: u8, quote: char) -> String {
+    match byte {
+        b'\\' => "\\\\".into(),
+        7 => "\\a".into(),
+        8 => "\\b".into(),
+        9 => "\\t".into(),
+        10 => "\\n".into(),
+        11 => "\\v".into(),
+        12 => "\\f".into(),
+        13 => "\\r".into(),
+        byte if byte as char == quote => format!("\\{quote}"),
+        b' '..=b'~' => (byte as char).to_string(),
+        byte => format!("\\{byte:03o}"),
+    }
+}
+
+/// A string that ends where it ends.
+fn text(bytes: &[u8], goes_on: bool) -> String {
+    quoted(bytes, goes_on)
+}
+
+/// The characters of an array; of the zeros that fill it, one is not shown.
+fn characters_of(bytes: &[u8], cut: bool) -> String {
+    match bytes {
+        [start @ .., 0] if !cut => quoted(start, false),
+        bytes => quoted(bytes, cut),
+    }
+}
+
+/// A piece of a string: a character, and how often it stands there.
+struct Run {
+    text: String,
+    times: usize,
+    is_digit: bool,
+    octal: bool,
+}
+
+/// Characters that repeat stand outside of the quotes, with their number (gdb/valprint.c, generic_printstr).
+fn quoted(bytes: &[u8], goes_on: bool) -> String {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() && runs.len() < MOST_ELEMENTS {
+        let size = first_character(rest);
+        let (one, after) = rest.split_at(size);
+        rest = after;
+        let mut times = 1;
+        while rest.starts_with(one) {
+            rest = &rest[size..];
+            times += 1;
+        }
+        runs.push(Run {
+            text: String::from_utf8_lossy(one).into_owned(),
+            times,
+            is_digit: one[0].is_ascii_digit(),
+            octal: false,
+        });
+        if let (Some(run), 1) = (runs.last_mut(), size) {
+            run.text = character(one[0], '"');
+            run.octal = run.text.len() == 4;
+        }
+    }
+    let mut out = String::new();
+    let mut open = false;
+    let mut after_octal = false;
+    for run in &runs {
+        if run.times > REPEATS {
+            if open {
+                out.push('"');
+            }
+            if !out.is_empty() {
+                out.push_str(", ");
+            }
+            open = false;
+            after_octal = false;
+            let quote_is_it = match run.text.as_str() {
+                "\\\"" => "\"",
+                "'" => "\\'",
+                text => text,
+            };
+            let _ = write!(out, "'{quote_is_it}' <repeats {} times>", run.times);
+            continue;
+        }
+        if !open {
+            out.push_str(if out.is_empty() { "\"" } else { ", \"" });
+            open = true;
+        }
+        for _ in 0..run.times {
+            // A digit would be taken for one of the number before it.
+            match after_octal && run.is_digit {
+                true => {
+                    let _ = write!(out, "\\{:03o}", run.text.as_bytes()[0]);
+                }
+                false => out.push_str(&run.text),
+            }
+            after_octal = run.octal || (after_octal && run.is_digit);
+        }
+    }
+    if open {
+        out.push('"');
+    }
+    if out.is_empty() {
+        out.push_str("\"\"");
+    }
+    if goes_on || !rest.is_empty() {
+        out.push_str("...");
+    }
+    out
+}
+
+/// How many bytes the first character has: more than one only if it is one that a terminal shows and does not obey.
+fn first_character(bytes: &[u8]) -> usize {
+    let most = bytes.len().min(4);
+    let shown = |size: &usize| {
+        let text = bytes.get(..*size).and_then(|b| std::str::from_utf8(b).ok());
+        let mut characters = text.unwrap_or_default().chars();
+        let first = characters.next();
+        characters.next().is_none()
+            && first.is_some_and(|c| !c.is_ascii() && !crate::process::is_obeyed(c))
+    };
+    (2..=most).find(shown).unwrap_or(1)
+}
