@@ -53,7 +53,10 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
             None => return Err(Failure::not_a_backend(e, &process)),
         },
     };
-    let plan = Plan::new(&backend);
+    let plan = match args.locals {
+        true => Plan::new(&backend).with_variables(),
+        false => Plan::new(&backend),
+    };
     let budget = stop_budget(&process, args.max_stop, args.json, None);
     let mut snapshot = take(&plan, args.passive, &budget)?;
     // Processor time is exact right after a stop, so it is measured from the first to the last.

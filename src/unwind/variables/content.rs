@@ -39,14 +39,6 @@ impl Content {
         }
     }
 
-    /// A value that is known as a whole.
-    pub fn known(bytes: &[u8], address: Option<Avma>) -> Self {
-        let mut content = Content::new(bytes.len() as u64);
-        content.put(0, bytes);
-        content.address = address;
-        content
-    }
-
     /// How many bytes are kept of it.
     pub fn len(&self) -> usize {
         self.bytes.len()

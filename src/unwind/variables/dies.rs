@@ -38,19 +38,16 @@ impl Default for Work {
 }
 
 impl Work {
-    /// Takes some of it; none where there is not so much left.
+    /// Takes some of it; none where there is not so much left, and from then on.
     pub fn take(&self, amount: usize) -> Option<()> {
-        self.0.set(self.0.get().checked_sub(amount)?);
-        Some(())
+        let left = self.0.get().checked_sub(amount);
+        self.0.set(left.unwrap_or(0));
+        left.map(|_| ())
     }
 
     /// Whether nothing is left.
     pub fn is_spent(&self) -> bool {
         self.0.get() == 0
-    }
-
-    fn spend_all(&self) {
-        self.0.set(0);
     }
 }
 

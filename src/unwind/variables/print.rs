@@ -496,8 +496,6 @@ fn characters_of(bytes: &[u8], cut: bool) -> String {
 struct Run {
     text: String,
     times: usize,
-    is_digit: bool,
-    octal: bool,
 }
 
 /// Characters that repeat stand outside of the quotes, with their number (gdb/valprint.c, generic_printstr).
@@ -514,19 +512,15 @@ fn quoted(bytes: &[u8], goes_on: bool) -> String {
             times += 1;
         }
         runs.push(Run {
-            text: String::from_utf8_lossy(one).into_owned(),
+            text: match one {
+                [byte] => character(*byte, '"'),
+                more => String::from_utf8_lossy(more).into_owned(),
+            },
             times,
-            is_digit: one[0].is_ascii_digit(),
-            octal: false,
         });
-        if let (Some(run), 1) = (runs.last_mut(), size) {
-            run.text = character(one[0], '"');
-            run.octal = run.text.len() == 4;
-        }
     }
     let mut out = String::new();
     let mut open = false;
-    let mut after_octal = false;
     for run in &runs {
         if run.times > REPEATS {
             if open {
@@ -536,7 +530,6 @@ fn quoted(bytes: &[u8], goes_on: bool) -> String {
                 out.push_str(", ");
             }
             open = false;
-            after_octal = false;
             let quote_is_it = match run.text.as_str() {
                 "\\\"" => "\"",
                 "'" => "\\'",
@@ -549,16 +542,7 @@ fn quoted(bytes: &[u8], goes_on: bool) -> String {
             out.push_str(if out.is_empty() { "\"" } else { ", \"" });
             open = true;
         }
-        for _ in 0..run.times {
-            // A digit would be taken for one of the number before it.
-            match after_octal && run.is_digit {
-                true => {
-                    let _ = write!(out, "\\{:03o}", run.text.as_bytes()[0]);
-                }
-                false => out.push_str(&run.text),
-            }
-            after_octal = run.octal || (after_octal && run.is_digit);
-        }
+        out.push_str(&run.text.repeat(run.times));
     }
     if open {
         out.push('"');
@@ -583,4 +567,95 @@ fn first_character(bytes: &[u8]) -> usize {
             && first.is_some_and(|c| !c.is_ascii() && !crate::process::is_obeyed(c))
     };
     (2..=most).find(shown).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_as_gdb_prints_them() {
+        assert_eq!(text(b"", false), r#""""#);
+        assert_eq!(text(b"a\"b\\c\n\x01\x1b", false), r#""a\"b\\c\n\001\033""#);
+        assert_eq!(text("größer".as_bytes(), false), "\"größer\"");
+        // No character, and one that would turn the line around.
+        assert_eq!(text(b"\xff", false), r#""\377""#);
+        assert_eq!(text("\u{202e}".as_bytes(), false), r#""\342\200\256""#);
+        assert_eq!(text(&[b'-'; 10], false), r#""----------""#);
+        assert_eq!(text(&[b'-'; 11], false), "'-' <repeats 11 times>");
+        let mixed = [&b"ab"[..], &[b'-'; 20], b"cd"].concat();
+        assert_eq!(text(&mixed, true), r#""ab", '-' <repeats 20 times>, "cd"..."#);
+        assert_eq!(text(&[b'\''; 11], false), r"'\'' <repeats 11 times>");
+        assert_eq!(text(&[b'"'; 11], false), "'\"' <repeats 11 times>");
+        let long: Vec<u8> = (0..300).map(|i| b'a' + (i % 26) as u8).collect();
+        assert!(text(&long, false).ends_with("\"..."));
+    }
+
+    #[test]
+    fn of_the_zeros_that_fill_an_array_one_is_not_shown() {
+        assert_eq!(characters_of(b"abc", false), r#""abc""#);
+        assert_eq!(characters_of(b"abc\0", false), r#""abc""#);
+        assert_eq!(characters_of(b"\0\0\0\0", false), r#""\000\000\000""#);
+        let filled = [&b"ab"[..], &[0; 30]].concat();
+        assert_eq!(characters_of(&filled, false), r#""ab", '\000' <repeats 29 times>"#);
+    }
+
+    #[test]
+    fn numbers_as_gdb_prints_them() {
+        let double = |number: f64| float(&number.to_le_bytes(), 8);
+        assert_eq!(double(0.1), "0.10000000000000001");
+        assert_eq!(double(-2.5e300), "-2.5000000000000001e+300");
+        assert_eq!(double(1e-7), "9.9999999999999995e-08");
+        assert_eq!(double(0.0001), "0.0001");
+        assert_eq!(double(3.0), "3");
+        assert_eq!(double(0.0), "0");
+        assert_eq!(double(-0.0), "-0");
+        assert_eq!(double(100.0), "100");
+        assert_eq!(double(1e16), "10000000000000000");
+        assert_eq!(double(1e17), "1e+17");
+        assert_eq!(double(f64::INFINITY), "inf");
+        assert_eq!(double(f64::NAN), "nan(0x8000000000000)");
+        assert_eq!(float(&(1f32 / 3.0).to_le_bytes(), 4), "0.333333343");
+        assert_eq!(base(gimli::DW_ATE_signed, 4, -5), "-5");
+        assert_eq!(base(gimli::DW_ATE_signed_char, 1, -3), r"-3 '\375'");
+        assert_eq!(base(gimli::DW_ATE_signed_char, 1, 39), r"39 '\''");
+        assert_eq!(base(gimli::DW_ATE_unsigned_char, 1, 200), r"200 '\310'");
+        assert_eq!(base(gimli::DW_ATE_boolean, 1, 1), "true");
+        assert_eq!(base(gimli::DW_ATE_boolean, 1, 2), "2");
+        assert_eq!(integer(&[0xff, 0xff], true), -1);
+        assert_eq!(integer(&[0xff, 0xff], false), 0xffff);
+        assert_eq!(base(gimli::DW_ATE_unsigned, 16, integer(&[0xff; 16], false)), u128::MAX.to_string());
+    }
+
+    #[test]
+    fn names_of_enumerations() {
+        let names = |all: &[(&str, i128)]| -> Vec<(String, i128)> {
+            all.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect()
+        };
+        let flags = names(&[("R", 1), ("W", 2), ("X", 4)]);
+        assert_eq!(enumeration(&flags, 2), "W");
+        assert_eq!(enumeration(&flags, 5), "(R | X)");
+        assert_eq!(enumeration(&flags, 24), "(unknown: 0x18)");
+        assert_eq!(enumeration(&flags, 9), "(R | unknown: 0x8)");
+        assert_eq!(enumeration(&flags, 0), "0");
+        assert_eq!(enumeration(&flags, -1), "-1");
+        let plain = names(&[("IRON", 3), ("GOLD", 5)]);
+        assert_eq!(enumeration(&plain, 4), "4");
+        assert_eq!(enumeration(&[], 4), "4");
+    }
+
+    #[test]
+    fn bit_fields_lie_across_bytes() {
+        let mut content = Content::new(3);
+        content.put(0, &[0b1010_0000, 0b0000_1101, 0]);
+        let field = |shift, bits, signed| {
+            bit_field(&content, 0, shift, bits, signed).map(i128::from_le_bytes)
+        };
+        assert_eq!(field(5, 3, false), Ok(0b101));
+        assert_eq!(field(5, 3, true), Ok(-3));
+        assert_eq!(field(5, 7, false), Ok(0b110_1101));
+        assert_eq!(field(0, 0, false), Err(State::Unreadable));
+        assert_eq!(field(7, 64, false), Err(State::Unreadable));
+        assert_eq!(field(0, 1000, false), Err(State::Unreadable));
+    }
 }
