@@ -134,7 +134,10 @@ pub fn variables(data: &[u8]) {
     assert_eq!(told.len(), unwound.frames.len());
     for function in told.iter().flatten() {
         for variable in function.arguments.iter().chain(&function.locals) {
-            let text = format!("{} {} {}", variable.name, variable.type_name, variable.value);
+            let text = format!(
+                "{} {} {}",
+                variable.name, variable.type_name, variable.value
+            );
             let odd = text.chars().find(|c| crate::process::is_obeyed(*c));
             assert!(odd.is_none(), "{odd:?} in {text:?}");
         }

@@ -112,7 +112,10 @@ impl LineTable {
 
     /// Reads where variables are: of `image`, from `file`, which has its debug information. Nothing where that is more than
     /// may be held.
-    pub(super) fn load_locations(image: &Image, file: Option<&Image>) -> gimli::LocationLists<Reader> {
+    pub(super) fn load_locations(
+        image: &Image,
+        file: Option<&Image>,
+    ) -> gimli::LocationLists<Reader> {
         let section = |id: gimli::SectionId| {
             let size = file.map_or(0, |file| file.size_of_debug_section(id.name()));
             let fits = size <= MOST_DEBUG_INFORMATION && image.hold(size, "locations").is_ok();

@@ -182,9 +182,8 @@ impl Symbols {
         let after = self.entries.partition_point(|e| e.start <= addr.0);
         let variable = || {
             let mut before = self.entries[..after].iter().rev().take(8);
-            let around = |e: &&Entry| {
-                e.kind == SymbolKind::Object && addr.0 - e.start < u64::from(e.size)
-            };
+            let around =
+                |e: &&Entry| e.kind == SymbolKind::Object && addr.0 - e.start < u64::from(e.size);
             before.find(around).map(|e| self.symbol(e))
         };
         self.function_at(addr).or_else(variable)
@@ -238,6 +237,11 @@ impl Symbols {
         }
         found.retain(|_, of_name| of_name.len() <= MOST_NAMESAKES);
         found
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether there is a symbol of this name.

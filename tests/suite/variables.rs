@@ -187,7 +187,12 @@ fn ours(pid: i32) -> Vec<Frame> {
             .as_array()
             .expect("a list")
             .iter()
-            .map(|v| (name(v), (value(v), v["at_entry"].as_str().map(str::to_owned))))
+            .map(|v| {
+                (
+                    name(v),
+                    (value(v), v["at_entry"].as_str().map(str::to_owned)),
+                )
+            })
             .collect(),
         locals: frame["locals"]
             .as_array()
@@ -204,7 +209,9 @@ fn ours(pid: i32) -> Vec<Frame> {
 fn without_repetitions(locals: &[(String, String)]) -> Vec<(String, String)> {
     let mut told: Vec<(String, String)> = Vec::new();
     for (name, value) in locals {
-        let again = |(n, v): &(String, String)| n == name && (v != value || told.contains(&(n.clone(), v.clone())));
+        let again = |(n, v): &(String, String)| {
+            n == name && (v != value || told.contains(&(n.clone(), v.clone())))
+        };
         if value != "<optimized out>" || !locals.iter().any(again) {
             told.push((name.clone(), value.clone()));
         }
@@ -311,7 +318,8 @@ fn assert_agreed(tally: &Tally) {
 /// All in one server, whose start takes longer than a look.
 #[test]
 fn agree_with_gdb_on_a_build_with_debug_information() {
-    let server = server_with_testext!(Server::builder().installation(built!(Installation::dwarf())));
+    let server =
+        server_with_testext!(Server::builder().installation(built!(Installation::dwarf())));
     let mut all = Tally::default();
     for call in [
         "pgpoke_locals(21)",
@@ -368,5 +376,11 @@ fn what_gdb_prints_is_taken_apart_as_meant() {
     assert_eq!(f.arguments["b"], ("2".into(), Some("3".into())));
     assert_eq!(f.arguments["c"].0, "{d = 1, e = '('}");
     let told = without_repetitions(&f.locals);
-    assert_eq!(told, [("x".into(), "{a = 1, b = 2}".into()), ("y".into(), "<optimized out>".into())]);
+    assert_eq!(
+        told,
+        [
+            ("x".into(), "{a = 1, b = 2}".into()),
+            ("y".into(), "<optimized out>".into())
+        ]
+    );
 }

@@ -16,8 +16,11 @@ pub type Expression = gimli::Expression<Reader>;
 /// The most entries (and what counts like one) that are read for the variables of one stack: some tenths of a second.
 /// A stack of PostgreSQL's takes a hundred thousand.
 const MOST_WORK: usize = 1_500_000;
-/// An entry has some ten attributes. Where it has more, so many count for one more entry.
+/// An entry has some ten attributes in some thirty bytes. Where it has more, so many count for one more entry.
 const ATTRIBUTES: usize = 20;
+const BYTES: usize = 64;
+/// What a text without an end counts for: all of a section was searched for it.
+const WORK_OF_ENDLESS_TEXT: usize = 20_000;
 /// More steps from an entry to the one that it is an instance of than compilers make.
 const MOST_ORIGINS: usize = 4;
 /// More blocks within blocks than anyone writes.
@@ -96,9 +99,10 @@ pub struct Level {
 }
 
 /// A variable at work.
+#[derive(Clone)]
 pub struct Found {
     pub die: Die,
-    pub entry: Entry,
+    is_argument: bool,
     /// How many blocks within its function it is declared.
     pub block: usize,
 }
@@ -147,7 +151,9 @@ impl<'i> Dies<'i> {
             true => self.dwarf.sup.as_deref()?,
             false => self.dwarf,
         };
-        let header = dwarf.debug_info.header_from_offset(gimli::DebugInfoOffset(at));
+        let header = dwarf
+            .debug_info
+            .header_from_offset(gimli::DebugInfoOffset(at));
         let unit = header.and_then(|header| dwarf.unit(header)).ok();
         let files = unit.as_ref().and_then(|unit| {
             let lines = unit.line_program.as_ref()?;
@@ -192,10 +198,25 @@ impl<'i> Dies<'i> {
     /// Reads an entry.
     pub fn entry(&self, die: &Die) -> Option<Entry> {
         self.work.take(1)?;
-        let unit = &die.home.unit;
-        let entry = unit.entry(die.offset).ok().filter(|e| !e.is_null())?;
-        self.work.take(entry.attrs().len() / ATTRIBUTES)?;
-        Some(entry)
+        let mut entry = Entry::null();
+        let mut entries = die.home.unit.entries_raw(Some(die.offset)).ok()?;
+        self.read(&mut entries, &mut entry)?;
+        (!entry.is_null()).then_some(entry)
+    }
+
+    /// Reads one of them, and counts it by its size.
+    fn read(&self, entries: &mut gimli::EntriesRaw<Reader>, entry: &mut Entry) -> Option<()> {
+        let start = entries.next_offset();
+        let read = entries.read_entry(entry);
+        let size = entries.next_offset().0.saturating_sub(start.0);
+        self.work
+            .take(entry.attrs().len() / ATTRIBUTES + size / BYTES)?;
+        read.ok().map(|_| ())
+    }
+
+    /// Takes work for what is done with entries elsewhere.
+    pub fn take(&self, amount: usize) -> Option<()> {
+        self.work.take(amount)
     }
 
     /// The entry that an attribute refers to.
@@ -245,7 +266,11 @@ impl<'i> Dies<'i> {
     pub fn text(&self, home: &Home, value: Attribute) -> Option<String> {
         use gimli::Reader as _;
         const LONGEST: usize = 200;
-        let mut text = self.dwarf(home).attr_string(&home.unit, value).ok()?;
+        let text = self.dwarf(home).attr_string(&home.unit, value);
+        let Ok(mut text) = text else {
+            self.work.take(WORK_OF_ENDLESS_TEXT);
+            return None;
+        };
         let length = text.len();
         self.work.take(1 + length / 64)?;
         text.truncate(length.min(LONGEST)).ok()?;
@@ -270,7 +295,7 @@ impl<'i> Dies<'i> {
         let mut entry = Entry::null();
         // The parent itself; then what is one deeper.
         self.work.take(1)?;
-        entries.read_entry(&mut entry).ok()?;
+        self.read(&mut entries, &mut entry)?;
         if !entry.has_children() {
             return None;
         }
@@ -281,8 +306,7 @@ impl<'i> Dies<'i> {
             if there < depth {
                 return None;
             }
-            entries.read_entry(&mut entry).ok()?;
-            self.work.take(entry.attrs().len() / ATTRIBUTES)?;
+            self.read(&mut entries, &mut entry)?;
             if there > depth || entry.is_null() {
                 if there == depth {
                     return None;
@@ -409,10 +433,11 @@ impl<'i> Dies<'i> {
     }
 
     /// In the order of the source, where all are instances of what stands there.
-    fn sort(&self, arguments: &mut Vec<Found>) {
-        let place = |found: &Found| match self.origin(&found.die.home, &found.entry) {
-            Some(origin) => origin.id(),
-            None => found.die.id(),
+    fn sort(&self, arguments: &mut [Found]) {
+        let place = |found: &Found| {
+            let entry = self.entry(&found.die);
+            let origin = entry.and_then(|entry| self.origin(&found.die.home, &entry));
+            origin.map_or(found.die.id(), |origin| origin.id())
         };
         arguments.sort_by_cached_key(place);
     }
@@ -503,12 +528,14 @@ impl<'i> Dies<'i> {
         let is_variable = entry.tag() == gimli::DW_TAG_variable;
         // What is declared here and defined elsewhere is no variable of this function.
         let elsewhere = is_variable
-            && (matches!(entry.attr_value(gimli::DW_AT_declaration), Some(AttributeValue::Flag(true)))
-                || flag(gimli::DW_AT_external));
+            && (matches!(
+                entry.attr_value(gimli::DW_AT_declaration),
+                Some(AttributeValue::Flag(true))
+            ) || flag(gimli::DW_AT_external));
         if !elsewhere && found.len() <= MOST_VARIABLES {
             found.push(Found {
                 die,
-                entry: entry.clone(),
+                is_argument: !is_variable,
                 block,
             });
         }
@@ -518,9 +545,8 @@ impl<'i> Dies<'i> {
 impl Level {
     /// Takes over what was found in a block further in.
     fn take(&mut self, found: Vec<Found>) {
-        let (arguments, locals): (Vec<Found>, Vec<Found>) = found
-            .into_iter()
-            .partition(|found| found.entry.tag() == gimli::DW_TAG_formal_parameter);
+        let (arguments, locals): (Vec<Found>, Vec<Found>) =
+            found.into_iter().partition(|found| found.is_argument);
         self.arguments.extend(arguments);
         let outer = std::mem::replace(&mut self.locals, locals);
         self.locals.extend(outer);

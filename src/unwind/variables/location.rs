@@ -9,7 +9,7 @@ use std::rc::Rc;
 use gimli::{AttributeValue, EvaluationResult, Operation};
 
 use super::content::{Content, State};
-use super::dies::{Attribute, Dies, Die, Entry, Expression, Home};
+use super::dies::{Attribute, Die, Dies, Entry, Expression, Home};
 use super::types::Types;
 use super::{MOST_BYTES, Sight};
 use crate::image::{Module, Reader, Svma};
@@ -18,9 +18,12 @@ use crate::tracee::arch;
 use crate::unwind::{RawFrame, Registers};
 
 /// The most operations of one expression. The longest of compilers have some hundred.
-const MOST_OPERATIONS: u32 = 1000;
-/// What one expression counts for, in entries.
-const WORK_OF_EXPRESSION: usize = 10;
+const MOST_OPERATIONS: u32 = 500;
+/// What one expression counts for, in entries; and what it reads from memory.
+const WORK_OF_EXPRESSION: usize = 100;
+const WORK_OF_READ: usize = 5;
+/// So many bytes of a value count for one entry.
+const BYTES: usize = 64;
 /// How many callers an expression may ask for what they passed, one after the other.
 const MOST_CALLERS: usize = 8;
 /// The most functions that are looked through for one that calls itself by jumps.
@@ -82,12 +85,27 @@ pub struct Evaluator<'s> {
     pub sight: &'s Sight<'s>,
     pub functions: &'s dyn Functions<'s>,
     pub work: &'s super::dies::Work,
-    pub calls_itself: RefCell<HashMap<Avma, bool>>,
+    pub memo: Memo,
+}
+
+/// What was found out before.
+#[derive(Default)]
+pub struct Memo {
+    /// Whether a function may come to itself by jumps.
+    calls_itself: RefCell<HashMap<Avma, bool>>,
+    /// By the number of a frame: the call that entered it.
+    entered_by: RefCell<HashMap<usize, Option<Die>>>,
 }
 
 impl<'s> Evaluator<'s> {
     /// What the variable of `entry` in the frame of this number holds: `size` bytes.
-    pub fn content(&self, frame: usize, die: &Die, entry: &Entry, size: u64) -> Result<Content, Missing> {
+    pub fn content(
+        &self,
+        frame: usize,
+        die: &Die,
+        entry: &Entry,
+        size: u64,
+    ) -> Result<Content, Missing> {
         let code = self.code(frame)?;
         let dies = &code.dies;
         if let Some((_, value)) = dies.attribute(&die.home, entry, gimli::DW_AT_const_value) {
@@ -102,7 +120,13 @@ impl<'s> Evaluator<'s> {
     }
 
     /// What the parameter of `entry` held when the function of this frame was entered, as far as the caller tells.
-    pub fn content_at_entry(&self, frame: usize, die: &Die, entry: &Entry, size: u64) -> Option<Content> {
+    pub fn content_at_entry(
+        &self,
+        frame: usize,
+        die: &Die,
+        entry: &Entry,
+        size: u64,
+    ) -> Option<Content> {
         let code = self.code(frame).ok()?;
         let (home, location) = code
             .dies
@@ -306,6 +330,7 @@ impl<'s> Evaluator<'s> {
     }
 
     fn read(&self, address: Avma, size: usize) -> Result<u64, Missing> {
+        self.work.take(WORK_OF_READ).ok_or(TOO_MUCH)?;
         let mut bytes = [0; 8];
         let wanted = bytes
             .get_mut(..size)
@@ -325,7 +350,10 @@ impl<'s> Evaluator<'s> {
                 _ => Missing::OptimizedOut,
             });
         }
-        let value = self.frames.get(frame).and_then(|f| f.registers.get(register.0));
+        let value = self
+            .frames
+            .get(frame)
+            .and_then(|f| f.registers.get(register.0));
         value.ok_or(Missing::OptimizedOut)
     }
 
@@ -365,14 +393,9 @@ impl<'s> Evaluator<'s> {
         if callers == MOST_CALLERS {
             return Err(Missing::OptimizedOut);
         }
-        let callee = self.code(frame)?;
-        let start = self.start_of(callee).ok_or(Missing::OptimizedOut)?;
+        let site = self.entered_by(frame, callers);
+        let site = site.ok_or(Missing::OptimizedOut)?;
         let caller = frame + 1;
-        let (site, entry) = self.call_site(caller).ok_or(Missing::OptimizedOut)?;
-        let target = self.target(caller, &site, &entry, callers);
-        if target != Some(start) || self.may_call_itself(start) {
-            return Err(Missing::OptimizedOut);
-        }
         let code = self.code(caller)?;
         let dies = &code.dies;
         let value = dies.each_child(&site, |die, entry| {
@@ -393,6 +416,25 @@ impl<'s> Evaluator<'s> {
         });
         let expression = value.flatten().ok_or(Missing::OptimizedOut)?;
         self.number(caller, &site.home, expression, callers + 1)
+    }
+
+    /// The call that entered the function of this frame, beyond doubt.
+    fn entered_by(&self, frame: usize, callers: usize) -> Option<Die> {
+        if let Some(known) = self.memo.entered_by.borrow().get(&frame) {
+            return known.clone();
+        }
+        let find = || {
+            let start = self.start_of(self.code(frame).ok()?)?;
+            let (site, entry) = self.call_site(frame + 1)?;
+            let target = self.target(frame + 1, &site, &entry, callers)?;
+            (target == start && !self.may_call_itself(start)).then_some(site)
+        };
+        let found = find();
+        self.memo
+            .entered_by
+            .borrow_mut()
+            .insert(frame, found.clone());
+        found
     }
 
     fn start_of(&self, code: &Code) -> Option<Avma> {
@@ -429,7 +471,9 @@ impl<'s> Evaluator<'s> {
             .attr_value(gimli::DW_AT_call_target)
             .or_else(|| entry.attr_value(gimli::DW_AT_GNU_call_site_target))?;
         let expression = value.exprloc_value()?;
-        let number = self.number(frame, &site.home, expression, callers + 1).ok()?;
+        let number = self
+            .number(frame, &site.home, expression, callers + 1)
+            .ok()?;
         Some(Avma(number.to_u64(!0).ok()?))
     }
 
@@ -463,11 +507,11 @@ impl<'s> Evaluator<'s> {
     /// Whether the function that starts there may come to itself again by jumps in place of calls, so that it was entered
     /// with other values than the caller passed (gdb/dwarf2/loc.c, func_verify_no_selftailcall).
     fn may_call_itself(&self, start: Avma) -> bool {
-        if let Some(known) = self.calls_itself.borrow().get(&start) {
+        if let Some(known) = self.memo.calls_itself.borrow().get(&start) {
             return *known;
         }
         let found = self.calls_itself(start).unwrap_or(true);
-        self.calls_itself.borrow_mut().insert(start, found);
+        self.memo.calls_itself.borrow_mut().insert(start, found);
         found
     }
 
@@ -509,6 +553,7 @@ impl<'s> Evaluator<'s> {
     /// Reads what the pieces lead to.
     fn gather(&self, frame: usize, pieces: Vec<Piece>, size: u64) -> Result<Content, Missing> {
         let mut content = Content::new(size);
+        self.work.take(content.len() / BYTES).ok_or(TOO_MUCH)?;
         let whole = pieces.len() == 1 && pieces[0].size_in_bits.is_none();
         let mut at = 0usize;
         for piece in pieces {

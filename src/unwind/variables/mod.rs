@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::content::Content;
 use self::dies::{Die, Dies, Found, Work};
-use self::location::{Code, Evaluator, Frame, Functions, Missing};
+use self::location::{Code, Evaluator, Frame, Functions, Memo, Missing};
 use self::print::Printer;
 use self::types::Types;
 use super::{RawStack, walk};
@@ -34,6 +34,8 @@ pub const MOST_FRAMES: usize = 200;
 pub const MOST_VARIABLES: usize = 100;
 /// The most bytes of one value that are read.
 const MOST_BYTES: usize = 64 << 10;
+/// So many symbols that are looked through count for one entry.
+const SYMBOLS: usize = 32;
 /// The most text of all values together.
 const MOST_TEXT: usize = 1 << 20;
 
@@ -117,6 +119,8 @@ struct Library<'s> {
     space: &'s AddressSpace<'s>,
     /// By where their modules are in memory.
     modules: Vec<(Rc<Module>, Option<Known<'s>>)>,
+    named: RefCell<HashMap<String, Option<Avma>>>,
+    work: &'s Work,
 }
 
 /// The variables of each frame of `stack`, which was unwound from `registers` and `captured`: for each frame those of the
@@ -160,7 +164,7 @@ pub fn read(
         sight: &sight,
         functions: &library,
         work: &work,
-        calls_itself: RefCell::default(),
+        memo: Memo::default(),
     };
     let mut text_left = MOST_TEXT;
     let told = (0..frames.len()).map(|frame| evaluator.variables_of(frame, &mut text_left));
@@ -198,6 +202,8 @@ impl<'s> Library<'s> {
         Library {
             space,
             modules: modules.collect(),
+            named: RefCell::default(),
+            work,
         }
     }
 
@@ -229,9 +235,19 @@ impl<'s> Functions<'s> for Library<'s> {
     }
 
     fn function_named(&self, name: &str, module: &Rc<Module>) -> Option<Avma> {
+        if let Some(known) = self.named.borrow().get(name) {
+            return *known;
+        }
         let others = self.modules.iter().map(|(module, _)| module);
         let mut all = std::iter::once(module).chain(others);
-        all.find_map(|module| module.address_of(name))
+        let found = all.find_map(|module| {
+            // All of them are looked through.
+            let symbols = module.image.symbols().len();
+            self.work.take(1 + symbols / SYMBOLS)?;
+            module.address_of(name)
+        });
+        self.named.borrow_mut().insert(name.to_owned(), found);
+        found
     }
 
     fn symbol_at(&self, at: Avma) -> Option<String> {
@@ -292,7 +308,8 @@ impl Evaluator<'_> {
         entered: bool,
         text_left: &mut usize,
     ) -> Option<Variable> {
-        let (die, entry) = (&found.die, &found.entry);
+        let die = &found.die;
+        let entry = &code.dies.entry(die)?;
         let name = code.dies.name(&die.home, entry)?;
         let of = code.dies.type_of(&die.home, entry);
         self.sight.read_later.set(false);
@@ -337,24 +354,27 @@ impl Evaluator<'_> {
 /// Without a second one of the same name that is nowhere: the same variable may stand in several blocks of the source that
 /// have no code here, and one that has is told for all of them.
 fn distinct<'f>(locals: &'f [Found], code: &Code) -> Vec<&'f Found> {
-    let name = |found: &Found| code.dies.name(&found.die.home, &found.entry);
-    let is_somewhere = |found: &Found| {
-        [gimli::DW_AT_location, gimli::DW_AT_const_value]
+    let look = |found: &Found| {
+        let home = &found.die.home;
+        let entry = code.dies.entry(&found.die)?;
+        let is_somewhere = [gimli::DW_AT_location, gimli::DW_AT_const_value]
             .into_iter()
-            .any(|place| code.dies.attribute(&found.die.home, &found.entry, place).is_some())
+            .any(|place| code.dies.attribute(home, &entry, place).is_some());
+        Some((code.dies.name(home, &entry)?, is_somewhere))
     };
-    let mut known: HashMap<Option<String>, bool> = HashMap::new();
-    for found in locals {
-        *known.entry(name(found)).or_default() |= is_somewhere(found);
+    let all = locals
+        .iter()
+        .filter_map(|found| Some((found, look(found)?)));
+    let all: Vec<_> = all.collect();
+    let mut known: HashMap<&str, bool> = HashMap::new();
+    for (_, (name, is_somewhere)) in &all {
+        *known.entry(name).or_default() |= is_somewhere;
     }
-    let mut told = Vec::new();
-    for found in locals {
-        let place_known = is_somewhere(found);
-        let first = known.get_mut(&name(found));
-        let wanted = place_known || first.is_some_and(|known| !std::mem::replace(known, true));
-        if wanted {
-            told.push(found);
-        }
-    }
-    told
+    let wanted = |(found, (name, is_somewhere)): &(&'f Found, (String, bool))| {
+        // The first one that is nowhere, where all are.
+        let only = known.get_mut(name.as_str());
+        let only = only.is_some_and(|known| !std::mem::replace(known, true));
+        (*is_somewhere || only).then_some(*found)
+    };
+    all.iter().filter_map(wanted).collect()
 }

@@ -13,6 +13,8 @@ const MOST_ELEMENTS: usize = 200;
 const REPEATS: usize = 10;
 /// Structures within structures (gdb: `print max-depth`).
 const DEEPEST: usize = 20;
+/// What a string in memory counts for, in entries.
+const WORK_OF_READ: usize = 10;
 /// The most text of one value, in bytes.
 const LONGEST: usize = 8 << 10;
 
@@ -157,15 +159,21 @@ impl Printer<'_, '_> {
     }
 
     fn c_string(&self, out: &mut Out, address: Avma) {
-        // One more, to know whether it goes on.
+        // One more, to know whether it goes on; and never across a page, since the next one may not be there.
+        const PAGE: u64 = 4096;
         let mut bytes = Vec::new();
         let mut ended = false;
         while bytes.len() <= MOST_ELEMENTS && !ended {
-            match self.memory.read_u8(address.offset(bytes.len() as i64)) {
-                Ok(0) => ended = true,
-                Ok(byte) => bytes.push(byte),
-                Err(_) => break,
+            let here = address.offset(bytes.len() as i64);
+            let to_page_end = (PAGE - here.0 % PAGE) as usize;
+            let mut chunk = vec![0; to_page_end.min(MOST_ELEMENTS + 1 - bytes.len())];
+            let read = self.types.take(WORK_OF_READ).is_some();
+            if !read || self.memory.read(here, &mut chunk).is_err() {
+                break;
             }
+            let end = chunk.iter().position(|byte| *byte == 0);
+            ended = end.is_some();
+            bytes.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
         }
         let unreadable = address.offset(bytes.len() as i64);
         let goes_on = bytes.len() > MOST_ELEMENTS;
@@ -284,10 +292,13 @@ impl Printer<'_, '_> {
         let (mut i, mut printed) = (0, 0);
         out.push("{");
         while i < count && printed < MOST_ELEMENTS && !out.is_full() {
+            let here = at.saturating_add(i.saturating_mul(size));
+            if here >= content.len() && !content.is_whole() {
+                break;
+            }
             if i > 0 {
                 out.push(", ");
             }
-            let here = at.saturating_add(i.saturating_mul(size));
             let mut same = 1;
             while i + same < count
                 && content.same(here, here.saturating_add(same.saturating_mul(size)), size)
@@ -355,7 +366,9 @@ fn bit_field(
     bits: u64,
     signed: bool,
 ) -> Result<[u8; 16], State> {
-    let bits = u32::try_from(bits).ok().filter(|bits| (1..=64).contains(bits));
+    let bits = u32::try_from(bits)
+        .ok()
+        .filter(|bits| (1..=64).contains(bits));
     let bits = bits.ok_or(State::Unreadable)?;
     let shift = (shift % 8) as u32;
     let bytes = content.bytes(at, (shift + bits).div_ceil(8) as usize)?;
@@ -420,7 +433,12 @@ fn float(bytes: &[u8], size: u64) -> String {
         (4, [a, b, c, d]) => {
             let bits = u32::from_le_bytes([*a, *b, *c, *d]);
             let number = f32::from_bits(bits);
-            general(number.into(), 9, u64::from(bits & 0x7f_ffff), bits >> 31 == 1)
+            general(
+                number.into(),
+                9,
+                u64::from(bits & 0x7f_ffff),
+                bits >> 31 == 1,
+            )
         }
         (8, bytes) if bytes.len() == 8 => {
             let bits = word(bytes);
@@ -457,7 +475,10 @@ fn general(number: f64, digits: usize, fraction: u64, negative: bool) -> String 
             let (whole, rest) = plain.split_at((before + 1).min(plain.len()));
             format!("{whole}.{rest}")
         }
-        Err(_) => format!("0.{}{plain}", "0".repeat(exponent.unsigned_abs() as usize - 1)),
+        Err(_) => format!(
+            "0.{}{plain}",
+            "0".repeat(exponent.unsigned_abs() as usize - 1)
+        ),
     };
     format!("{sign}{}", trimmed(&text))
 }
@@ -584,7 +605,10 @@ mod tests {
         assert_eq!(text(&[b'-'; 10], false), r#""----------""#);
         assert_eq!(text(&[b'-'; 11], false), "'-' <repeats 11 times>");
         let mixed = [&b"ab"[..], &[b'-'; 20], b"cd"].concat();
-        assert_eq!(text(&mixed, true), r#""ab", '-' <repeats 20 times>, "cd"..."#);
+        assert_eq!(
+            text(&mixed, true),
+            r#""ab", '-' <repeats 20 times>, "cd"..."#
+        );
         assert_eq!(text(&[b'\''; 11], false), r"'\'' <repeats 11 times>");
         assert_eq!(text(&[b'"'; 11], false), "'\"' <repeats 11 times>");
         let long: Vec<u8> = (0..300).map(|i| b'a' + (i % 26) as u8).collect();
@@ -597,7 +621,10 @@ mod tests {
         assert_eq!(characters_of(b"abc\0", false), r#""abc""#);
         assert_eq!(characters_of(b"\0\0\0\0", false), r#""\000\000\000""#);
         let filled = [&b"ab"[..], &[0; 30]].concat();
-        assert_eq!(characters_of(&filled, false), r#""ab", '\000' <repeats 29 times>"#);
+        assert_eq!(
+            characters_of(&filled, false),
+            r#""ab", '\000' <repeats 29 times>"#
+        );
     }
 
     #[test]
@@ -624,7 +651,10 @@ mod tests {
         assert_eq!(base(gimli::DW_ATE_boolean, 1, 2), "2");
         assert_eq!(integer(&[0xff, 0xff], true), -1);
         assert_eq!(integer(&[0xff, 0xff], false), 0xffff);
-        assert_eq!(base(gimli::DW_ATE_unsigned, 16, integer(&[0xff; 16], false)), u128::MAX.to_string());
+        assert_eq!(
+            base(gimli::DW_ATE_unsigned, 16, integer(&[0xff; 16], false)),
+            u128::MAX.to_string()
+        );
     }
 
     #[test]

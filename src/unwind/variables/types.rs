@@ -11,6 +11,8 @@ use super::dies::{Attribute, Die, Dies, Entry, Home};
 
 /// The most members of a structure, or names of an enumeration. PostgreSQL's node tags are some 450.
 const MOST_MEMBERS: usize = 2000;
+/// What one of them counts for, since it is kept.
+const WORK_OF_MEMBER: usize = 5;
 /// The most dimensions of an array.
 const MOST_DIMENSIONS: usize = 8;
 /// More steps from a name to what it stands for than anyone takes.
@@ -52,9 +54,15 @@ pub enum Type {
         signed: bool,
     },
     /// A function.
-    Function { result: Option<Die>, arguments: Rc<[Option<Die>]> },
+    Function {
+        result: Option<Die>,
+        arguments: Rc<[Option<Die>]>,
+    },
     /// Another name for a type.
-    Typedef { name: Option<String>, of: Option<Die> },
+    Typedef {
+        name: Option<String>,
+        of: Option<Die>,
+    },
     /// `const` and its kin.
     Qualified { word: &'static str, of: Option<Die> },
     /// Anything else.
@@ -89,8 +97,14 @@ impl<'i> Types<'i> {
         }
     }
 
+    /// Takes work for what is done with values.
+    pub fn take(&self, amount: usize) -> Option<()> {
+        self.dies.take(amount)
+    }
+
     /// Reads a type.
     pub fn get(&self, die: &Die) -> Option<Rc<Type>> {
+        self.take(1)?;
         if let Some(known) = self.known.borrow().get(&die.id()) {
             return Some(known.clone());
         }
@@ -210,7 +224,7 @@ impl<'i> Types<'i> {
     fn members(&self, die: &Die) -> Vec<Member> {
         let mut members = Vec::new();
         let _: Option<()> = self.dies.each_child(die, |child, entry| {
-            if members.len() == MOST_MEMBERS {
+            if members.len() == MOST_MEMBERS || self.take(WORK_OF_MEMBER).is_none() {
                 return ControlFlow::Break(());
             }
             let inherited = entry.tag() == gimli::DW_TAG_inheritance;
@@ -241,7 +255,8 @@ impl<'i> Types<'i> {
                 let storage = storage.or_else(|| self.size(of.as_ref()?))?;
                 let from_top = number(entry, gimli::DW_AT_bit_offset).unwrap_or(0);
                 let storage = storage.checked_mul(8)?.checked_sub(from_top)?;
-                byte.checked_mul(8)?.checked_add(storage.checked_sub(bits)?)?
+                byte.checked_mul(8)?
+                    .checked_add(storage.checked_sub(bits)?)?
             }
             (None, None) => byte.checked_mul(8)?,
         };
@@ -265,7 +280,9 @@ impl<'i> Types<'i> {
                 let last = entry.attr_value(gimli::DW_AT_upper_bound);
                 let from_last = last.and_then(|last| {
                     // The upper bound of an array without elements is -1.
-                    let last = last.sdata_value().or(last.udata_value().map(|n| n as i64))?;
+                    let last = last
+                        .sdata_value()
+                        .or(last.udata_value().map(|n| n as i64))?;
                     u64::try_from(last.checked_add(1)?).ok()
                 });
                 counts.push(count.or(from_last));
@@ -289,7 +306,7 @@ impl<'i> Types<'i> {
         };
         let mut names: Vec<(String, i128)> = Vec::new();
         let _: Option<()> = self.dies.each_child(die, |child, entry| {
-            if names.len() == MOST_MEMBERS {
+            if names.len() == MOST_MEMBERS || self.take(WORK_OF_MEMBER).is_none() {
                 return ControlFlow::Break(());
             }
             let value = entry.attr_value_raw(gimli::DW_AT_const_value);
@@ -315,7 +332,7 @@ impl<'i> Types<'i> {
     fn arguments(&self, die: &Die) -> Vec<Option<Die>> {
         let mut arguments = Vec::new();
         let _: Option<()> = self.dies.each_child(die, |child, entry| {
-            if arguments.len() == MOST_MEMBERS {
+            if arguments.len() == MOST_MEMBERS || self.take(WORK_OF_MEMBER).is_none() {
                 return ControlFlow::Break(());
             }
             if entry.tag() == gimli::DW_TAG_formal_parameter {
