@@ -233,12 +233,13 @@ fn compare(theirs: &[Frame], ours: &[Frame]) -> Tally {
             );
             continue;
         };
-        for passed in rest.by_ref() {
-            if std::ptr::eq(passed, our) {
-                break;
-            }
-            panic!("pgpoke sees {passed:#?}, and gdb does not");
-        }
+        let next = rest
+            .next()
+            .expect("the one that was found, or one before it");
+        assert!(
+            std::ptr::eq(next, our),
+            "pgpoke sees {next:#?}, and gdb does not"
+        );
         let mut differ = |name: &str, theirs: String, ours: String| {
             let function = &their.function;
             let line = format!("{function}: {name}\n    gdb    {theirs}\n    pgpoke {ours}");

@@ -323,6 +323,8 @@ impl Evaluator<'_> {
                 let text = printer.print(of, &content);
                 match text.as_str() {
                     "<optimized out>" => Value::OptimizedOut,
+                    "<unreadable>" => Value::Unavailable("its memory cannot be read".into()),
+                    print::UNKNOWN => Value::Unavailable("its type is not known".into()),
                     _ if text.len() > *text_left => Value::Unavailable("too much text".into()),
                     _ => {
                         *text_left -= text.len();
@@ -335,7 +337,13 @@ impl Evaluator<'_> {
             (Err(Missing::Unavailable(why)), _) => Value::Unavailable(why.into()),
         };
         let size = of.as_ref().and_then(|of| code.types.size(of)).unwrap_or(0);
-        let value = show(self.content(frame, die, entry, size));
+        let value = match of
+            .as_ref()
+            .is_some_and(|of| code.types.is_of_computed_size(of))
+        {
+            true => Value::Unavailable("an array whose length is computed".into()),
+            false => show(self.content(frame, die, entry, size)),
+        };
         let at_entry = entered
             .then(|| self.content_at_entry(frame, die, entry, size))
             .flatten()

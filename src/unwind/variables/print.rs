@@ -13,6 +13,8 @@ const MOST_ELEMENTS: usize = 200;
 const REPEATS: usize = 10;
 /// Structures within structures (gdb: `print max-depth`).
 const DEEPEST: usize = 20;
+/// What is shown of a value that nobody here knows how to show.
+pub const UNKNOWN: &str = "<of an unknown type>";
 /// What a string in memory counts for, in entries.
 const WORK_OF_READ: usize = 10;
 /// The most text of one value, in bytes.
@@ -64,7 +66,7 @@ impl Printer<'_, '_> {
             return;
         }
         let Some((_, found)) = of.and_then(|of| self.types.bare(of)) else {
-            return out.push("<of an unknown type>");
+            return out.push(UNKNOWN);
         };
         let size = match &*found {
             Type::Base { size, .. }
@@ -77,7 +79,7 @@ impl Printer<'_, '_> {
             Type::Array { of, counts } => {
                 return self.array(out, of.as_ref(), counts, content, at, depth);
             }
-            _ => return out.push("<of an unknown type>"),
+            _ => return out.push(UNKNOWN),
         };
         let bytes = usize::try_from(size)
             .map_err(|_| State::Unreadable)
@@ -102,7 +104,7 @@ impl Printer<'_, '_> {
     /// Whole numbers and what is made of them.
     fn number(&self, out: &mut Out, of: &Type, bytes: &[u8]) {
         if bytes.is_empty() || bytes.len() > 16 {
-            return out.push("<of an unknown type>");
+            return out.push(UNKNOWN);
         }
         match of {
             Type::Base { encoding, size, .. } => {
@@ -115,7 +117,7 @@ impl Printer<'_, '_> {
             Type::Pointer { .. } => {
                 let _ = write!(out.0, "{:#x}", word(bytes));
             }
-            _ => out.push("<of an unknown type>"),
+            _ => out.push(UNKNOWN),
         }
     }
 
@@ -236,7 +238,7 @@ impl Printer<'_, '_> {
         };
         let found = member.of.as_ref().and_then(|of| self.types.bare(of));
         let Some((_, found)) = found else {
-            return out.push("<of an unknown type>");
+            return out.push(UNKNOWN);
         };
         let signed = match &*found {
             Type::Base { encoding, .. } => is_signed(*encoding),
@@ -396,7 +398,7 @@ fn base(encoding: gimli::DwAte, size: u64, value: i128) -> String {
             16 if encoding == gimli::DW_ATE_unsigned => (value as u128).to_string(),
             _ => value.to_string(),
         },
-        _ => "<of an unknown type>".into(),
+        _ => UNKNOWN.into(),
     }
 }
 
@@ -445,7 +447,7 @@ fn float(bytes: &[u8], size: u64) -> String {
             let fraction = bits & ((1 << 52) - 1);
             general(f64::from_bits(bits), 17, fraction, bits >> 63 == 1)
         }
-        _ => "<of an unknown type>".into(),
+        _ => UNKNOWN.into(),
     }
 }
 

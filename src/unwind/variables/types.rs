@@ -156,6 +156,13 @@ impl<'i> Types<'i> {
         None
     }
 
+    /// Whether it is an array whose length is not written down.
+    pub fn is_of_computed_size(&self, die: &Die) -> bool {
+        let found = self.bare(die);
+        let found = found.as_ref().map(|(_, found)| &**found);
+        matches!(found, Some(Type::Array { counts, .. }) if counts.contains(&None))
+    }
+
     fn read(&self, die: &Die, entry: &Entry) -> Type {
         let home = &die.home;
         let name = entry
