@@ -267,6 +267,12 @@ impl<'s> Evaluator<'s> {
                     let value = self.passed(frame, place, callers)?;
                     evaluation.resume_with_entry_value(value)?
                 }
+                EvaluationResult::RequiresParameterRef(offset) => {
+                    let home = home.clone();
+                    let place = Passed::Parameter(Die { home, offset }.id());
+                    let value = self.passed(frame, place, callers)?;
+                    evaluation.resume_with_parameter_ref(value.to_u64(!0)?)?
+                }
                 EvaluationResult::RequiresRelocatedAddress(address) => {
                     let actual = code.module.bias.to_avma(Svma(address));
                     evaluation.resume_with_relocated_address(actual.0)?
@@ -406,7 +412,12 @@ impl<'s> Evaluator<'s> {
             let location = entry.attr_value(gimli::DW_AT_location);
             let location = location.and_then(|value| value.exprloc_value());
             let at = location.and_then(|e| Passed::place(&e, die.home.unit.encoding()));
-            if !is_parameter || at != Some(place) {
+            let parameter = || {
+                let value = entry.attr_value(gimli::DW_AT_call_parameter);
+                let value = value.or_else(|| entry.attr_value(gimli::DW_AT_abstract_origin))?;
+                Some(Passed::Parameter(dies.referred(&die.home, &value)?.id()))
+            };
+            if !is_parameter || (at != Some(place) && parameter() != Some(place)) {
                 return ControlFlow::Continue(());
             }
             let value = entry
@@ -616,6 +627,8 @@ enum Passed {
     Register(u16),
     /// That far from the stack pointer at the call; the return address is pushed below it.
     Stack(i64),
+    /// In nothing in particular: the compiler did away with this parameter, which is named by its entry.
+    Parameter((bool, usize)),
 }
 
 impl Passed {
