@@ -272,6 +272,8 @@ impl From<CfiError> for StackEnd {
 struct Registers {
     values: [u64; arch::DWARF_REGISTERS],
     known: u32,
+    /// Those that are known, or that only some function further in may have changed.
+    kept: u32,
 }
 
 impl Registers {
@@ -279,6 +281,7 @@ impl Registers {
         Registers {
             values: registers.0,
             known: (1 << arch::DWARF_REGISTERS) - 1,
+            kept: (1 << arch::DWARF_REGISTERS) - 1,
         }
     }
 
@@ -286,6 +289,7 @@ impl Registers {
         Registers {
             values: [0; arch::DWARF_REGISTERS],
             known: 0,
+            kept: 0,
         }
     }
 
@@ -294,14 +298,29 @@ impl Registers {
         (self.known >> number & 1 == 1).then_some(value)
     }
 
+    /// The same of a register that functions further in may change, for someone who has it from the compiler that none did.
+    fn get_if_kept(&self, number: u16) -> Option<u64> {
+        let value = *self.values.get(usize::from(number))?;
+        (self.kept >> number & 1 == 1).then_some(value)
+    }
+
     fn set(&mut self, number: u16, value: u64) {
         if let Some(slot) = self.values.get_mut(usize::from(number)) {
             *slot = value;
             self.known |= 1 << number;
+            self.kept |= 1 << number;
         }
     }
 
     fn forget(&mut self, number: u16) {
+        if usize::from(number) < arch::DWARF_REGISTERS {
+            self.known &= !(1 << number);
+            self.kept &= !(1 << number);
+        }
+    }
+
+    /// No longer known in a caller, unless it is known to be kept.
+    fn doubt(&mut self, number: u16) {
         if usize::from(number) < arch::DWARF_REGISTERS {
             self.known &= !(1 << number);
         }

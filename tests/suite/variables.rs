@@ -181,8 +181,10 @@ fn ours(pid: i32) -> Vec<Frame> {
     };
     let name = |v: &serde_json::Value| v["name"].as_str().expect("a name").to_owned();
     let told = frames.iter().filter(|frame| !frame["locals"].is_null());
+    // The symbol of a part or a copy of a function is its name and what it was made by: `f.constprop.0`.
+    let plain = |symbol: &str| symbol.split('.').next().unwrap_or(symbol).to_owned();
     told.map(|frame| Frame {
-        function: frame["function"].as_str().expect("a name").to_owned(),
+        function: plain(frame["function"].as_str().expect("a name")),
         arguments: frame["arguments"]
             .as_array()
             .expect("a list")

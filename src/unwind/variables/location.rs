@@ -79,6 +79,37 @@ pub trait Functions<'s> {
     fn symbol_at(&self, at: Avma) -> Option<String>;
 }
 
+/// Where an expression is evaluated.
+#[derive(Clone, Copy)]
+struct At {
+    /// The number of the frame.
+    frame: usize,
+    /// How many callers were asked on the way.
+    callers: usize,
+    /// The compiler says that it holds after the call that the frame is in the middle of, too: then also registers that
+    /// functions need not keep were kept. GCC knows that of functions that it has seen the code of (-fipa-ra).
+    lasts: bool,
+}
+
+impl At {
+    fn frame(frame: usize) -> Self {
+        At {
+            frame,
+            callers: 0,
+            lasts: false,
+        }
+    }
+
+    /// Its caller, at the call.
+    fn caller(self) -> Self {
+        At {
+            frame: self.frame + 1,
+            callers: self.callers + 1,
+            lasts: false,
+        }
+    }
+}
+
 /// The values of a stack.
 pub struct Evaluator<'s> {
     pub frames: &'s [Frame<'s>],
@@ -114,9 +145,13 @@ impl<'s> Evaluator<'s> {
         let Some((home, location)) = dies.attribute(&die.home, entry, gimli::DW_AT_location) else {
             return Err(Missing::OptimizedOut);
         };
-        let expression = self.expression_at(code, &home, location, code.at)?;
-        let pieces = self.evaluate(frame, &home, expression, 0)?;
-        self.gather(frame, pieces, size)
+        let (expression, lasts) = self.expression_at(code, &home, location, code.at)?;
+        let at = At {
+            lasts,
+            ..At::frame(frame)
+        };
+        let pieces = self.evaluate(at, &home, expression)?;
+        self.gather(at, pieces, size)
     }
 
     /// What the parameter of `entry` held when the function of this frame was entered, as far as the caller tells.
@@ -133,15 +168,11 @@ impl<'s> Evaluator<'s> {
             .attribute(&die.home, entry, gimli::DW_AT_location)?;
         let function = code.dies.entry(&code.function)?;
         let start = code.dies.entry_point(&code.function.home, &function)?;
-        let expression = self.expression_at(code, &home, location, start).ok()?;
+        let (expression, _) = self.expression_at(code, &home, location, start).ok()?;
         let place = Passed::of(&expression, home.unit.encoding())?;
-        let value = self.passed(frame, place, 0).ok()?;
-        let pieces = vec![gimli::Piece {
-            size_in_bits: None,
-            bit_offset: None,
-            location: gimli::Location::Value { value },
-        }];
-        self.gather(frame, pieces, size).ok()
+        let at = At::frame(frame);
+        let pieces = self.passed(at, place).ok()?;
+        self.gather(at.caller(), pieces, size).ok()
     }
 
     fn code(&self, frame: usize) -> Result<&Code<'s>, Missing> {
@@ -181,16 +212,16 @@ impl<'s> Evaluator<'s> {
         Ok(all[..all.len().min(MOST_BYTES)].to_vec())
     }
 
-    /// The expression that holds at `at`.
+    /// The expression that holds at `at`, and whether it still does after the instruction there.
     fn expression_at(
         &self,
         code: &Code,
         home: &Home,
         location: Attribute,
         at: Svma,
-    ) -> Result<Expression, Missing> {
+    ) -> Result<(Expression, bool), Missing> {
         if let Some(expression) = location.exprloc_value() {
-            return Ok(expression);
+            return Ok((expression, true));
         }
         let unit = &home.unit;
         let lists = code.module.image.locations();
@@ -212,22 +243,16 @@ impl<'s> Evaluator<'s> {
         while let Some(entry) = list.next()? {
             self.work.take(1).ok_or(TOO_MUCH)?;
             if entry.range.begin <= at.0 && at.0 < entry.range.end {
-                return Ok(entry.data);
+                return Ok((entry.data, at.0 + 1 < entry.range.end));
             }
         }
         Err(Missing::OptimizedOut)
     }
 
     /// Evaluates an expression in the frame of this number.
-    fn evaluate(
-        &self,
-        frame: usize,
-        home: &Home,
-        expression: Expression,
-        callers: usize,
-    ) -> Result<Vec<Piece>, Missing> {
+    fn evaluate(&self, at: At, home: &Home, expression: Expression) -> Result<Vec<Piece>, Missing> {
         self.work.take(WORK_OF_EXPRESSION).ok_or(TOO_MUCH)?;
-        let code = self.code(frame)?;
+        let code = self.code(at.frame)?;
         let dwarf = code.dies.dwarf(home);
         let unit = &home.unit;
         let mut evaluation = expression.evaluation(unit.encoding());
@@ -250,27 +275,27 @@ impl<'s> Evaluator<'s> {
                     register,
                     base_type,
                 } => {
-                    let value = self.register(frame, register)?;
+                    let value = self.register(at, register)?;
                     let kind = self.base_type(code, home, base_type)?;
                     evaluation.resume_with_register(gimli::Value::from_u64(kind, value)?)?
                 }
                 EvaluationResult::RequiresFrameBase => {
-                    let base = self.frame_base(frame, callers)?;
+                    let base = self.frame_base(at)?;
                     evaluation.resume_with_frame_base(base)?
                 }
                 EvaluationResult::RequiresCallFrameCfa => {
-                    evaluation.resume_with_call_frame_cfa(self.cfa(frame)?)?
+                    evaluation.resume_with_call_frame_cfa(self.cfa(at.frame)?)?
                 }
                 EvaluationResult::RequiresEntryValue(expression) => {
                     let place = Passed::of(&expression, unit.encoding());
                     let place = place.ok_or(Missing::OptimizedOut)?;
-                    let value = self.passed(frame, place, callers)?;
+                    let value = self.single_value(at.caller(), &self.passed(at, place)?)?;
                     evaluation.resume_with_entry_value(value)?
                 }
                 EvaluationResult::RequiresParameterRef(offset) => {
                     let home = home.clone();
                     let place = Passed::Parameter(Die { home, offset }.id());
-                    let value = self.passed(frame, place, callers)?;
+                    let value = self.single_value(at.caller(), &self.passed(at, place)?)?;
                     evaluation.resume_with_parameter_ref(value.to_u64(!0)?)?
                 }
                 EvaluationResult::RequiresRelocatedAddress(address) => {
@@ -297,22 +322,20 @@ impl<'s> Evaluator<'s> {
     }
 
     /// Evaluates an expression whose result is a value, or an address taken for one.
-    fn number(
-        &self,
-        frame: usize,
-        home: &Home,
-        expression: Expression,
-        callers: usize,
-    ) -> Result<gimli::Value, Missing> {
-        match self.evaluate(frame, home, expression, callers)?.as_slice() {
-            [piece] => match &piece.location {
-                gimli::Location::Address { address } => Ok(gimli::Value::Generic(*address)),
-                gimli::Location::Value { value } => Ok(*value),
-                gimli::Location::Register { register } => {
-                    Ok(gimli::Value::Generic(self.register(frame, *register)?))
-                }
-                _ => Err(Missing::OptimizedOut),
-            },
+    fn number(&self, at: At, home: &Home, expression: Expression) -> Result<gimli::Value, Missing> {
+        self.single_value(at, &self.evaluate(at, home, expression)?)
+    }
+
+    fn single_value(&self, at: At, pieces: &[Piece]) -> Result<gimli::Value, Missing> {
+        let [piece] = pieces else {
+            return Err(Missing::OptimizedOut);
+        };
+        match &piece.location {
+            gimli::Location::Address { address } => Ok(gimli::Value::Generic(*address)),
+            gimli::Location::Value { value } => Ok(*value),
+            gimli::Location::Register { register } => {
+                Ok(gimli::Value::Generic(self.register(at, *register)?))
+            }
             _ => Err(Missing::OptimizedOut),
         }
     }
@@ -347,19 +370,20 @@ impl<'s> Evaluator<'s> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn register(&self, frame: usize, register: gimli::Register) -> Result<u64, Missing> {
+    fn register(&self, at: At, register: gimli::Register) -> Result<u64, Missing> {
         // From there on the vector registers (System V ABI for AMD64, figure 3.36).
         if usize::from(register.0) >= arch::DWARF_REGISTERS {
-            return Err(match frame {
+            return Err(match at.frame {
                 0 => Missing::Unavailable("in a register that is not looked at"),
                 // Every call may change these.
                 _ => Missing::OptimizedOut,
             });
         }
-        let value = self
-            .frames
-            .get(frame)
-            .and_then(|f| f.registers.get(register.0));
+        let registers = self.frames.get(at.frame).map(|frame| &frame.registers);
+        let value = registers.and_then(|registers| match at.lasts {
+            true => registers.get_if_kept(register.0),
+            false => registers.get(register.0),
+        });
         value.ok_or(Missing::OptimizedOut)
     }
 
@@ -371,38 +395,39 @@ impl<'s> Evaluator<'s> {
         }
     }
 
-    fn frame_base(&self, frame: usize, callers: usize) -> Result<u64, Missing> {
-        let code = self.code(frame)?;
+    fn frame_base(&self, at: At) -> Result<u64, Missing> {
+        let code = self.code(at.frame)?;
         let function = &code.function;
         let entry = code.dies.entry(function).ok_or(TOO_MUCH)?;
         let base = code
             .dies
             .attribute(&function.home, &entry, gimli::DW_AT_frame_base);
         let (home, location) = base.ok_or(Missing::Unavailable("its frame is not known"))?;
-        let expression = self.expression_at(code, &home, location, code.at)?;
+        let (expression, _) = self.expression_at(code, &home, location, code.at)?;
         // An expression that asks for the base itself would never end.
         let asks_itself = expression
             .clone()
             .operations(home.unit.encoding())
             .next()?
             .is_some_and(|first| matches!(first, Operation::FrameOffset { .. }));
-        if asks_itself || callers >= MOST_CALLERS {
+        if asks_itself || at.callers >= MOST_CALLERS {
             return Err(Missing::Unavailable("its location makes no sense"));
         }
-        let number = self.number(frame, &home, expression, callers + 1)?;
-        Ok(number.to_u64(!0)?)
+        let at = At {
+            callers: at.callers + 1,
+            ..at
+        };
+        Ok(self.number(at, &home, expression)?.to_u64(!0)?)
     }
 
     /// What the caller of this frame passed there. Only where it is beyond doubt that this very call entered the function,
     /// as gdb has it (gdb/dwarf2/loc.c, dwarf_expr_reg_to_entry_parameter).
-    fn passed(&self, frame: usize, place: Passed, callers: usize) -> Result<gimli::Value, Missing> {
-        if callers == MOST_CALLERS {
+    fn passed(&self, at: At, place: Passed) -> Result<Vec<Piece>, Missing> {
+        if at.callers >= MOST_CALLERS {
             return Err(Missing::OptimizedOut);
         }
-        let site = self.entered_by(frame, callers);
-        let site = site.ok_or(Missing::OptimizedOut)?;
-        let caller = frame + 1;
-        let code = self.code(caller)?;
+        let site = self.entered_by(at).ok_or(Missing::OptimizedOut)?;
+        let code = self.code(at.frame + 1)?;
         let dies = &code.dies;
         let value = dies.each_child(&site, |die, entry| {
             let is_parameter = matches!(
@@ -426,18 +451,19 @@ impl<'s> Evaluator<'s> {
             ControlFlow::Break(value.and_then(|value| value.exprloc_value()))
         });
         let expression = value.flatten().ok_or(Missing::OptimizedOut)?;
-        self.number(caller, &site.home, expression, callers + 1)
+        self.evaluate(at.caller(), &site.home, expression)
     }
 
     /// The call that entered the function of this frame, beyond doubt.
-    fn entered_by(&self, frame: usize, callers: usize) -> Option<Die> {
+    fn entered_by(&self, at: At) -> Option<Die> {
+        let frame = at.frame;
         if let Some(known) = self.memo.entered_by.borrow().get(&frame) {
             return known.clone();
         }
         let find = || {
             let start = self.start_of(self.code(frame).ok()?)?;
             let (site, entry) = self.call_site(frame + 1)?;
-            let target = self.target(frame + 1, &site, &entry, callers)?;
+            let target = self.target(at.caller(), &site, &entry)?;
             (target == start && !self.may_call_itself(start)).then_some(site)
         };
         let found = find();
@@ -473,8 +499,8 @@ impl<'s> Evaluator<'s> {
     }
 
     /// The function that a call goes to.
-    fn target(&self, frame: usize, site: &Die, entry: &Entry, callers: usize) -> Option<Avma> {
-        let code = self.code(frame).ok()?;
+    fn target(&self, at: At, site: &Die, entry: &Entry) -> Option<Avma> {
+        let code = self.code(at.frame).ok()?;
         if let Some(called) = self.named_target(&code.dies, &code.module, site, entry) {
             return called;
         }
@@ -482,9 +508,7 @@ impl<'s> Evaluator<'s> {
             .attr_value(gimli::DW_AT_call_target)
             .or_else(|| entry.attr_value(gimli::DW_AT_GNU_call_site_target))?;
         let expression = value.exprloc_value()?;
-        let number = self
-            .number(frame, &site.home, expression, callers + 1)
-            .ok()?;
+        let number = self.number(at, &site.home, expression).ok()?;
         Some(Avma(number.to_u64(!0).ok()?))
     }
 
@@ -562,7 +586,7 @@ impl<'s> Evaluator<'s> {
     }
 
     /// Reads what the pieces lead to.
-    fn gather(&self, frame: usize, pieces: Vec<Piece>, size: u64) -> Result<Content, Missing> {
+    fn gather(&self, place: At, pieces: Vec<Piece>, size: u64) -> Result<Content, Missing> {
         let mut content = Content::new(size);
         self.work.take(content.len() / BYTES).ok_or(TOO_MUCH)?;
         let whole = pieces.len() == 1 && pieces[0].size_in_bits.is_none();
@@ -588,7 +612,7 @@ impl<'s> Evaluator<'s> {
                     content.put(at, &bytes[..bytes.len().min(part)]);
                     State::Known
                 }
-                gimli::Location::Register { register } => match self.register(frame, *register) {
+                gimli::Location::Register { register } => match self.register(place, *register) {
                     Ok(value) => {
                         let bytes = shifted(value.to_le_bytes(), shift);
                         content.put(at, &bytes[..bytes.len().min(part)]);

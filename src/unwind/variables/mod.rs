@@ -258,7 +258,7 @@ impl<'s> Functions<'s> for Library<'s> {
         let module = self.space.loaded_at(at).or_else(elsewhere)?;
         let at = module.to_svma(at);
         let symbol = module.image.symbols().at(at)?;
-        let name = crate::process::printable(symbol.name);
+        let name = crate::process::printable(without_number(symbol.name));
         Some(match at.0 - symbol.start.0 {
             0 => name,
             offset => format!("{name}+{offset}"),
@@ -356,6 +356,16 @@ impl Evaluator<'_> {
             block: found.block,
             read_later: self.sight.read_later.get(),
         })
+    }
+}
+
+/// The name in the source of a static variable of a function: GCC tells those of one name by a number, `calls.5`.
+fn without_number(name: &str) -> &str {
+    let numbered = name.rsplit_once('.');
+    match numbered.filter(|(name, n)| !name.contains('.') && n.bytes().all(|b| b.is_ascii_digit()))
+    {
+        Some((name, _)) => name,
+        None => name,
     }
 }
 

@@ -407,11 +407,7 @@ fn enumeration(names: &[(String, i128)], value: i128) -> String {
     if let Some((name, _)) = names.iter().find(|(_, v)| *v == value) {
         return name.clone();
     }
-    // Bits side by side, none of which another name has.
-    let is_flag = |value: i128| {
-        let bits = value >> value.trailing_zeros().min(127);
-        value >= 0 && (value == 0 || bits & (bits + 1) == 0)
-    };
+    let is_flag = |value: i128| value >= 0 && value.count_ones() <= 1;
     if names.is_empty() || value <= 0 || !names.iter().all(|(_, value)| is_flag(*value)) {
         return value.to_string();
     }
@@ -672,6 +668,7 @@ mod tests {
         assert_eq!(enumeration(&flags, 0), "0");
         assert_eq!(enumeration(&flags, -1), "-1");
         let plain = names(&[("IRON", 3), ("GOLD", 5)]);
+        assert_eq!(enumeration(&plain, 1), "1");
         assert_eq!(enumeration(&plain, 4), "4");
         assert_eq!(enumeration(&[], 4), "4");
     }
