@@ -109,6 +109,41 @@ pub fn cfi(data: &[u8]) {
     assert!(!found.frames.is_empty() && found.frames.len() <= MOST_FRAMES);
 }
 
+/// Any image with debug information and call-frame information, and a stack: where it stands, registers, then how long
+/// the stack is, the stack, and the image. All variables of all frames.
+pub fn variables(data: &[u8]) {
+    let Some((head, rest)) = data.split_first_chunk::<24>() else {
+        return;
+    };
+    let u16_at = |i: usize| u16::from_le_bytes([head[i], head[i + 1]]);
+    let (stack, file) = rest.split_at(rest.len().min(u16_at(2).into()));
+    let Ok(image) = Image::from_bytes(file.to_vec()) else {
+        return;
+    };
+    let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
+    for (register, byte) in registers.0.iter_mut().zip(&head[8..]) {
+        *register = STACK + u64::from(*byte) * 8;
+    }
+    registers.0[usize::from(arch::DWARF_RA)] = u16_at(0).into();
+    let mut memory = CapturedMemory::default();
+    memory.add(Avma(STACK), stack.to_vec());
+    let me = Process::open(std::process::id() as i32).expect("this process");
+    let space = AddressSpace::of_image(&me, Avma(0)..Avma(STACK), Rc::new(image));
+    let unwound = unwind::unwind(&registers, &memory, &space);
+    let told = unwind::variables::read(&unwound, &registers, &memory, Some(&memory), &space);
+    assert_eq!(told.len(), unwound.frames.len());
+    for function in told.iter().flatten() {
+        for variable in function.arguments.iter().chain(&function.locals) {
+            let text = format!(
+                "{} {} {}",
+                variable.name, variable.type_name, variable.value
+            );
+            let odd = text.chars().find(|c| crate::process::is_obeyed(*c));
+            assert!(odd.is_none(), "{odd:?} in {text:?}");
+        }
+    }
+}
+
 /// What `/proc` tells, by the first byte: which of the readers gets the rest.
 pub fn proc_text(data: &[u8]) {
     let Some((which, data)) = data.split_first() else {
@@ -288,13 +323,14 @@ mod tests {
     #[test]
     fn seeds() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 6] = [
+        let targets: [(&str, Target); 7] = [
             ("elf", elf),
             ("notes", notes),
             ("cfi", cfi),
             ("debuglink", debuglink),
             ("proc_text", proc_text),
             ("snapshots", snapshots),
+            ("variables", variables),
         ];
         for (name, target) in targets {
             let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -36,6 +36,8 @@ CREATE FUNCTION pgpoke_cplusplus() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_qsort() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_deep(depth int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 
+CREATE FUNCTION pgpoke_locals(number int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
 -- These two end by themselves, or early when cancelled: they measure what happens to a backend while it is looked at.
 CREATE FUNCTION pgpoke_checked(seconds float8) RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_gap(seconds float8) RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

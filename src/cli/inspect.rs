@@ -57,7 +57,10 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
             None => return Err(Failure::not_a_backend(e, &process)),
         },
     };
-    let plan = Plan::new(&backend);
+    let plan = match args.locals {
+        true => Plan::new(&backend).with_variables(),
+        false => Plan::new(&backend),
+    };
     let budget = stop_budget(&process, args.max_stop, args.json, None);
     let looks = Looks {
         passive: args.passive,

@@ -189,6 +189,9 @@ struct InspectArgs {
     /// Show the whole stack
     #[arg(long)]
     stack: bool,
+    /// Show the arguments and local variables of the frames that have debug information
+    #[arg(long)]
+    locals: bool,
     /// How long it may be made to stand still at a time (1ms to 1s)
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
     max_stop: Duration,

@@ -30,6 +30,7 @@ pub use locate::DebugFiles;
 pub use space::{AddressSpace, Module, ModuleKind, ReadFrom, ReplacedFile};
 pub use symbols::{Symbol, SymbolSource, Symbols};
 
+pub(crate) use debug::Reader;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {
     debug::{decompress, unpack},

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::report::Written;
+use super::variables;
 use crate::assess::{Assessment, Status, locks, rules, samples};
 use crate::intervene::{Outcome, Report};
 use crate::process::permission::Rule;
@@ -253,7 +254,7 @@ fn stack(s: &Snapshot) -> Vec<Value> {
     frames
         .enumerate()
         .map(|(index, f)| {
-            json!({
+            let mut frame = json!({
                 "index": index,
                 "ip": f.ip,
                 "module": f.module,
@@ -266,7 +267,11 @@ fn stack(s: &Snapshot) -> Vec<Value> {
                 "found_by": f.found_by,
                 "signal_frame": f.signal_frame,
                 "extension": f.extension,
-            })
+            });
+            if let Some(known) = &f.variables {
+                (frame["arguments"], frame["locals"]) = variables::json(known);
+            }
+            frame
         })
         .collect()
 }

@@ -5,3 +5,4 @@ pub mod report;
 pub mod samples;
 pub mod screen;
 pub mod text;
+mod variables;

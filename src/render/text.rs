@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::json;
+use super::{json, variables};
 use crate::assess::checks::{Weight, weight};
 use crate::assess::{Assessment, Interrupt, Status, Verdict, samples};
 use crate::image::ReadFrom;
@@ -524,6 +524,7 @@ fn stack(out: &mut String, s: &Snapshot, whole: bool) {
     };
     for (index, frame) in frames.iter().enumerate().take(shown) {
         frame_line(out, index, frame);
+        variables::text(out, frame);
     }
     if shown < frames.len() {
         let _ = writeln!(

@@ -14,6 +14,7 @@ use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType};
 use crate::process::syscalls::BlockedCall;
+use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
 pub use outside::from_outside;
 pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
@@ -404,6 +405,9 @@ pub struct Frame {
     /// Of a library: whether it is one that PostgreSQL loads as an extension; none where that was not looked at.
     #[serde(default)]
     pub extension: Option<bool>,
+    /// Its arguments and local variables; none where they were not asked for, or there is no debug information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables: Option<FrameVariables>,
 }
 
 impl Stack {

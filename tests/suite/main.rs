@@ -46,5 +46,7 @@ mod stacks;
 mod static_build;
 /// What a blocked system call waits for.
 mod syscalls;
+/// Arguments and local variables beside those of gdb.
+mod variables;
 /// Every version, and every way to build it.
 mod versions;
