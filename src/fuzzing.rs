@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
+use crate::evidence::redact::{Redactor, passwords};
 use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
 use crate::postgres::Title;
@@ -178,6 +179,17 @@ pub fn proc_text(data: &[u8]) {
         }
         b'a' => {
             let _ = sockets::peer_in(data).map(|s| s.describe());
+        }
+        b'r' => {
+            let redactor = Redactor::new(["db7.shop.example".to_owned()]);
+            for redacted in [
+                redactor.text(&lossy),
+                redactor.log(&lossy),
+                redactor.message(&lossy),
+            ] {
+                assert!(!redacted.contains("db7.shop.example"));
+            }
+            let _ = passwords(&lossy);
         }
         b'p' => {
             let name = passwd::find(&lossy, 999).unwrap_or_default();

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::image::DebugFiles;
 use crate::render::screen::ColorChoice;
@@ -199,6 +199,15 @@ struct InspectArgs {
     debug_files: DebugFilesArgs,
 }
 
+/// What memory goes into a core file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CoreKind {
+    /// The backend's own
+    Own,
+    /// Shared memory, too
+    Full,
+}
+
 #[derive(Debug, Args)]
 struct ReportArgs {
     #[command(flatten)]
@@ -209,6 +218,9 @@ struct ReportArgs {
     /// Ask the server, too, through this connection (PGPASSWORD is used); what fails or hangs costs 10 s, not the report
     #[arg(long, value_name = "CONNINFO")]
     dsn: Option<String>,
+    /// Write a core file, too; with shared memory: --core=full
+    #[arg(long, value_name = "own|full", num_args = 0..=1, require_equals = true, default_missing_value = "own", conflicts_with = "redact", hide_possible_values = true)]
+    core: Option<CoreKind>,
     /// Leave out query text, literals, host names, addresses, and local variables
     #[arg(long)]
     redact: bool,

@@ -7,17 +7,20 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inspect::Looks;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, ReportArgs, messages, say};
+use super::{CoreKind, Exit, ReportArgs, messages, say};
 use crate::assess::{Request, assess, samples};
-use crate::evidence::{self, Bundle, Contents, Material, Options, README, Spoken};
+use crate::evidence::core::{CoreError, CoreOptions, Progress};
+use crate::evidence::{
+    self, Bundle, Contents, Gathered, Material, Missing, Options, README, Spoken,
+};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
 use crate::render::report::Written;
 use crate::render::{json, report, samples as tree, text};
 use crate::snapshot::{Plan, Snapshot};
-use crate::tracee::StopBudget;
 use crate::tracee::arch::Registers;
 use crate::tracee::sys::HeldSignals;
+use crate::tracee::{StopBudget, TraceError};
 
 /// The pause between two looks: long enough that the backend is elsewhere, if it gets on at all.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -33,6 +36,7 @@ struct Wishes {
     directory: PathBuf,
     looks: Looks,
     options: Options,
+    core: Option<CoreKind>,
     quiet: bool,
 }
 
@@ -110,7 +114,11 @@ fn gather(
     let process = open(pid)?;
     let backend = prove_with(&process, args.debug_files.find())
         .map_err(|e| Failure::not_a_backend(e, &process))?;
-    let plan = Plan::new(&backend);
+    // What variables hold is what queries are about.
+    let plan = match args.redact {
+        true => Plan::new(&backend),
+        false => Plan::new(&backend).with_variables(),
+    };
     let budget = stop_budget(&process, args.max_stop, args.json, None);
     let wishes = Wishes {
         directory: args
@@ -123,6 +131,7 @@ fn gather(
             pause: BETWEEN_LOOKS,
         },
         options,
+        core: args.core,
         quiet: args.json,
     };
     write(&wishes, &plan, &budget, patience)
@@ -142,6 +151,7 @@ pub fn before_stepping_in(
             pause: BETWEEN_LOOKS,
         },
         options: Options::default(),
+        core: None,
         quiet: true,
     };
     let pid = plan.backend.process.pid();
@@ -223,7 +233,7 @@ fn write(
 
     let mut said = Instant::now();
     let mut signal = None;
-    let contents = evidence::gather(
+    let mut contents = evidence::gather(
         &material,
         &mut bundle,
         |item| {
@@ -237,7 +247,11 @@ fn write(
             signal.is_none()
         },
     );
-    let readme = evidence::readme(&material, &contents, &seen.snapshot.warnings);
+    if let Some(kind) = wishes.core.filter(|_| !contents.ended_early) {
+        seen.snapshot.stopped_ms += core(kind, wishes, plan, budget, &mut bundle, &mut contents);
+    }
+    let stopped_ms = seen.snapshot.stopped_ms;
+    let readme = evidence::readme(&material, &contents, stopped_ms, &seen.snapshot.warnings);
     let readme = bundle.write(README, readme.as_bytes());
     readme.map_err(|e| cannot(&format!("write {README} into"), e))?;
     let archive = match contents.ended_early {
@@ -251,12 +265,73 @@ fn write(
         judgement,
         directory: bundle.path().to_owned(),
         archive,
-        contents: Contents { ..contents },
+        contents,
         looks: seen.looks,
-        stopped_ms: seen.snapshot.stopped_ms,
+        stopped_ms,
         redacted: wishes.options.redact,
     };
     Ok((written, seen.snapshot.warnings))
+}
+
+/// Writes a core file into the directory; it is not for the archive. Says for how long the backend stood still, in
+/// milliseconds.
+fn core(
+    kind: CoreKind,
+    wishes: &Wishes,
+    plan: &Plan,
+    budget: &StopBudget,
+    bundle: &mut Bundle,
+    contents: &mut Contents,
+) -> f64 {
+    const NAME: &str = "core";
+    const ABOUT: &str = "core.json";
+    let options = CoreOptions {
+        full: kind == CoreKind::Full,
+        budget: budget.clone(),
+    };
+    let mut said = Instant::now();
+    let mut progress = |p: Progress| {
+        if said.elapsed() >= PROGRESS {
+            progress(
+                wishes,
+                &format!("core file: {} of {} MiB", p.done >> 20, p.total >> 20),
+            );
+            said = Instant::now();
+        }
+    };
+    let path = bundle.path().join(NAME);
+    let core = match evidence::core::write(plan.backend.process, &options, &path, &mut progress) {
+        Ok(core) => core,
+        Err(e) => {
+            contents.ended_early |= matches!(e, CoreError::Trace(TraceError::AskedToEnd(_)));
+            contents.missing.push(Missing {
+                name: NAME.to_owned(),
+                why: e.to_string(),
+            });
+            return 0.0;
+        }
+    };
+    contents.files.push(Gathered {
+        name: NAME.to_owned(),
+        bytes: core.apparent_bytes as usize,
+        what: "a core file, for a debugger and the very same binaries; it is not in the archive"
+            .to_owned(),
+        cut_off: false,
+    });
+    let about = serde_json::to_string_pretty(&core).unwrap_or_default();
+    match bundle.write(ABOUT, about.as_bytes()) {
+        Ok(size) => contents.files.push(Gathered {
+            name: ABOUT.to_owned(),
+            bytes: size.bytes,
+            what: "what is in the core file, and what is not".to_owned(),
+            cut_off: size.cut_off,
+        }),
+        Err(e) => contents.missing.push(Missing {
+            name: ABOUT.to_owned(),
+            why: e.to_string(),
+        }),
+    }
+    core.stopped_ms
 }
 
 fn packed(bundle: &Bundle) -> Option<PathBuf> {
@@ -290,17 +365,29 @@ struct Seen {
 
 impl Seen {
     fn of(wishes: &Wishes, plan: &Plan, budget: &StopBudget) -> Result<Self, Failure> {
-        let (mut backtraces, mut looks) = (String::new(), 0);
+        let (mut backtraces, mut looks, mut others_stood) = (String::new(), 0, Duration::ZERO);
         let began = Instant::now();
         let each = |snapshot: &Snapshot| {
             looks += 1;
             let after = began.elapsed().as_millis();
             backtraces.push_str(&format!(
-                "look {looks}, after {after} ms\n{}\n",
+                "look {looks}, after {after} ms\n{}",
                 text::backtrace(snapshot)
             ));
+            if snapshot.stack.is_some() && snapshot.process.threads.is_some_and(|n| n > 1) {
+                // They are looked at right after the main thread; both at once would keep that one longer.
+                match plan.other_threads(budget, STOP_LIMIT) {
+                    Ok((threads, stood)) => {
+                        others_stood += stood;
+                        backtraces.extend(threads.iter().map(text::thread_backtrace));
+                    }
+                    Err(e) => backtraces.push_str(&format!("other threads: {e}\n")),
+                }
+            }
+            backtraces.push('\n');
         };
-        let (snapshot, registers) = wishes.looks.take(plan, budget, each)?;
+        let (mut snapshot, registers) = wishes.looks.take(plan, budget, each)?;
+        snapshot.stopped_ms += others_stood.as_secs_f64() * 1e3;
         Ok(Seen {
             snapshot,
             registers,
@@ -328,7 +415,6 @@ impl Seen {
             backtraces: stopped.then(|| self.backtraces.clone()),
             tree: tree.or_else(|| stopped.then(|| "one look, or stacks that are not known to their root: there is no tree of several\n".to_owned())),
             registers,
-            stopped_ms: s.stopped_ms,
         }
     }
 }

@@ -144,13 +144,6 @@ mod tests {
         );
         assert!(run(Command::new("/nowhere"), limit, 9).is_err());
         assert_eq!(wait(&begin(|| 7), limit, || true), Ok(7));
-        assert!(
-            wait(
-                &begin(|| panic!("on purpose")) as &Receiver<()>,
-                limit,
-                || true
-            )
-            .is_err()
-        );
+        assert!(wait(&begin(|| -> () { panic!("on purpose") }), limit, || true).is_err());
     }
 }

@@ -101,7 +101,7 @@ pub fn config(conninfo: &str) -> Result<Config, String> {
             .ok()
             .or_else(|| crate::process::passwd::name_here(nix::unistd::geteuid().as_raw()))
     {
-        config.user(user);
+        config.user(&user);
     }
     config
         .connect_timeout(LIMIT / 2)

@@ -58,8 +58,6 @@ pub struct Spoken {
     pub tree: Option<String>,
     /// The registers at the first look.
     pub registers: Option<String>,
-    /// How long it stood still, in milliseconds.
-    pub stopped_ms: f64,
 }
 
 /// All that items are gathered from. No part of it is tied to a thread.
@@ -549,7 +547,7 @@ fn printable(text: &str) -> String {
 }
 
 /// Says what each file is, what was not to be had, and what to do with all of it.
-pub fn readme(m: &Material, contents: &Contents, notes: &[String]) -> String {
+pub fn readme(m: &Material, contents: &Contents, stopped_ms: f64, notes: &[String]) -> String {
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     let _ = writeln!(
@@ -577,8 +575,7 @@ pub fn readme(m: &Material, contents: &Contents, notes: &[String]) -> String {
     let _ = writeln!(out, "verdict   {}", m.spoken.verdict);
     let _ = writeln!(
         out,
-        "          it stood still for {:.2} ms in all; nothing was changed in it",
-        m.spoken.stopped_ms
+        "          it stood still for {stopped_ms:.2} ms in all; nothing was changed in it"
     );
     if contents.ended_early {
         let _ = writeln!(

@@ -309,9 +309,7 @@ fn find_ignoring_case(text: &str, name: &str) -> Option<usize> {
 /// `name(51234)`, as titles and logs have a client's host and port.
 fn client_ports(line: &str) -> String {
     let word = |word: &str| -> Option<String> {
-        let end = word
-            .find(|c: char| matches!(c, '\n' | ',' | '\0'))
-            .unwrap_or(word.len());
+        let end = word.find(['\n', ',', '\0']).unwrap_or(word.len());
         let (word, rest) = word.split_at(end);
         let (name, port) = word.strip_suffix(')')?.split_once('(')?;
         let is_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());

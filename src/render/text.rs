@@ -7,7 +7,7 @@ use crate::assess::checks::{Weight, weight};
 use crate::assess::{Assessment, Interrupt, Status, Verdict, samples};
 use crate::image::ReadFrom;
 use crate::intervene::{Outcome, Report};
-use crate::snapshot::{Frame, Signals, Snapshot, signal_names};
+use crate::snapshot::{Frame, Signals, Snapshot, ThreadStack, signal_names};
 
 /// How many frames are shown unless all are asked for.
 const SHORT_STACK: usize = 12;
@@ -61,6 +61,27 @@ pub fn judgement(s: &Snapshot, a: &Assessment) -> String {
 pub fn backtrace(s: &Snapshot) -> String {
     let mut out = String::new();
     stack(&mut out, s, true);
+    out
+}
+
+/// The stack of another thread than the main one.
+pub fn thread_backtrace(thread: &ThreadStack) -> String {
+    let frames = &thread.stack.frames;
+    let complete = if thread.stack.complete {
+        "complete"
+    } else {
+        "INCOMPLETE"
+    };
+    let mut out = String::new();
+    line(
+        &mut out,
+        &format!("thread {}", thread.tid),
+        &format!("{} frames, {complete}", frames.len()),
+    );
+    for (index, frame) in frames.iter().enumerate() {
+        frame_line(&mut out, index, frame);
+        variables::text(&mut out, frame);
+    }
     out
 }
 

@@ -4,6 +4,7 @@
 
 mod outside;
 mod take;
+mod threads;
 
 use std::path::PathBuf;
 
@@ -408,6 +409,15 @@ pub struct Frame {
     /// Its arguments and local variables; none where they were not asked for, or there is no debug information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variables: Option<FrameVariables>,
+}
+
+/// Where another thread than the main one was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThreadStack {
+    /// Its number.
+    pub tid: i32,
+    /// Its stack.
+    pub stack: Stack,
 }
 
 impl Stack {

@@ -96,6 +96,19 @@ impl Capture {
         field(&self.status, name).and_then(|t| u64::from_str_radix(t, 16).ok())
     }
 
+    /// Of a thread of which nothing but its stack is known.
+    pub(super) fn of_thread(registers: Registers, memory: CapturedMemory) -> Self {
+        Capture {
+            unwind_registers: registers.for_unwinding(),
+            registers,
+            memory,
+            blocked: 0,
+            group_stop: false,
+            status: String::new(),
+            cut_short: false,
+        }
+    }
+
     /// Memory as it was during the stop.
     pub fn memory(&self) -> &dyn Memory {
         &self.memory
@@ -569,7 +582,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    fn stack(
+    pub(super) fn stack(
         &self,
         capture: &Capture,
         exception_stack: Option<Avma>,

@@ -16,6 +16,8 @@ mod containers;
 mod core_file;
 /// Debug files beside an image, and files that were replaced under a running server.
 mod debug_files;
+/// What a maintainer asks for, in one directory.
+mod evidence;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
 mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.

@@ -289,6 +289,22 @@ fn interventions_are_valid() {
 }
 
 #[test]
+fn reports_are_valid() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r");
+    let args = format!("report --samples 2 -o {}", path.display());
+    let output = assert_valid("report", run(&args, stuck.pid()).assert_code(0));
+    assert_strict(&output);
+    assert_eq!(output["directory"], path.to_str().unwrap());
+    // Of two looks at one place, the tree.
+    let output = assert_valid("inspection", &run("inspect --samples 2", stuck.pid()));
+    assert!(!output["samples"]["tree"].as_array().unwrap().is_empty());
+    assert_strict(&output);
+}
+
+#[test]
 fn failures_are_valid() {
     let none = i32::MAX;
     let output = assert_valid("failure", run("inspect", none).assert_code(7));
