@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::redact::passwords;
-use super::{Material, proc_text, theirs, words};
+use super::{Material, Title, proc_text, theirs, words};
 use crate::process::Process;
 use crate::process::sockets::Socket;
 
@@ -62,7 +62,12 @@ pub fn threads(m: &Material) -> Result<String, String> {
 /// The title that ps shows.
 pub fn title(m: &Material) -> Result<String, String> {
     let line = m.process.command_line().map_err(|e| e.to_string())?;
-    Ok(words(&line).trim_end().to_owned() + "\n")
+    let cluster = m.settings.get("cluster_name").unwrap_or_default();
+    // A cluster's name may be a host's.
+    match (&m.redactor, Title::parse(&line, cluster)) {
+        (Some(r), Some(title)) => Ok(format!("postgres: {}\n", r.title(&title.text))),
+        _ => Ok(words(&line).trim_end().to_owned() + "\n"),
+    }
 }
 
 /// Each descriptor and what it points to; of a socket, between whom.
@@ -120,7 +125,13 @@ fn shown(m: &Material, name: &str, value: &str) -> String {
         Some(r) => r.setting(name, value),
         None => value.to_owned(),
     };
-    // Not as a part of the value alone: "ssl_passphrase_command = 'echo x'" has it in its name.
+    let secret = ["passphrase", "passwd", "secret", "token"]
+        .iter()
+        .any(|word| name.contains(word));
+    if secret && !matches!(value.as_str(), "" | "on" | "off") {
+        return "[password]".to_owned();
+    }
+    // With its name, which may say that it is one.
     let line = passwords(&format!("{name} = {value}"));
     line.split_once(" = ")
         .map_or(value, |(_, value)| value.to_owned())

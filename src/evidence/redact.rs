@@ -6,7 +6,7 @@
 //!
 //! [`passwords`] is for every bundle.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::snapshot::Snapshot;
 
@@ -38,8 +38,12 @@ impl Redactor {
             let host = host.trim().to_owned();
             let short = host.split('.').next().unwrap_or_default().to_owned();
             // A name of one or two letters would be found everywhere, and "localhost" tells nothing.
-            let telling = |h: &String| h.len() > 2 && h != "localhost" && !h.starts_with('/');
-            known.extend([host, short].into_iter().filter(telling));
+            let telling =
+                |h: &String| h.len() > 2 && h != "localhost" && !h.starts_with(['/', '[']);
+            // Addresses are found by their form, and have no short one.
+            if host.parse::<IpAddr>().is_err() {
+                known.extend([host, short].into_iter().filter(telling));
+            }
         }
         // The longer first: it may begin with the shorter.
         known.sort_by_key(|host| std::cmp::Reverse(host.len()));
@@ -576,6 +580,8 @@ mod tests {
         Redactor::new([
             "db7.shop.example".to_owned(),
             "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "[local]".to_owned(),
             "x".to_owned(),
         ])
     }
@@ -630,6 +636,7 @@ mod tests {
             "0x7f0c718479bf spin at pgpoke_test.c:82",
             "7f0c71843000-7f0c71845000 r-xp 00000000 08:01 1234 /usr/lib/x.so",
             "libc.so.6",
+            "127 [local]",
             "ghost=1 x",
         ] {
             assert_eq!(redactor().text(text), text);
