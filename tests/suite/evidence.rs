@@ -294,7 +294,7 @@ fn nothing_that_was_to_be_left_out_is_in_it() {
         "hush-warning",
         "hush-application",
         "hush-setting",
-        "127.0.0.1",
+        "127.0.0.77",
         "192.0.2.77",
     ] {
         assert!(
