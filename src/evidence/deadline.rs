@@ -1,6 +1,6 @@
 //! Whatever may not come back: it gets a deadline, and a thread or a process that can be left behind.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -52,8 +52,10 @@ pub fn run(mut command: Command, limit: Duration, most: u64) -> Result<String, S
     let collect = |pipe: Option<Box<dyn Read + Send>>| {
         begin(move || {
             let mut bytes = Vec::new();
-            if let Some(pipe) = pipe {
-                let _ = pipe.take(most).read_to_end(&mut bytes);
+            if let Some(mut pipe) = pipe {
+                let _ = pipe.by_ref().take(most).read_to_end(&mut bytes);
+                // Who is not read to the end dies of it (SIGPIPE).
+                let _ = io::copy(&mut pipe, &mut io::sink());
             }
             bytes
         })

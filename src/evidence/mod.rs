@@ -195,7 +195,7 @@ enum Redaction {
 use Redaction::{Own, Text};
 
 /// All items, in the order in which they are gathered: what changes fast comes first.
-pub const TABLE: [Item; 33] = [
+pub static TABLE: [Item; 33] = [
     Item {
         file: "assessment.txt",
         what: "what pgpoke makes of it: verdict, cause, checks",
@@ -499,10 +499,12 @@ pub fn gather(
             continue;
         }
         progress(item);
-        let (gather, theirs) = (item.gather, Arc::clone(material));
-        let answer = deadline::begin(move || gather(&theirs));
+        let theirs = Arc::clone(material);
+        let answer = deadline::begin(move || {
+            (item.gather)(&theirs).map(|text| finish(&theirs, item, &text))
+        });
         let found = deadline::wait(&answer, ITEM_LIMIT, &mut go_on).unwrap_or_else(Err);
-        match found.map(|text| finish(material, item, &text)) {
+        match found {
             Ok(text) => match bundle.write(item.file, text.as_bytes()) {
                 Ok(size) => contents.files.push(Gathered {
                     name: item.file.to_owned(),

@@ -200,6 +200,10 @@ fn log_line(line: &str) -> Option<(String, &str, &str)> {
             bounded.then_some((at, *severity))
         })
         .min()?;
+    // What goes on from the line before is indented by a tab, and may quote a line of a log.
+    if line[..at].contains(['\t', '\'', '"']) {
+        return None;
+    }
     let (prefix, message) = (&line[..at], &line[at + severity.len() + 3..]);
     let digits = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_digit())
