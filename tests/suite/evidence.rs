@@ -97,10 +97,7 @@ fn every_question_of_a_maintainer_has_its_answer() {
     for look in 1..=5 {
         report.assert_has("backtraces.txt", &format!("look {look}, after "));
     }
-    assert_eq!(
-        report.file("backtraces.txt").matches("pgpoke_spin").count() % 5,
-        0
-    );
+    assert!(report.file("backtraces.txt").matches("pgpoke_spin").count() >= 5);
     report.assert_has("stack-tree.txt", "100 % spin() in pgpoke_test.so");
     report.assert_has("registers.txt", "rip ");
     // The views.
@@ -499,7 +496,7 @@ fn arguments_and_locals_where_there_is_dwarf() {
     let report = Report::of(stuck.pid(), &["--samples", "2"]);
     report.assert_has("backtraces.txt", "query_string");
     let redacted = Report::of(stuck.pid(), &["--samples", "2", "--redact"]);
-    assert!(!redacted.file("backtraces.txt").contains("query_string = "));
+    assert!(!redacted.file("backtraces.txt").contains("query_string"));
     is_unharmed(&server, &stuck);
 }
 
