@@ -4,7 +4,7 @@ CARGO ?= cargo
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help build static deps testext test soak fuzz fixtures docs lint demo bench clean
+.PHONY: help build static deps testext test soak fuzz fixtures snapshots docs lint demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fuzz: deps ## feed each reader of foreign bytes with hostile ones, for FUZZ_TIME
 
 fixtures: deps testext ## capture the snapshots in tests/fixtures anew
 	$(CARGO) test --release --test suite -- --ignored --exact capture::capture_the_fixtures
+
+snapshots: ## write the texts in tests/snapshots anew; review what changed
+	PGPOKE_WRITE_SNAPSHOTS=1 $(CARGO) test --release --test texts
 
 docs: ## write those pages of docs/ anew that are made from the code
 	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test docs

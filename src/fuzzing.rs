@@ -13,9 +13,10 @@ use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::evidence::redact::{Redactor, passwords};
 use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
-use crate::postgres::Title;
+use crate::postgres::{BackendType, LAYOUTS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;
+use crate::render::screen::Screen;
 use crate::snapshot::Snapshot;
 use crate::tracee::arch::{self, UnwindRegisters};
 use crate::unwind::{self, MOST_FRAMES};
@@ -190,10 +191,29 @@ pub fn proc_text(data: &[u8]) {
             let name = passwd::find(&lossy, 999).unwrap_or_default();
             assert!(!name.contains(|c: char| c.is_whitespace() || c.is_control()));
         }
+        // What lies in shared memory, where any process of the server may write.
+        b'e' => {
+            for layout in LAYOUTS {
+                let status = status::of_bytes(data, layout).ok();
+                let query = status.and_then(|s| s.query).unwrap_or_default();
+                assert!(query.len() <= 3 * data.len());
+            }
+        }
         _ => {
             let cluster = lossy.split(' ').nth(3).unwrap_or_default();
             let _ = Title::parse(data, cluster);
-            let _ = Title::parse(data, "");
+            let title = Title::parse(data, "").unwrap_or_default();
+            for kind in [
+                BackendType::Client,
+                BackendType::WalSender,
+                BackendType::AutovacuumWorker,
+            ] {
+                for in_database in [None, Some(false), Some(true)] {
+                    let (user, database) = title.names(kind, in_database);
+                    assert!([user, database].iter().flatten().all(|n| !n.is_empty()));
+                }
+            }
+            let _ = title.leader();
         }
     }
 }
@@ -209,18 +229,22 @@ pub fn snapshots(data: &[u8]) {
     let Some(snapshot) = snapshot else {
         return;
     };
+    let narrow = Screen {
+        columns: Some(1),
+        colour: true,
+    };
     for request in [Request::Pending, Request::Cancel, Request::Terminate] {
         let judged = assess(&snapshot, request, &[]);
         keeps_its_promises(&judged);
         for whole in [false, true] {
-            let text = render::text::inspection(&snapshot, &judged, whole);
+            let text = render::text::inspection(&snapshot, &judged, whole, Screen::PLAIN);
             let odd = text.chars().find(|c| c.is_control() && *c != '\n');
             assert!(odd.is_none(), "{odd:?} is printed: {text:?}");
         }
         let json = render::json::inspection(&snapshot, &judged);
         let json: Value = serde_json::from_str(&json).expect("JSON");
         assert!(json.is_object());
-        let _ = render::text::question(&snapshot, &judged);
+        let _ = render::text::question(&snapshot, &judged, narrow);
     }
 }
 

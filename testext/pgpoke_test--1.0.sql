@@ -47,7 +47,14 @@ CREATE FUNCTION pgpoke_become(program text) RETURNS void AS 'MODULE_PATHNAME' LA
 
 -- Victims, which tell in the file that is their first argument what they see (pgpoke_victims.c).
 CREATE FUNCTION pgpoke_counts(seen text, pending bool) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_forks(seen text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_parent(seen text) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_barrier() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_blocks(seen text, kind text, peer text, ms int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_keeps(seen text, kind text) RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
+-- Other processes than a client's backend, and one that obeys late (pgpoke_workers.c).
+CREATE FUNCTION pgpoke_parallel(who text) RETURNS bool AS 'MODULE_PATHNAME' LANGUAGE C STRICT PARALLEL SAFE;
+CREATE FUNCTION pgpoke_in_autovacuum(n int) RETURNS int AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE;
+CREATE FUNCTION pgpoke_late(seconds float8) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+CREATE FUNCTION pgpoke_worker(restart int) RETURNS int AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -89,6 +90,19 @@ map_seen(text *path)
 	if (at == MAP_FAILED)
 		elog(ERROR, "mmap: %m");
 	seen = at;
+}
+
+/*
+ * PostgreSQL lets the alarm of a timeout that was met run on (timeout.c), as
+ * that of authentication_timeout; it comes later, for nothing, and would end
+ * a blocking call.
+ */
+static void
+no_alarm(void)
+{
+	struct itimerval none = {{0, 0}, {0, 0}};
+
+	setitimer(ITIMER_REAL, &none, NULL);
 }
 
 static void
@@ -238,6 +252,57 @@ pgpoke_parent(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* What a backend becomes that a library has forked: no backend, with everything of one in its memory. */
+static void
+be_child(void)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGCONT};
+
+	chained = false;
+	for (int i = 0; i < (int) lengthof(signals); i++)
+		count_signal(signals[i], 0);
+	setsid();
+	/* Nobody waits for it. */
+	signal(SIGALRM, SIG_DFL);
+	alarm(300);
+	while (!seen->end)
+		seen->rounds++;
+	_exit(0);
+}
+
+/*
+ * Loops, with a cancel pending, and forks when it gets the word, once.  The
+ * child computes, and counts the signals that it gets.  By another word, the
+ * statement is over then.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_forks);
+Datum
+pgpoke_forks(PG_FUNCTION_ARGS)
+{
+	map_seen(PG_GETARG_TEXT_PP(0));
+	say_inside(__func__);
+	QueryCancelPending = true;
+	InterruptPending = true;
+	seen->inside++;
+	while (!seen->end)
+	{
+		pid_t		child;
+
+		if (seen->word == 0 || seen->child != 0)
+			continue;
+		child = fork();
+		if (child == 0)
+			be_child();
+		seen->child = child;
+		if (seen->word == 2)
+		{
+			QueryCancelPending = false;
+			break;
+		}
+	}
+	PG_RETURN_VOID();
+}
+
 /* A barrier, which every backend has to accept. */
 PG_FUNCTION_INFO_V1(pgpoke_barrier);
 Datum
@@ -318,6 +383,7 @@ pgpoke_blocks(PG_FUNCTION_ARGS)
 	}
 	if (strcmp(kind, "sem_wait") == 0)
 		sem_init(&seen->semaphore, 1, 0);
+	no_alarm();
 	say_inside(__func__);
 	since = now_ns();
 	do

@@ -1,23 +1,65 @@
-//! What to do next: a few sentences, the most useful first.
+//! What to do next: a few sentences, the most useful first, and what to type for them.
 
+use std::fmt;
 use std::net::SocketAddr;
 
-use super::checks::TABLE;
+use serde::{Serialize, Serializer};
+
+use super::checks::{self, TABLE};
 use super::{Assessment, Interrupt, Request, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::Thing;
 use crate::snapshot::Snapshot;
 
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    /// In words.
+    pub text: String,
+    /// What to type for it, as it is.
+    pub command: Option<String>,
+}
+
+impl Advice {
+    fn typing(text: impl Into<String>, command: impl Into<String>) -> Self {
+        Advice {
+            text: text.into(),
+            command: Some(command.into()),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Advice {
+    fn from(text: T) -> Self {
+        Advice {
+            text: text.into(),
+            command: None,
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.command {
+            None => f.write_str(&self.text),
+            Some(command) => write!(f, "{}: {command}", self.text),
+        }
+    }
+}
+
+impl Serialize for Advice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Advice for the operator.
-pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<String> {
-    let pid = snapshot.pid;
-    // What was asked for, to be asked for again.
-    let asked = match request {
-        Request::Pending => "",
-        Request::Cancel => "--cancel ",
-        Request::Terminate => "--terminate ",
-    };
-    let mut advice: Vec<String> = by_cause(snapshot, a.cause.code).into_iter().collect();
+pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice> {
+    let mut advice: Vec<Advice> = Vec::new();
+    if a.verdict == Verdict::Safe {
+        advice.push(step_in(snapshot, a.interrupt, request));
+    }
+    advice.extend(by_cause(snapshot, a.cause.code));
     if WAITING.contains(&a.cause.code) {
         advice.extend(by_what_it_waits_for(snapshot));
     }
@@ -29,70 +71,84 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<String
     let generator = rules::generated_below(snapshot).filter(|_| unproved);
     let musl = snapshot.stack.as_ref().filter(|_| unproved);
     let musl = musl.filter(|stack| rules::lost_in_musl(stack).is_some());
-    // It may leave a function of the C library by itself, but not a call that nothing answers.
-    let stays = generator.is_some() || musl.is_some_and(|stack| stack.in_syscall);
-    match (a.verdict, a.interrupt) {
-        (Verdict::Safe, Interrupt::Terminate) => {
-            advice.push(format!(
-                "pgpoke interrupt {asked}{pid} ends this session, and nothing else"
-            ));
+    // It may leave a function of the C library by itself, but not a call that nothing answers, or a wait for a spinlock.
+    let stays = generator.is_some()
+        || musl.is_some_and(|stack| stack.in_syscall)
+        || matches!(a.cause.code, "blocked-syscall" | "spinlock-wait");
+    match a.verdict {
+        Verdict::Risky => advice.extend(
+            command(snapshot, request)
+                .map(|command| Advice::typing("if you accept that risk", command)),
+        ),
+        Verdict::Unsafe if !stays && a.objections().any(|c| moves_on(a, c.code)) => {
+            advice.extend(command(snapshot, request).map(|command| {
+                let text =
+                    "the objection is to where it is at this moment; this waits for a better one";
+                Advice::typing(text, command)
+            }))
         }
-        (Verdict::Safe, Interrupt::Cancel) => {
-            advice.push(format!(
-                "pgpoke interrupt {asked}{pid} cancels this statement; the session goes on"
-            ));
-        }
-        (Verdict::Safe, _) => {
-            advice.push(format!(
-                "pgpoke interrupt {pid} makes it accept the barrier; nothing ends"
-            ));
-        }
-        (Verdict::Risky, _) => {
-            let codes: Vec<&str> = a.objections().map(|c| c.code).collect();
-            let allow: Vec<String> = codes.iter().map(|c| format!("--allow {c}")).collect();
-            advice.push(format!(
-                "if you accept that risk: pgpoke interrupt {asked}{} {pid}",
-                allow.join(" ")
-            ));
-        }
-        (Verdict::Unsafe, _) if !stays && a.objections().any(|c| moves_on(a, c.code)) => {
-            advice.push(format!(
-                "the objection is to where it is at this moment: pgpoke interrupt {asked}{pid} waits for a better one"
-            ));
-        }
-        (Verdict::Unsafe, _) | (Verdict::Pointless, _) => {}
+        _ => {}
     }
     let rows = a
         .objections()
         .filter(|c| c.status != Status::Unknown)
         .filter_map(|c| TABLE.iter().find(|row| row.code == c.code));
-    advice.extend(
-        rows.filter_map(|row| row.next)
-            .map(|next| next.replace("PID", &pid.to_string())),
-    );
+    advice.extend(rows.filter_map(|row| row.next).map(Advice::from));
     advice.extend(generator.and_then(by_generator));
-    advice.extend(musl.map(|_| BY_MUSL.to_owned()));
+    advice.extend(musl.map(|_| BY_MUSL.into()));
     let better = [Verdict::Safe, Verdict::Risky].contains(&a.verdict_if.terminate);
+    let mut others = Vec::new();
     if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better {
-        advice.push(format!(
-            "a terminate would be {}: pgpoke interrupt --terminate {pid}",
-            a.verdict_if.terminate
-        ));
+        others.push((Request::Terminate, a.verdict_if.terminate));
     }
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
     if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
-        for (name, verdict) in [
-            ("cancel", a.verdict_if.cancel),
-            ("terminate", a.verdict_if.terminate),
-        ] {
-            if verdict != Verdict::Pointless {
-                advice.push(format!(
-                    "a {name} would be {verdict}: pgpoke interrupt --{name} {pid}"
-                ));
-            }
-        }
+        others.push((Request::Cancel, a.verdict_if.cancel));
+        others.push((Request::Terminate, a.verdict_if.terminate));
+    }
+    for (request, verdict) in others {
+        let name = Interrupt::of(snapshot, request);
+        advice.extend(
+            command(snapshot, request)
+                .filter(|_| verdict != Verdict::Pointless)
+                .map(|command| Advice::typing(format!("a {name} would be {verdict}"), command)),
+        );
     }
     advice
+}
+
+fn step_in(snapshot: &Snapshot, interrupt: Interrupt, request: Request) -> Advice {
+    let effect = match interrupt {
+        Interrupt::Terminate => "this ends the session, and nothing else",
+        Interrupt::Cancel => "this cancels the statement; the session goes on",
+        Interrupt::Barrier | Interrupt::Nothing => "this makes it accept the barrier; nothing ends",
+    };
+    Advice {
+        text: effect.into(),
+        command: command(snapshot, request),
+    }
+}
+
+/// `pgpoke interrupt`, with all that has to be accepted for it; none where something cannot be accepted.
+fn command(snapshot: &Snapshot, request: Request) -> Option<String> {
+    let mut words = vec!["pgpoke interrupt"];
+    words.extend(match request {
+        Request::Pending => None,
+        Request::Cancel => Some("--cancel"),
+        Request::Terminate => Some("--terminate"),
+    });
+    let checks = checks::all(snapshot, Interrupt::of(snapshot, request), &[]);
+    for check in checks.iter().filter(|c| c.objection.is_some()) {
+        match check.status {
+            // Nothing has to be accepted that it leaves by itself.
+            _ if MOVES_ON.contains(&check.code)
+                && super::verdict_of(&checks) == Verdict::Unsafe => {}
+            Status::Warn => words.extend(["--allow", check.code]),
+            Status::Unknown if super::verdict_of(&checks) == Verdict::Risky => return None,
+            _ => {}
+        }
+    }
+    Some(format!("{} {}", words.join(" "), snapshot.pid))
 }
 
 /// Causes for which it counts what a system call waits for.
@@ -103,7 +159,7 @@ const WAITING: [&str; 3] = [
 ];
 
 /// Who could end a system call.
-fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<String> {
+fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
     let call = snapshot.process.syscall.as_ref()?;
     let things = call.waits_for.iter().map(|a| &a.thing);
     things.filter_map(about).next()
@@ -121,37 +177,41 @@ fn is_asleep(snapshot: &Snapshot) -> bool {
     call.is_some_and(|c| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&c.number))
 }
 
-fn about(thing: &Thing) -> Option<String> {
+fn about(thing: &Thing) -> Option<Advice> {
     Some(match thing {
         Thing::Socket(socket) => match &socket.remote {
             Some(remote) if socket.protocol == "tcp" => about_peer(remote),
-            Some(remote) => format!("look at who listens at {remote}"),
-            None => "look at who is at the other end: ss -xp".into(),
+            Some(remote) => format!("look at who listens at {remote}").into(),
+            None => Advice::typing("look at who is at the other end", "ss -xp"),
         },
         Thing::Fifo { path } => {
             format!(
                 "it needs somebody at the other end of {path}: whoever opens that lets it go on"
             )
+            .into()
         }
         Thing::Pipe { also_open_in } => match also_open_in.as_deref()? {
             [] => "only this process itself has that pipe open: if none of its threads or signal handlers has to do with it, nothing will ever come".into(),
             [first, ..] => format!(
                 "look at {}, which has that pipe open, too: when it ends, so does the wait",
                 first.describe()
-            ),
+            )
+            .into(),
         },
         Thing::Child(child) => format!(
             "look at {}: when it ends, so does the wait",
             child.describe()
-        ),
+        )
+        .into(),
         Thing::File {
             filesystem: Some(filesystem),
             ..
         } if filesystem.is_remote() => format!(
             "look at the mount {}: does {} answer?",
             filesystem.mount_point, filesystem.source
-        ),
-        Thing::File { path, .. } => format!("look at what {path} lies on"),
+        )
+        .into(),
+        Thing::File { path, .. } => format!("look at what {path} lies on").into(),
         Thing::Memory { .. } => {
             "find the thread or process that holds that lock: it is the one to look into".into()
         }
@@ -160,14 +220,15 @@ fn about(thing: &Thing) -> Option<String> {
 }
 
 /// `ss -K` needs root and CONFIG_INET_DIAG_DESTROY (ss(8)).
-fn about_peer(remote: &str) -> String {
+fn about_peer(remote: &str) -> Advice {
     let Ok(address) = remote.parse::<SocketAddr>() else {
-        return format!("is {remote} alive?");
+        return format!("is {remote} alive?").into();
     };
-    format!(
-        "is {remote} alive? If not: ss -K dst {} dport = {} closes the connection from here, and the call comes back with an error",
-        address.ip(),
-        address.port()
+    Advice::typing(
+        format!(
+            "is {remote} alive? If not, this closes the connection from here, and the call comes back with an error"
+        ),
+        format!("ss -K dst {} dport = {}", address.ip(), address.port()),
     )
 }
 
@@ -193,7 +254,7 @@ fn moves_on(a: &Assessment, code: &str) -> bool {
 const BY_MUSL: &str = "with musl as the C library only a loop in the server's or an extension's own code can be stepped into, not what waits or works inside the C library: end the wait from the other side; where that happens often, run the server on a system with glibc";
 
 /// What to do about generated code on the stack: nothing now, but there is a next time.
-fn by_generator(generator: &str) -> Option<String> {
+fn by_generator(generator: &str) -> Option<Advice> {
     (generator == rules::LLVM_JIT).then(|| {
         "the server compiled this query's expressions, and the stack below such code cannot be proved: wait until the query has left it, and let it run with jit = off next time (ALTER ROLE … SET jit = off)".into()
     })
@@ -211,11 +272,14 @@ fn by_type(kind: BackendType) -> &'static str {
     }
 }
 
-fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
+fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
     let pid = snapshot.pid;
     Some(match code {
-        "being-traced" => format!("end the other tracer first: ps -o pid,user,args -p {}", snapshot.process.tracer),
-        "group-stopped" => format!("let it go on, if you may: kill -CONT {pid}"),
+        "being-traced" => Advice::typing(
+            "look who traces it, and end that first",
+            format!("ps -o pid,user,args -p {}", snapshot.process.tracer),
+        ),
+        "group-stopped" => Advice::typing("let it go on, if you may", format!("kill -CONT {pid}")),
         "uninterruptible-syscall" => {
             "nothing but the kernel or the storage can help: look at dmesg and at the file system it waits for".into()
         }
@@ -223,8 +287,9 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
             "nothing is left to interrupt; if it stays, look at its postmaster".into()
         }
         "exiting" => "find what it waits for on its way out; a further interrupt does nothing".into(),
-        "postmaster-gone" => format!(
-            "no postmaster is left that could restart anything: kill {pid}, and if that does nothing kill -9 {pid}, harms no one else"
+        "postmaster-gone" => Advice::typing(
+            "no postmaster is left that could restart anything, so ending it harms no one else (if this does nothing, with -9)",
+            format!("kill {pid}"),
         ),
         "spinlock-wait" => "find the process that holds the spinlock; do not interrupt anyone here".into(),
         "lwlock-self-deadlock" => {
@@ -262,21 +327,30 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<String> {
     })
 }
 
-fn look_at_holders(snapshot: &Snapshot) -> String {
+fn look_at_holders(snapshot: &Snapshot) -> Advice {
     match &locks::whom_to_look_at(snapshot)[..] {
         [] => "find the process that holds the lock: it is the one to look into".into(),
-        [pid] => format!("find out why process {pid} does not let go: pgpoke inspect {pid}"),
-        all @ [pid, ..] => format!(
-            "find out why one of the processes {} does not let go, beginning with pgpoke inspect {pid}",
-            locks::pids(all)
+        [pid] => Advice::typing(
+            format!("find out why process {pid} does not let go"),
+            format!("pgpoke inspect {pid}"),
+        ),
+        all @ [pid, ..] => Advice::typing(
+            format!(
+                "find out why one of the processes {} does not let go, one after the other",
+                locks::pids(all)
+            ),
+            format!("pgpoke inspect {pid}"),
         ),
     }
 }
 
-fn look_at_blockers(snapshot: &Snapshot) -> String {
+fn look_at_blockers(snapshot: &Snapshot) -> Advice {
     let pids = locks::blocked_by(snapshot).unwrap_or_default();
     match pids.iter().find(|pid| **pid != 0) {
-        Some(pid) => format!("look at the session that blocks it first: pgpoke inspect {pid}"),
+        Some(pid) => Advice::typing(
+            "look at the session that blocks it first",
+            format!("pgpoke inspect {pid}"),
+        ),
         None if pids.contains(&0) => {
             "a prepared transaction blocks it: see pg_prepared_xacts, and end it with COMMIT PREPARED or ROLLBACK PREPARED".into()
         }

@@ -97,9 +97,13 @@ pub struct Row {
     pub judge: fn(Subject) -> Outcome,
     /// Why it matters.
     pub why: &'static str,
+    /// What it objects, in plain words for the verdict; none where the detail is plain enough.
+    pub objects: Option<&'static str>,
+    /// The same where it could not be decided.
+    pub doubts: &'static str,
     /// Where that was learned: files of PostgreSQL unless another project is named.
     pub source: &'static str,
-    /// What to do if it objects, where the cause does not tell already; `PID` stands for the backend's.
+    /// What to do if it objects, where the cause does not tell already.
     pub next: Option<&'static str>,
 }
 
@@ -111,6 +115,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: identity,
         why: "only a process that was proved to be a server's is ever touched",
+        objects: None,
+        doubts: "whether it is a PostgreSQL server's process could not be told",
         source: "src/backend/utils/init/globals.c, src/backend/utils/init/miscinit.c",
         next: None,
     },
@@ -120,6 +126,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: backend_type,
         why: "of some processes the postmaster takes even an orderly end for a crash and restarts all sessions",
+        objects: None,
+        doubts: "what the process is for could not be told",
         source: "reaper() and CleanupBackend() in src/backend/postmaster/postmaster.c",
         next: None,
     },
@@ -129,6 +137,10 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: interrupt_model,
         why: "what ProcessInterrupts() does is known for the classic variables only",
+        objects: Some(
+            "this build of the server handles interrupts in a way that pgpoke does not know",
+        ),
+        doubts: "how this build of the server handles interrupts could not be told",
         source: "src/backend/utils/init/globals.c, src/include/miscadmin.h",
         next: Some(
             "this build of the server works in another way than those that pgpoke knows: look for a newer pgpoke, and tell its maintainers",
@@ -140,6 +152,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Risky,
         judge: server_known,
         why: "rules and offsets were learned from the sources of certain versions",
+        objects: None,
+        doubts: "the server's version could not be told",
         source: "src/include/storage/proc.h, src/include/utils/backend_status.h",
         next: None,
     },
@@ -149,6 +163,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Pointless,
         judge: process_state,
         why: "a process that does not run executes no call",
+        objects: Some("the process does not run, and so nothing can be done in it"),
+        doubts: "whether the process runs could not be told",
         source: "Linux, fs/proc/array.c and kernel/signal.c",
         next: None,
     },
@@ -158,6 +174,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Pointless,
         judge: exiting,
         why: "proc_exit() holds interrupts off, and an error on the way out skips what is still to be cleaned up",
+        objects: Some("it is ending already"),
+        doubts: "whether it is ending already could not be told",
         source: "proc_exit_prepare() in src/backend/storage/ipc/ipc.c",
         next: None,
     },
@@ -167,6 +185,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Pointless,
         judge: pending,
         why: "ProcessInterrupts() acts on flags; without one it returns",
+        objects: None,
+        doubts: "whether anything is pending could not be read",
         source: "ProcessInterrupts() in src/backend/tcop/postgres.c",
         next: None,
     },
@@ -176,6 +196,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: critical_section,
         why: "an ERROR in a critical section is a PANIC",
+        objects: Some("it is in a critical section, where an error would end all sessions"),
+        doubts: "whether it is in a critical section could not be read",
         source: "errstart() in src/backend/utils/error/elog.c",
         next: None,
     },
@@ -185,6 +207,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Pointless,
         judge: held_off,
         why: "ProcessInterrupts() returns at once while a counter is not zero",
+        objects: Some("it holds interrupts off, and would take no notice"),
+        doubts: "whether it holds interrupts off could not be read",
         source: "ProcessInterrupts() in src/backend/tcop/postgres.c, HOLD_INTERRUPTS() in src/include/miscadmin.h",
         next: None,
     },
@@ -194,6 +218,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Pointless,
         judge: lwlock_wait,
         why: "who waits for an LWLock holds interrupts off until it has it",
+        objects: Some("it waits for an LWLock, and takes notice of nothing until it has it"),
+        doubts: "whether it waits for an LWLock could not be told",
         source: "LWLockAcquire() in src/backend/storage/lmgr/lwlock.c",
         next: None,
     },
@@ -203,6 +229,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: lwlock_held,
         why: "what an LWLock guards may be half changed",
+        objects: Some("it holds an LWLock, and what that guards may be half changed"),
+        doubts: "whether it holds an LWLock could not be told",
         source: "LWLockAcquire() in src/backend/storage/lmgr/lwlock.c",
         next: None,
     },
@@ -212,6 +240,10 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: spinlock,
         why: "nobody releases a spinlock after an error, and whoever waits for it panics",
+        objects: Some(
+            "it waits for a spinlock or holds one, and an error would leave that taken for ever",
+        ),
+        doubts: "whether it holds a spinlock could not be told",
         source: "src/include/storage/spin.h, src/include/storage/s_lock.h, src/backend/storage/lmgr/s_lock.c",
         next: None,
     },
@@ -221,6 +253,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: unwind,
         why: "what is on the part of the stack that is not known cannot be judged",
+        objects: Some("its stack is not known to the root, and what is there cannot be judged"),
+        doubts: "its stack is not known to the root, and what is there cannot be judged",
         source: "System V ABI for AMD64, chapter 3.7",
         next: None,
     },
@@ -230,6 +264,10 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: allocator,
         why: "a heap or a memory context that is half changed is used again by the very error handling",
+        objects: Some(
+            "it is in the middle of allocating memory, which an error would leave half done",
+        ),
+        doubts: "it may be in the middle of allocating memory",
         source: "glibc malloc/malloc.c; src/backend/utils/mmgr/aset.c and mcxt.c",
         next: None,
     },
@@ -239,6 +277,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: dynamic_linker,
         why: "its lock would stay taken, and its list of objects half changed",
+        objects: Some("it is loading or looking up code, with the dynamic linker's lock taken"),
+        doubts: "whether it is in the dynamic linker could not be told",
         source: "glibc elf/dl-open.c, elf/dl-close.c",
         next: None,
     },
@@ -248,6 +288,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: stdio_lock,
         why: "a lock of the C library would stay taken; a terminate flushes all of stdio on its way out",
+        objects: Some("it is in a part of the C library that holds a lock"),
+        doubts: "it may be in a part of the C library that holds a lock",
         source: "glibc libio/libioP.h (_IO_acquire_lock), stdlib/exit.c",
         next: None,
     },
@@ -257,6 +299,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: error_in_progress,
         why: "an error within an error report uses up the few entries of its stack, and ends in a PANIC",
+        objects: Some("it is reporting or handling an error already"),
+        doubts: "whether it is in the middle of an error could not be told",
         source: "errstart() and errfinish() in src/backend/utils/error/elog.c",
         next: None,
     },
@@ -266,6 +310,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: exception_stack,
         why: "an ERROR that has nowhere to jump to becomes a FATAL one",
+        objects: Some("an error would have nowhere to go, and would end the process"),
+        doubts: "where an error would go could not be read",
         source: "errstart() in src/backend/utils/error/elog.c, PG_TRY in src/include/utils/elog.h",
         next: None,
     },
@@ -275,6 +321,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: signal_handler,
         why: "what the handler interrupted may be in any state",
+        objects: Some("it is in a signal handler, and what that interrupted may be in any state"),
+        doubts: "whether it is in a signal handler could not be told",
         source: "src/port/pqsignal.c; System V ABI for AMD64, signal frames",
         next: None,
     },
@@ -284,6 +332,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: client_io,
         why: "a cancel leaves half a message on the wire: client and server then wait for each other for ever",
+        objects: Some("it is in the middle of a message to or from its client"),
+        doubts: "whether it is in the middle of a message to its client could not be told",
         source: "secure_write() in src/backend/libpq/be-secure.c, socket_putmessage() in src/backend/libpq/pqcomm.c",
         next: None,
     },
@@ -293,6 +343,10 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: foreign_runtime,
         why: "a jump across its frames leaves a runtime with locks taken and clean-ups not done",
+        objects: Some(
+            "it runs code that knows nothing of PostgreSQL's errors, and may be left in disorder",
+        ),
+        doubts: "whose code it runs could not be told",
         source: "siglongjmp(3); Itanium C++ ABI, exception handling; src/pl/plpython/plpy_exec.c, src/pl/plperl/plperl.c",
         next: None,
     },
@@ -302,6 +356,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Unsafe,
         judge: signal_deliverable,
         why: "the call rides on the frame that the kernel builds for a signal's handler",
+        objects: Some("SIGUSR1, which the call would ride on, cannot be used here"),
+        doubts: "whether SIGUSR1, which the call would ride on, can be used could not be told",
         source: "Linux, arch/x86/kernel/signal.c; src/port/pqsignal.c",
         next: Some(
             "there is no way in for pgpoke: find what changed the handling of SIGUSR1 in this process (the server needs that signal, too), and plan a restart of the server if the session has to end",
@@ -313,6 +369,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Risky,
         judge: server_code,
         why: "caches, hash tables and bookkeeping that outlive the statement may be half changed",
+        objects: Some("it is in the server's own code, at a place that is not known to be safe"),
+        doubts: "where in the server's code it is could not be told",
         source: "src/backend/utils/cache/catcache.c and relcache.c, src/backend/utils/hash/dynahash.c, src/backend/storage/buffer/bufmgr.c, src/backend/utils/resowner/resowner.c, src/backend/access/transam/xloginsert.c",
         next: None,
     },
@@ -322,6 +380,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Risky,
         judge: threads,
         why: "another thread may hold a lock that error handling or exit() needs; PostgreSQL has only one of its own",
+        objects: Some("it has more than one thread, and another may hold a lock"),
+        doubts: "how many threads it has could not be read",
         source: "pthreads(7)",
         next: None,
     },
@@ -331,6 +391,8 @@ pub const TABLE: &[Row] = &[
         failure: Verdict::Safe,
         judge: handlers,
         why: "replaced handlers explain why no flag is set; pgpoke sets the flag instead",
+        objects: None,
+        doubts: "its signal handlers are not known",
         source: "src/backend/tcop/postgres.c, src/port/pqsignal.c",
         next: None,
     },
@@ -889,6 +951,9 @@ fn signal_handler(s: Subject) -> Outcome {
         return not_stopped();
     };
     match frames.iter().position(|f| f.signal_frame) {
+        Some(at) if is_the_postmasters(frames, at) => Pass(
+            "not in one; the postmaster was in one of its own when it started this worker".into(),
+        ),
         Some(at) => {
             let handler = at.checked_sub(1).and_then(|i| frames.get(i));
             let name = handler.map_or("a signal handler".into(), Frame::describe);
@@ -898,6 +963,16 @@ fn signal_handler(s: Subject) -> Outcome {
         }
         None => Pass("not in one".into()),
     }
+}
+
+/// Whether the signal frame at `at` is one that the postmaster left behind in a worker: up to 15 it starts workers within
+/// its handlers of SIGUSR1 and SIGCHLD. What those interrupted is its own loop, and no worker ever goes back there: its
+/// main function ends with proc_exit(), and has set the only place that an ERROR can jump to.
+fn is_the_postmasters(frames: &[Frame], at: usize) -> bool {
+    let (inside, outside) = frames.split_at(at);
+    rules::WORKER_MAIN.find(inside).is_some()
+        && outside[1..].iter().all(|f| !f.signal_frame)
+        && rules::POSTMASTER_MAIN.find(outside).is_some()
 }
 
 fn client_io(s: Subject) -> Outcome {

@@ -6,6 +6,8 @@
 pub mod advice;
 pub mod cause;
 pub mod checks;
+pub mod consequences;
+pub mod likely;
 pub mod locks;
 pub mod rules;
 pub mod samples;
@@ -156,7 +158,7 @@ pub struct Assessment {
     /// All checks, for what was asked.
     pub checks: Vec<Check>,
     /// What to do next.
-    pub advice: Vec<String>,
+    pub advice: Vec<advice::Advice>,
 }
 
 impl Assessment {

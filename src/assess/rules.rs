@@ -66,6 +66,22 @@ impl Functions {
     }
 }
 
+/// Where a worker begins: none of them returns (src/backend/postmaster/bgworker.c and autovacuum.c, 12 to 15).
+pub const WORKER_MAIN: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "StartBackgroundWorker",
+        "StartAutoVacWorker",
+        "AutoVacWorkerMain",
+    ],
+};
+
+/// Where the postmaster is at home (src/backend/postmaster/postmaster.c).
+pub const POSTMASTER_MAIN: Functions = Functions {
+    kinds: SERVER,
+    names: &["PostmasterMain"],
+};
+
 const SERVER: &[ModuleKind] = &[ModuleKind::Server];
 const LIBC: &[ModuleKind] = &[ModuleKind::Libc];
 const LIBRARIES: &[ModuleKind] = &[ModuleKind::Libc, ModuleKind::Library];

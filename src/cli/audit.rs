@@ -52,21 +52,17 @@ pub struct Audit {
 impl Audit {
     /// Nothing is written yet.
     pub fn new(args: &InterruptArgs, request: Request) -> Self {
-        let allowed = match args.allow.is_empty() {
-            true => "-".to_owned(),
-            false => args.allow.join(","),
-        };
-        let request = match request {
-            Request::Pending => "pending",
-            Request::Cancel => "cancel",
-            Request::Terminate => "terminate",
-        };
         Audit {
             on: !args.no_syslog && !args.dry_run,
-            request: format!("request={request} allowed={} {}", quoted(&allowed), who()),
+            request: asked(args, request),
             backend: None,
             failure: None,
         }
+    }
+
+    /// From here on it is about another request, of the same backend.
+    pub fn escalate(&mut self, args: &InterruptArgs, request: Request) {
+        self.request = asked(args, request);
     }
 
     /// Notes which backend it is about.
@@ -145,6 +141,19 @@ impl Audit {
             }
         }
     }
+}
+
+fn asked(args: &InterruptArgs, request: Request) -> String {
+    let allowed = match args.allow.is_empty() {
+        true => "-".to_owned(),
+        false => args.allow.join(","),
+    };
+    let request = match request {
+        Request::Pending => "pending",
+        Request::Cancel => "cancel",
+        Request::Terminate => "terminate",
+    };
+    format!("request={request} allowed={} {}", quoted(&allowed), who())
 }
 
 fn send(line: &str) -> io::Result<()> {

@@ -24,6 +24,33 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "at most an hour".into())
 }
 
+/// Reads an age, which may be of hours and days.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    let long = [("h", 3600), ("d", 86_400)];
+    let long = long.iter().find_map(|(unit, seconds)| {
+        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(Duration::from_secs(u64::from(number) * seconds))
+    });
+    match long {
+        Some(age) => Ok(age),
+        None if text.ends_with(['h', 'd']) => Err("expected a number before the unit".into()),
+        None => parse(text).map_err(|e| e.replace("ms, s or m", "ms, s, m, h or d")),
+    }
+}
+
+/// Reads the pause between two rounds: seconds, as watch(1) has it, or with a unit.
+pub fn parse_pause(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(100)..=LONGEST;
+    let pause = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?,
+        Err(_) => parse(text)?,
+    };
+    bounds
+        .contains(&pause)
+        .then_some(pause)
+        .ok_or_else(|| "expected something from 0.1 to 3600 seconds".into())
+}
+
 /// Reads how long a backend may be made to stand still.
 pub fn parse_stop(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
@@ -44,6 +71,22 @@ mod tests {
         assert_eq!(parse_stop("1s"), Ok(Duration::from_secs(1)));
         for wrong in ["0ms", "0s", "1001ms", "2s", "1m", "50"] {
             assert!(parse_stop(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ages_and_pauses() {
+        assert_eq!(parse_age("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_age("1d"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(parse_age("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_pause("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_pause("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_pause("500ms"), Ok(Duration::from_millis(500)));
+        for wrong in ["h", "-1h", "5", "1w", "99999999999h", ""] {
+            assert!(parse_age(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "", "x"] {
+            assert!(parse_pause(wrong).is_err(), "{wrong}");
         }
     }
 

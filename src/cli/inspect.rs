@@ -8,6 +8,7 @@ use super::{Exit, InspectArgs, messages, say, watch};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
+use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
 use crate::tracee::arch::Registers;
@@ -29,7 +30,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
             say(&if args.json {
                 json::inspection(&snapshot, &assessment)
             } else {
-                text::inspection(&snapshot, &assessment, args.stack)
+                text::inspection(&snapshot, &assessment, args.stack, Screen::stdout())
             });
             Ok(exit.unwrap_or_else(|| exit_of(assessment.verdict)))
         }

@@ -1,66 +1,233 @@
-//! `pgpoke interrupt`
+//! `pgpoke interrupt`: the ladder, rung by rung, for each process that was named.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::rc::Rc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::audit::{Act, Audit};
-use super::open::{Failure, open, stop_budget};
+use super::open::{Failure, open};
 use super::patience::Patience;
-use super::{Exit, InterruptArgs, inspect, messages, say};
+use super::progress::Progress;
+use super::{Exit, InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Verdict, assess};
-use crate::intervene::{Obeyed, Options, Outcome, Report, signal_and_wait, step_in};
-use crate::postgres::prove_with;
+use crate::image::DebugFiles;
+use crate::intervene::{
+    Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder, signal,
+    step_in, verify, wait_for_obedience,
+};
+use crate::postgres::{Backend, NotABackend, prove_with};
+use crate::process::Process;
+use crate::render::ladder::{escalation, seconds, summary};
+use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
-use crate::tracee::TraceError;
+use crate::tracee::{CallEnd, StopBudget, TraceError, Words};
 
 /// Runs the command.
 pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
-    let pid = args.target.pid();
+    let pids = args.targets.pids();
+    if let Some(failure) = unusable(args, pids[0]) {
+        messages::error(
+            &failure.message,
+            failure.detail.as_deref(),
+            failure.hint.as_deref(),
+        );
+        if args.json {
+            let object = |pid: &i32| {
+                let object = failure.as_json(*pid, Some(Outcome::Refused));
+                (object, failure.exit as u8)
+            };
+            let all = Results {
+                objects: pids.iter().map(object).collect(),
+                not_tried: Vec::new(),
+                several: pids.len() > 1,
+            };
+            say(&all.print(failure.exit));
+        }
+        return Ok(failure.exit);
+    }
+    let mut results = Results {
+        objects: Vec::new(),
+        not_tried: pids.clone(),
+        several: pids.len() > 1,
+    };
+    let mut ends: Vec<(i32, &str, u8)> = Vec::new();
+    let mut exits = Vec::new();
+    for (n, pid) in pids.iter().enumerate() {
+        results.not_tried.remove(0);
+        if results.several && !args.json {
+            if n > 0 {
+                say("\n");
+            }
+            messages::progress(&format!("process {pid}, {} of {}", n + 1, pids.len()));
+        }
+        let answer = one(args, *pid, &results);
+        ends.push((*pid, answer.outcome, answer.exit as u8));
+        exits.push(answer.exit);
+        results.objects.push((answer.object, answer.exit as u8));
+        if answer.exit == Exit::Crashed {
+            break;
+        }
+    }
+    let exit = exit_of_all(&exits);
+    if args.json {
+        say(&results.print(exit));
+    } else if results.several {
+        say(&format!(
+            "\n{}",
+            summary(&ends, &results.not_tried, Screen::stdout())
+        ));
+    }
+    Ok(exit)
+}
+
+/// What keeps it from beginning, whatever the processes are.
+fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
+    let usage = |message: String, detail: Option<&str>, hint: String| Failure {
+        exit: Exit::Usage,
+        message,
+        detail: detail.map(str::to_owned),
+        hint: Some(hint),
+        outcome: None,
+        told: None,
+    };
     if let Some(unknown) = args
         .allow
         .iter()
         .find(|a| TABLE.iter().all(|row| row.code != **a))
     {
-        let failure = Failure {
-            exit: Exit::Usage,
-            message: format!("there is no check named \"{unknown}\""),
-            detail: None,
-            hint: Some(format!("pgpoke inspect --json {pid} lists them")),
-            outcome: None,
-            told: None,
-        };
-        return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
+        return Some(usage(
+            format!("there is no check named \"{unknown}\""),
+            None,
+            format!("pgpoke inspect --json {pid} lists them"),
+        ));
     }
     let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if !args.yes && !args.dry_run && !can_ask {
-        let failure = Failure {
-            exit: Exit::Usage,
-            message: "there is no terminal to ask on, and --yes was not given".into(),
-            detail: Some("nothing was done".into()),
-            hint: Some(format!(
-                "pgpoke inspect {pid} shows what would be done; --yes does it without asking"
-            )),
-            outcome: None,
-            told: None,
-        };
-        return Ok(failure.tell(pid, args.json, Some(Outcome::Refused)));
+    (!args.yes && !args.dry_run && !can_ask).then(|| {
+        usage(
+            "there is no terminal to ask on, and --yes was not given".into(),
+            Some("nothing was done"),
+            format!("pgpoke inspect {pid} shows what would be done; --yes does it without asking"),
+        )
+    })
+}
+
+/// What is said in JSON of the processes that were tried, each with its exit code.
+struct Results {
+    objects: Vec<(Value, u8)>,
+    not_tried: Vec<i32>,
+    several: bool,
+}
+
+impl Results {
+    fn print(&self, exit: Exit) -> String {
+        match &self.objects[..] {
+            [(object, _)] if !self.several => json::print(object),
+            all => json::several(all, exit as u8, &self.not_tried),
+        }
     }
+
+    /// The last words about one process, with what was said of those before it.
+    fn last_words(
+        &self,
+        args: &InterruptArgs,
+        pid: i32,
+        failure: &Failure,
+        outcome: Outcome,
+    ) -> Words {
+        let mut words = failure.last_words(pid, false, Some(outcome));
+        if args.json {
+            let mut objects = self.objects.clone();
+            objects.push((failure.as_json(pid, Some(outcome)), failure.exit as u8));
+            let all = Results {
+                objects,
+                not_tried: self.not_tried.clone(),
+                several: self.several,
+            };
+            words.stdout = all.print(failure.exit).into_bytes();
+        }
+        words
+    }
+}
+
+/// The exit code for several processes: theirs if all have the same, else that of the most severe.
+fn exit_of_all(exits: &[Exit]) -> Exit {
+    use Exit::*;
+    const SEVERITY: [Exit; 10] = [
+        Crashed,
+        TimedOut,
+        Error,
+        Unsafe,
+        Risky,
+        Denied,
+        Usage,
+        NotABackend,
+        Pointless,
+        Done,
+    ];
+    let severest = SEVERITY.into_iter().find(|exit| exits.contains(exit));
+    severest.unwrap_or(Done)
+}
+
+/// What there is to say of one process.
+struct Answer {
+    object: Value,
+    outcome: &'static str,
+    exit: Exit,
+}
+
+/// Climbs for one process, and says what came of it; in JSON, the caller does.
+fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
+    let mut progress = Progress::new(args.json);
+    let mut ladder = Ladder::new(&mut progress);
     let mut audit = Audit::new(args, request(args));
-    Ok(match interrupt(args, pid, &mut audit) {
+    let done = match open(pid) {
+        Ok(process) => Climb {
+            args,
+            pid,
+            process: &process,
+            debug_files: args.debug_files.find(),
+            before,
+            ladder: &mut ladder,
+            audit: &mut audit,
+            patience: None,
+            first: None,
+            statement: None,
+            server: None,
+            sent: false,
+            reported: false,
+            confirmed: true,
+        }
+        .climb(),
+        Err(failure) => Err(failure),
+    };
+    match done {
         Ok(mut done) => {
             audit.after(&done.report, done.exit);
             done.snapshot.warnings.extend(audit.warning());
-            tell(args, &done);
-            done.exit
+            done.tell(args, ladder.steps())
         }
         Err(failure) => {
             audit.failed(&failure.message, failure.exit);
             messages::warnings(audit.warning().as_slice());
-            failure.tell(pid, args.json, Some(Outcome::Refused))
+            messages::error(
+                &failure.message,
+                failure.detail.as_deref(),
+                failure.hint.as_deref(),
+            );
+            let outcome = failure.outcome.unwrap_or(Outcome::Refused);
+            let mut object = failure.as_json(pid, Some(outcome));
+            object["steps"] = json::steps_of(ladder.steps());
+            Answer {
+                object,
+                outcome: json::outcome(outcome),
+                exit: failure.exit,
+            }
         }
-    })
+    }
 }
 
 /// What is asked for.
@@ -78,6 +245,8 @@ struct Done {
     assessment: Assessment,
     report: Report,
     exit: Exit,
+    /// The cancel before it, that had no effect, and its exit code.
+    escalated_from: Option<(Report, Exit)>,
 }
 
 impl Done {
@@ -99,192 +268,555 @@ impl Done {
             assessment,
             report,
             exit,
+            escalated_from: None,
+        }
+    }
+
+    fn tell(self, args: &InterruptArgs, steps: &[Step]) -> Answer {
+        let Done {
+            snapshot,
+            assessment,
+            report,
+            exit,
+            escalated_from,
+        } = self;
+        messages::warnings(&snapshot.warnings);
+        if !args.json {
+            say(&text::intervention(
+                &snapshot,
+                &assessment,
+                &report,
+                Screen::stdout(),
+            ));
+        }
+        let before = escalated_from.as_ref().map(|(r, exit)| (r, *exit as u8));
+        Answer {
+            object: json::intervention(&snapshot, &assessment, &report, steps, before),
+            outcome: json::outcome(report.outcome),
+            exit,
         }
     }
 }
 
-fn tell(args: &InterruptArgs, done: &Done) {
-    messages::warnings(&done.snapshot.warnings);
-    if args.json {
-        say(&json::intervention(
-            &done.snapshot,
-            &done.assessment,
-            &done.report,
-        ));
-    } else {
-        say(&text::intervention(
-            &done.snapshot,
-            &done.assessment,
-            &done.report,
-        ));
-    }
+/// One process, and how far up the ladder it is.
+struct Climb<'c, 'l> {
+    args: &'c InterruptArgs,
+    pid: i32,
+    process: &'c Process,
+    debug_files: Rc<DebugFiles>,
+    before: &'c Results,
+    ladder: &'c mut Ladder<'l>,
+    audit: &'c mut Audit,
+    /// Keeps the time while nobody is asked.
+    patience: Option<Patience>,
+    /// What was seen of it before anything was done.
+    first: Option<(Snapshot, Assessment)>,
+    /// When the statement began that is meant.
+    statement: Option<i64>,
+    server: Option<ServerWatch>,
+    /// A signal was sent.
+    sent: bool,
+    /// A report was gathered.
+    reported: bool,
+    /// No question was answered with anything but yes.
+    confirmed: bool,
 }
 
-fn interrupt(args: &InterruptArgs, pid: i32, audit: &mut Audit) -> Result<Done, Failure> {
-    let request = request(args);
-    // Not for as long as the operator thinks about it.
-    let unfinished = match request {
-        Request::Pending => Outcome::Refused,
-        _ => Outcome::TimedOut,
-    };
-    let patience = Patience::with(pid, args.grace, args.json, Some(unfinished));
-    let process = open(pid)?;
-    let budget = stop_budget(&process, args.max_stop, args.json, Some(Outcome::Refused));
-    let options = Options {
-        request,
-        budget,
-        grace: args.grace,
-        wait: args.wait,
-        timeout: args.timeout,
-        allow: args.allow.clone(),
-    };
-    let debug_files = args.debug_files.find();
-    let backend = match prove_with(&process, debug_files.clone()) {
-        Ok(backend) => backend,
-        Err(e) => {
-            let ended = zombie(&process).map(|s| (assess(&s, request, &options.allow), s));
-            return match ended.and_then(|(a, s)| Some((settled(&a)?, a, s))) {
-                Some((report, judged, snapshot)) => Ok(Done::new(snapshot, judged, report)),
-                None => Err(Failure::not_a_backend(e, &process)),
-            };
-        }
-    };
-    let plan = Plan::new(&backend);
-
-    // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?
-    let mut first = plan.without_stopping();
-    audit.about(&backend, &first);
-    let statement = first.backend.statement_start;
-    let mut judged = assess(&first, request, &options.allow);
-    if settled(&judged).is_some() {
-        // The answer stands, but a look at the stack tells more with it.
-        first = inspect::take(&plan, true, &options.budget)?;
-        judged = assess(&first, request, &options.allow);
-        if let Some(report) = settled(&judged) {
-            return Ok(Done::new(first, judged, report));
-        }
-    }
-    if request != Request::Pending && !args.dry_run {
-        announce(
-            args,
-            &format!(
-                "sending the signal of pg_{}_backend() to process {pid}, and waiting {} for it to obey",
-                if request == Request::Cancel {
-                    "cancel"
-                } else {
-                    "terminate"
-                },
-                seconds(args.grace)
-            ),
-        );
-        audit.before(Act::Signal);
-        let obeyed = signal_and_wait(&plan, request, statement, options.grace).map_err(|e| {
-            if e.raw_os_error() == Some(libc::ESRCH) {
-                Failure::trace(TraceError::Gone(pid), &process)
-            } else {
-                Failure {
-                    exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
-                        Exit::Denied
-                    } else {
-                        Exit::Error
-                    },
-                    message: format!("cannot send a signal to process {pid}: {e}"),
-                    detail: None,
-                    hint: None,
-                    outcome: None,
-                    told: None,
-                }
-            }
-        })?;
-        let detail = match obeyed {
-            Obeyed::Ended => Some("it obeyed the signal and has ended; nothing was touched"),
-            Obeyed::StatementOver => {
-                Some("it obeyed the signal, and its statement is over; nothing was touched")
-            }
-            Obeyed::No => None,
-        };
-        if let Some(detail) = detail {
-            let mut report = Report::new(Outcome::ObeyedSignal, detail);
-            report.server_restarted = Some(false);
-            return Ok(Done::new(first, judged, report));
-        }
-        announce(args, "it did not obey; looking into it");
-    }
-    let (snapshot, assessment) = match look(args, &options, &plan, patience)? {
-        Looked::Done(done) => return Ok(*done),
-        Looked::Confirmed(snapshot, assessment) => (*snapshot, assessment),
-    };
-    let acting = args.wait.saturating_add(args.timeout.saturating_mul(2));
-    let _patience = Patience::with(pid, acting, args.json, Some(Outcome::TimedOut));
-    // What was read for the first proof is given back before the second.
-    drop(plan);
-    drop(backend);
-    // Time has passed at the prompt. Who it is, and what it has mapped, is proved anew.
-    // The search for a safe instruction has a deadline, which a server of debug files knows nothing of.
-    debug_files.stop_downloading();
-    let backend =
-        prove_with(&process, debug_files).map_err(|e| Failure::not_a_backend(e, &process))?;
-    let plan = Plan::new(&backend);
-    audit.before(Act::StepIn(assessment.verdict));
-    let report = step_in(&plan, &options, statement).map_err(|e| Failure::trace(e, &process))?;
-    Ok(Done::new(snapshot, assessment, report))
-}
-
-/// What came of looking closely.
+/// What a close look led to.
 enum Looked {
     /// There is nothing more to do.
     Done(Box<Done>),
-    /// It is to be stepped in.
-    Confirmed(Box<Snapshot>, Assessment),
+    /// It is to be gone on with.
+    GoOn(Box<(Snapshot, Assessment)>),
 }
 
-/// Looks closely, explains, and asks.
-fn look(
-    args: &InterruptArgs,
-    options: &Options,
-    plan: &Plan,
-    patience: Patience,
-) -> Result<Looked, Failure> {
-    let done = |done: Done| Ok(Looked::Done(Box::new(done)));
-    let snapshot = inspect::take(plan, false, &options.budget)?;
-    drop(patience);
-    let assessment = assess(&snapshot, options.request, &options.allow);
-    if snapshot.process.would_not_stop {
-        let mut report = Report::new(
-            Outcome::TimedOut,
-            match options.request {
-                Request::Pending => "it did not stop when asked to; nothing was done",
-                _ => "it did not stop when asked to; the signal was sent, and waits until it wakes",
-            },
-        );
-        if snapshot.process.state == Some('D') {
-            report.outcome = Outcome::Pointless;
+impl<'c> Climb<'c, '_> {
+    fn climb(mut self) -> Result<Done, Failure> {
+        let done = self.directly();
+        let done = self.unless_it_obeyed(done)?;
+        if !self.has_to_escalate(&done) {
+            return Ok(done);
         }
-        return done(Done::new(snapshot, assessment, report));
+        self.audit.after(&done.report, done.exit);
+        self.audit.escalate(self.args, Request::Terminate);
+        let next = self.escalate(&done.report);
+        let mut next = self.unless_it_obeyed(next)?;
+        next.snapshot.stopped_ms += done.snapshot.stopped_ms;
+        next.snapshot.stopped_ms += done.report.stopped.as_secs_f64() * 1e3;
+        next.escalated_from = Some((done.report, done.exit));
+        Ok(next)
     }
-    if let Some(report) = settled(&assessment) {
-        return done(Done::new(snapshot, assessment, report));
+
+    /// What was asked for.
+    fn directly(&mut self) -> Result<Done, Failure> {
+        let request = request(self.args);
+        let process = self.process;
+        // Not for as long as the operator thinks about it.
+        self.keep_time(self.args.grace, request);
+        let backend = match self.prove() {
+            Ok(backend) => backend,
+            Err(e) => {
+                let allow = &self.args.allow;
+                let ended = zombie(process).map(|s| (assess(&s, request, allow), s));
+                return match ended.and_then(|(a, s)| Some((settled(&a)?, a, s))) {
+                    Some((report, judged, snapshot)) => Ok(Done::new(snapshot, judged, report)),
+                    None => Err(Failure::not_a_backend(e, process)),
+                };
+            }
+        };
+        let plan = Plan::new(&backend);
+
+        // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?
+        let mut first = plan.without_stopping();
+        self.audit.about(&backend, &first);
+        self.statement = first.backend.statement_start;
+        let mut judged = assess(&first, request, &self.args.allow);
+        if settled(&judged).is_some() {
+            // The answer stands, but a look at the stack tells more with it.
+            first = inspect::take(&plan, true, &self.budget())?;
+            judged = assess(&first, request, &self.args.allow);
+            if let Some(report) = settled(&judged) {
+                return Ok(Done::new(first, judged, report));
+            }
+        }
+        self.first = Some((first, judged));
+        self.server = Some(ServerWatch::new(backend.postmaster));
+        if request != Request::Pending
+            && !self.args.dry_run
+            && let Some(done) = self.signal(&plan, request)?
+        {
+            return Ok(done);
+        }
+        let (snapshot, assessment) = match self.look(&plan, request)? {
+            Looked::Done(done) => return Ok(*done),
+            Looked::GoOn(seen) => *seen,
+        };
+        if !self.asks("", &snapshot, &assessment) {
+            return Ok(not_confirmed(snapshot, assessment, request));
+        }
+        // What was read for the first proof is given back before the second.
+        drop(plan);
+        drop(backend);
+        self.step_in(request, snapshot, assessment)
     }
-    if let Some(directory) = &args.report {
-        super::report::before_stepping_in(directory, plan, &options.budget)?;
+
+    /// A terminate, after a cancel without effect.
+    fn escalate(&mut self, cancel: &Report) -> Result<Done, Failure> {
+        let request = Request::Terminate;
+        self.keep_time(self.args.grace, request);
+        let backend = self.prove_again()?;
+        let plan = Plan::new(&backend);
+        let (snapshot, assessment) = match self.look(&plan, request)? {
+            Looked::Done(done) => return Ok(*done),
+            Looked::GoOn(seen) => *seen,
+        };
+        let words = escalation(cancel, self.args.grace, Screen::stderr());
+        if !self.asks(&words, &snapshot, &assessment) {
+            let mut done = not_confirmed(snapshot, assessment, request);
+            done.report.detail =
+                "not confirmed; the cancel had no effect, and no terminate was sent".into();
+            return Ok(done);
+        }
+        drop(plan);
+        drop(backend);
+        self.keep_time(self.args.grace, request);
+        let backend = self.prove_again()?;
+        let plan = Plan::new(&backend);
+        if plan.statement_is_over(self.statement) == Some(true) {
+            return Ok(self.ended_by_itself(snapshot, assessment));
+        }
+        if let Some(done) = self.signal(&plan, request)? {
+            return Ok(done);
+        }
+        drop(plan);
+        drop(backend);
+        self.step_in(request, snapshot, assessment)
     }
-    if args.dry_run {
-        let report = dry(&assessment);
-        return done(Done::new(snapshot, assessment, report));
+
+    /// Whether a terminate comes next; says why not, where the operator wanted it and the cancel had no effect.
+    fn has_to_escalate(&mut self, done: &Done) -> bool {
+        if !self.args.escalate || done.exit == Exit::Done && done.report.outcome != Outcome::DryRun
+        {
+            return false;
+        }
+        let terminate = done.assessment.verdict_if.terminate;
+        let why_not = ladder::no_escalation(&done.report, self.confirmed, terminate);
+        self.ladder.climb(
+            Rung::Escalate,
+            ("", None),
+            || why_not.is_none(),
+            |goes_on| match goes_on {
+                true => "the cancel had no effect: a terminate is next".into(),
+                false => format!("no terminate: {}", why_not.unwrap_or_default()),
+            },
+        )
     }
-    if !args.yes && !confirmed(&text::question(&snapshot, &assessment)) {
-        let report = Report::new(
-            Outcome::Refused,
-            match options.request {
-                Request::Pending => "not confirmed; nothing was done",
-                _ => "not confirmed; the signal was sent, and nothing else was done",
+
+    /// Sends the signal, and waits for it to be obeyed. None where it was not.
+    fn signal(&mut self, plan: &Plan, request: Request) -> Result<Option<Done>, Failure> {
+        let (pid, process, grace) = (self.pid, self.process, self.args.grace);
+        let (name, function) = match request {
+            Request::Terminate => ("SIGTERM", "pg_terminate_backend()"),
+            _ => ("SIGINT", "pg_cancel_backend()"),
+        };
+        self.audit.before(Act::Signal);
+        self.ladder
+            .climb(
+                Rung::Signal,
+                ("sending a signal", None),
+                || signal(process, request),
+                |sent| match sent {
+                    Ok(()) => format!("{name} sent to process {pid}, as {function} does"),
+                    Err(e) => format!("{name} could not be sent: {e}"),
+                },
+            )
+            .map_err(|e| cannot_signal(e, process))?;
+        self.sent = true;
+        let statement = self.statement;
+        let what = format!("waiting for process {pid} to obey {name}");
+        let obeyed = self.ladder.climb(
+            Rung::Wait,
+            (&what, Some(grace)),
+            || wait_for_obedience(plan, request, statement, grace),
+            |obeyed| match obeyed {
+                Obeyed::Ended => "it obeyed, and has ended".into(),
+                Obeyed::StatementOver => "it obeyed, and its statement is over".into(),
+                Obeyed::No => format!("it did not obey within {}", seconds(grace)),
             },
         );
-        let mut refused = Done::new(snapshot, assessment, report);
-        refused.exit = Exit::Usage;
-        return done(refused);
+        let detail = match obeyed {
+            Obeyed::Ended => "it obeyed the signal and has ended; nothing was touched",
+            Obeyed::StatementOver => {
+                "it obeyed the signal, and its statement is over; nothing was touched"
+            }
+            Obeyed::No => return Ok(None),
+        };
+        Ok(self.obeyed(detail))
     }
-    Ok(Looked::Confirmed(Box::new(snapshot), assessment))
+
+    /// It did as it was told, with nothing touched.
+    fn obeyed(&mut self, detail: &str) -> Option<Done> {
+        let (snapshot, assessment) = self.first.clone()?;
+        let mut report = Report::new(Outcome::ObeyedSignal, detail);
+        report.server_restarted = self.server_restarted(ServerWatch::TIME_TO_NOTICE);
+        Some(Done::new(snapshot, assessment, report))
+    }
+
+    /// Proves that the server runs on.
+    fn server_restarted(&mut self, limit: Duration) -> Option<bool> {
+        let server = self.server.as_ref()?;
+        self.ladder.climb(
+            Rung::Verify,
+            ("seeing whether the server runs on", Some(limit)),
+            || server.restarted(limit),
+            |restarted| told_of_server(*restarted).into(),
+        )
+    }
+
+    /// What ends after it was told to has obeyed late, whatever else was going on meanwhile.
+    fn unless_it_obeyed(&mut self, done: Result<Done, Failure>) -> Result<Done, Failure> {
+        let detail = "it has obeyed the signal since, and has ended; nothing was touched";
+        match done {
+            Err(failure)
+                if self.sent && failure.exit == Exit::NotABackend && self.process.has_ended() =>
+            {
+                self.obeyed(detail).ok_or(failure)
+            }
+            other => other,
+        }
+    }
+
+    /// The statement is over, whether it obeyed late or came to its end.
+    fn ended_by_itself(&mut self, snapshot: Snapshot, assessment: Assessment) -> Done {
+        let mut report = Report::new(
+            Outcome::ObeyedSignal,
+            match self.sent {
+                true => "its statement is over by now; nothing was touched but by the signal",
+                false => "its statement is over by now; nothing was done",
+            },
+        );
+        report.server_restarted = self.server_restarted(Duration::ZERO);
+        Done::new(snapshot, assessment, report)
+    }
+
+    /// Looks closely.
+    fn look(&mut self, plan: &Plan, request: Request) -> Result<Looked, Failure> {
+        let args = self.args;
+        let done = |done: Done| Ok(Looked::Done(Box::new(done)));
+        let budget = self.budget();
+        let (snapshot, assessment) = self.ladder.climb(
+            Rung::Look,
+            ("looking into it", None),
+            || {
+                let mut snapshot = inspect::take(plan, false, &budget)?;
+                plan.find_parallel_group(&mut snapshot);
+                let assessment = assess(&snapshot, request, &args.allow);
+                Ok((snapshot, assessment))
+            },
+            |seen: &Result<(Snapshot, Assessment), Failure>| match seen {
+                Ok((_, a)) => format!(
+                    "{}: {}; a {} is {} here",
+                    a.cause.code, a.cause.summary, a.interrupt, a.verdict
+                ),
+                Err(failure) => failure.message.clone(),
+            },
+        )?;
+        self.patience = None;
+        // It was told to before, and may only have been slow.
+        let told = self.sent && args.cancel;
+        if told && plan.statement_is_over(self.statement) == Some(true) {
+            return done(self.ended_by_itself(snapshot, assessment));
+        }
+        if snapshot.process.would_not_stop {
+            let escalates = args.cancel && request == Request::Terminate;
+            let mut report = Report::new(
+                Outcome::TimedOut,
+                match self.sent {
+                    true if escalates => "it did not stop when asked to; no terminate was sent",
+                    false => "it did not stop when asked to; nothing was done",
+                    true => {
+                        "it did not stop when asked to; the signal was sent, and waits until it wakes"
+                    }
+                },
+            );
+            if snapshot.process.state == Some('D') {
+                report.outcome = Outcome::Pointless;
+            }
+            return done(Done::new(snapshot, assessment, report));
+        }
+        if let Some(report) = settled(&assessment) {
+            let is_ending = report.objections.iter().any(|c| c.code == "exiting");
+            if self.sent && is_ending && self.ends_now() {
+                let detail =
+                    "it has obeyed the signal, if late, and has ended; nothing was touched";
+                if let Some(obeyed) = self.obeyed(detail) {
+                    return done(obeyed);
+                }
+            }
+            return done(Done::new(snapshot, assessment, report));
+        }
+        self.gather(plan)?;
+        if args.dry_run {
+            let report = dry(&assessment);
+            return done(Done::new(snapshot, assessment, report));
+        }
+        Ok(Looked::GoOn(Box::new((snapshot, assessment))))
+    }
+
+    /// Gathers a report, once: afterwards it is too late. Without it, nothing is done.
+    fn gather(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let Some(directory) = self.args.report.as_ref().filter(|_| !self.reported) else {
+            return Ok(());
+        };
+        let budget = self.budget();
+        let patience = self.time(report::TIME_TO_LOOK, Outcome::TimedOut);
+        let directory = match self.before.several {
+            true => {
+                report::make_room(directory)?;
+                directory.join(self.pid.to_string())
+            }
+            false => directory.clone(),
+        };
+        self.ladder.climb(
+            Rung::Report,
+            ("gathering a report", None),
+            || report::before_stepping_in(&directory, plan, &budget, patience),
+            |written| match written {
+                Ok(files) => format!("{files} files are in {}", directory.display()),
+                Err(failure) => failure.message.clone(),
+            },
+        )?;
+        self.reported = true;
+        Ok(())
+    }
+
+    /// Waits for one that is on its way out already.
+    fn ends_now(&mut self) -> bool {
+        let (process, grace) = (self.process, self.args.grace);
+        self.ladder.climb(
+            Rung::Wait,
+            ("waiting for it to end, as it is about to", Some(grace)),
+            || process.wait_for_end(grace),
+            |ended| match ended {
+                true => "it has ended".into(),
+                false => format!("it has not ended within {}", seconds(grace)),
+            },
+        )
+    }
+
+    /// Explains, and asks.
+    fn asks(&mut self, before: &str, snapshot: &Snapshot, assessment: &Assessment) -> bool {
+        if self.args.yes {
+            return true;
+        }
+        let question = format!(
+            "{before}{}",
+            text::question(snapshot, assessment, Screen::stderr())
+        );
+        self.confirmed = self.ladder.climb(
+            Rung::Ask,
+            ("", None),
+            || confirmed(&question),
+            |yes| match yes {
+                true => "the answer was yes".into(),
+                false => "the answer was not yes".into(),
+            },
+        );
+        self.confirmed
+    }
+
+    /// Steps in, with all proved anew: time has passed.
+    fn step_in(
+        &mut self,
+        request: Request,
+        snapshot: Snapshot,
+        assessment: Assessment,
+    ) -> Result<Done, Failure> {
+        let (args, pid, process) = (self.args, self.pid, self.process);
+        let acting = args.wait.saturating_add(args.timeout.saturating_mul(2));
+        self.patience = Some(self.time(acting, Outcome::TimedOut));
+        // The search for a safe instruction has a deadline, which a server of debug files knows nothing of.
+        self.debug_files.stop_downloading();
+        let backend = self.prove_again()?;
+        let plan = Plan::new(&backend);
+        let options = Options {
+            request,
+            budget: self.budget(),
+            grace: args.grace,
+            wait: args.wait,
+            timeout: args.timeout,
+            allow: args.allow.clone(),
+        };
+        let statement = self.statement;
+        self.audit.before(Act::StepIn(assessment.verdict));
+        let what = format!("looking for a safe instruction in process {pid}");
+        let stepped = self
+            .ladder
+            .climb(
+                Rung::StepIn,
+                (&what, Some(args.wait)),
+                || step_in(&plan, &options, statement),
+                |stepped| match stepped {
+                    Ok(Stepped::Called(called)) => told_of_call(called.end, called.attempts()),
+                    Ok(Stepped::Not(report)) => format!("nothing was called: {}", report.detail),
+                    Err(e) => e.to_string(),
+                },
+            )
+            .map_err(|e| Failure::trace(e, process))?;
+        let report = match (stepped, &self.server) {
+            (Stepped::Called(called), Some(server)) => self.ladder.climb(
+                Rung::Verify,
+                ("seeing what came of it", Some(args.timeout)),
+                || verify(called, &plan, &options, statement, server),
+                |report| {
+                    format!(
+                        "{}; {}",
+                        report.detail,
+                        told_of_server(report.server_restarted)
+                    )
+                },
+            ),
+            (Stepped::Called(called), None) => {
+                let server = ServerWatch::new(backend.postmaster);
+                verify(called, &plan, &options, statement, &server)
+            }
+            (Stepped::Not(mut report), _) => {
+                if report.outcome == Outcome::ObeyedSignal {
+                    report.server_restarted = self.server_restarted(Duration::ZERO);
+                }
+                report
+            }
+        };
+        Ok(Done::new(snapshot, assessment, report))
+    }
+
+    fn prove(&self) -> Result<Backend<'c>, NotABackend> {
+        prove_with(self.process, self.debug_files.clone())
+    }
+
+    /// The same of one that was known before.
+    fn prove_again(&self) -> Result<Backend<'c>, Failure> {
+        self.prove()
+            .map_err(|e| Failure::not_a_backend(e, self.process))
+    }
+
+    /// What each stop may take, and what is said in the end if that is not enough.
+    fn budget(&self) -> StopBudget {
+        StopBudget::new(self.pid, self.args.max_stop, |error| {
+            let failure = Failure::trace(error, self.process);
+            self.before
+                .last_words(self.args, self.pid, &failure, Outcome::Refused)
+        })
+    }
+
+    fn keep_time(&mut self, more: Duration, request: Request) {
+        let unfinished = match request {
+            Request::Pending => Outcome::Refused,
+            _ => Outcome::TimedOut,
+        };
+        self.patience = Some(self.time(more, unfinished));
+    }
+
+    fn time(&self, more: Duration, unfinished: Outcome) -> Patience {
+        Patience::framed(self.pid, more, |failure| {
+            self.before
+                .last_words(self.args, self.pid, &failure, unfinished)
+        })
+    }
+}
+
+fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {
+    let pid = process.pid();
+    if e.raw_os_error() == Some(libc::ESRCH) {
+        return Failure::trace(TraceError::Gone(pid), process);
+    }
+    Failure {
+        exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
+            Exit::Denied
+        } else {
+            Exit::Error
+        },
+        message: format!("cannot send a signal to process {pid}: {e}"),
+        detail: None,
+        hint: None,
+        outcome: None,
+        told: None,
+    }
+}
+
+fn not_confirmed(snapshot: Snapshot, assessment: Assessment, request: Request) -> Done {
+    let report = Report::new(
+        Outcome::Refused,
+        match request {
+            Request::Pending => "not confirmed; nothing was done",
+            _ => "not confirmed; the signal was sent, and nothing else was done",
+        },
+    );
+    let mut refused = Done::new(snapshot, assessment, report);
+    refused.exit = Exit::Usage;
+    refused
+}
+
+fn told_of_call(end: CallEnd, looks: u32) -> String {
+    let end = match end {
+        CallEnd::Returned => "and has returned",
+        CallEnd::Jumped => "and raised an ERROR",
+        CallEnd::Exiting(_) => "and the process is exiting",
+        CallEnd::StillRunning => "and has not come to an end",
+    };
+    let looks = match looks {
+        1 => "the first look".into(),
+        n => format!("look {n}"),
+    };
+    format!("ProcessInterrupts() was called at {looks}, {end}")
+}
+
+fn told_of_server(restarted: Option<bool>) -> &'static str {
+    match restarted {
+        Some(false) => "the server runs on, and nothing was restarted",
+        Some(true) => "the server has ended, or goes through crash recovery",
+        None => "whether the server runs on could not be told",
+    }
 }
 
 /// What needs no further look: it is nothing to interrupt, or there is no occasion, or there are doubts about what it is,
@@ -337,17 +869,6 @@ fn reasons(objections: &[Check]) -> String {
     reasons.join("; ")
 }
 
-fn seconds(d: Duration) -> String {
-    format!("{} s", d.as_secs_f64())
-}
-
-/// Says what is going on, where somebody reads along.
-fn announce(args: &InterruptArgs, what: &str) {
-    if !args.json {
-        messages::progress(what);
-    }
-}
-
 /// Asks on the terminal. Only a clear yes is one.
 fn confirmed(question: &str) -> bool {
     let mut err = std::io::stderr().lock();
@@ -357,4 +878,21 @@ fn confirmed(question: &str) -> bool {
         // Ctrl-D leaves the cursor behind the question.
         && (answer.ends_with('\n') || writeln!(err).is_ok())
         && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_processes_have_the_exit_code_of_the_worst() {
+        use Exit::*;
+        assert_eq!(exit_of_all(&[Done, Done]), Done);
+        assert_eq!(exit_of_all(&[Pointless, Pointless]), Pointless);
+        assert_eq!(exit_of_all(&[Done, Pointless, NotABackend]), NotABackend);
+        assert_eq!(exit_of_all(&[Risky, Unsafe, Denied]), Unsafe);
+        assert_eq!(exit_of_all(&[TimedOut, Unsafe]), TimedOut);
+        assert_eq!(exit_of_all(&[TimedOut, Error, Crashed]), Crashed);
+        assert_eq!(exit_of_all(&[Done, Usage]), Usage);
+    }
 }

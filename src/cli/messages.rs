@@ -2,7 +2,7 @@
 //! each, with the program's name and what kind of message it is, in the colours of `PG_COLORS`.
 //!
 //! Texts follow PostgreSQL's error style guide (doc/src/sgml/sources.sgml): an error, a warning and what is going on begin
-//! small and end without a full stop; a detail and a hint are sentences.
+//! small and end without a full stop; a detail and a hint are sentences. They are not wrapped, as those tools' are not.
 
 use std::io::Write;
 
@@ -34,6 +34,30 @@ pub fn warnings(warnings: &[String]) {
 /// Says what is going on.
 pub fn progress(what: &str) {
     print(&Colours::of_stderr().message(Kind::Progress, what));
+}
+
+/// Says what is wrong with the command line, in the same manner as everything else.
+pub fn usage(error: &clap::Error) {
+    print(&usage_text(
+        &Colours::of_stderr(),
+        &error.render().to_string(),
+    ));
+}
+
+/// clap's own message in paragraphs: what is wrong, tips, the usage, where to find more.
+fn usage_text(colours: &Colours, said: &str) -> String {
+    let flat = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut text = String::new();
+    for paragraph in said.split("\n\n").map(flat).filter(|p| !p.is_empty()) {
+        let (kind, said) = match paragraph.split_once(": ") {
+            Some(("error", rest)) => (Kind::Error, rest.to_owned()),
+            Some(("tip", rest)) => (Kind::Hint, rest.replace(" tip: ", "; ")),
+            Some(("Usage", rest)) => (Kind::Detail, format!("The usage is: {rest}")),
+            _ => (Kind::Hint, paragraph),
+        };
+        text.push_str(&colours.message(kind, &said));
+    }
+    text
 }
 
 fn print(text: &str) {
@@ -97,8 +121,30 @@ impl Colours {
             Kind::Progress => ("", &None),
         };
         let program = paint(&self.locus, "pgpoke: ");
-        format!("{program}{}{}\n", paint(colour, what), printable(text))
+        let text = match kind {
+            Kind::Detail | Kind::Hint => sentence(&printable(text)),
+            _ => printable(text),
+        };
+        format!("{program}{}{text}\n", paint(colour, what))
     }
+}
+
+/// With a capital and a full stop. What begins with something to type begins small, and behind a colon, where what is to be
+/// typed stands, a full stop would be typed, too.
+fn sentence(text: &str) -> String {
+    const TYPED: [&str; 2] = ["pgpoke", "setsebool"];
+    let first = text.split(' ').next().unwrap_or_default();
+    let mut chars = text.chars();
+    let mut sentence = match chars.next() {
+        Some(c) if !TYPED.contains(&first) && !first.contains(['_', '/', '(']) => {
+            c.to_uppercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    };
+    if !text.contains(": ") && !text.ends_with(['.', '?', '…', ':']) {
+        sentence.push('.');
+    }
+    sentence
 }
 
 fn paint(colour: &Option<String>, text: &str) -> String {
@@ -127,6 +173,38 @@ mod tests {
         assert_eq!(
             coloured.message(Kind::Hint, "Try it."),
             "\x1b[01mpgpoke: \x1b[0m\x1b[01;36mhint: \x1b[0mTry it.\n"
+        );
+    }
+
+    #[test]
+    fn a_detail_and_a_hint_are_sentences_and_commands_stay_as_they_are() {
+        for (text, said) in [
+            ("nothing was done", "Nothing was done."),
+            ("pgpoke inspect 7 shows it", "pgpoke inspect 7 shows it."),
+            (
+                "run it as root: sudo pgpoke …",
+                "Run it as root: sudo pgpoke …",
+            ),
+            (
+                "/proc is mounted with hidepid",
+                "/proc is mounted with hidepid.",
+            ),
+        ] {
+            assert_eq!(sentence(text), said);
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_answered_like_everything_else() {
+        let said = "error: invalid value 'x' for '--color <WHEN>'\n  [possible values: always, never]\n\n  \
+                    tip: a similar value exists: 'y'\n\nUsage: pgpoke inspect [OPTIONS] PID\n\n\
+                    For more information, try '--help'.\n";
+        assert_eq!(
+            usage_text(&Colours::default(), said),
+            "pgpoke: error: invalid value 'x' for '--color <WHEN>' [possible values: always, never]\n\
+             pgpoke: hint: A similar value exists: 'y'\n\
+             pgpoke: detail: The usage is: pgpoke inspect [OPTIONS] PID\n\
+             pgpoke: hint: For more information, try '--help'.\n"
         );
     }
 

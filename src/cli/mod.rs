@@ -5,9 +5,11 @@ mod core_file;
 mod duration;
 mod inspect;
 mod interrupt;
+mod list;
 mod messages;
 mod open;
 mod patience;
+mod progress;
 mod report;
 mod selftest;
 mod watch;
@@ -18,9 +20,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::image::DebugFiles;
+use crate::postgres::Activity;
 use crate::render::screen::ColorChoice;
 use crate::selftest::Part;
 
@@ -64,7 +68,8 @@ impl From<Exit> for ExitCode {
     version,
     disable_version_flag = true,
     disable_help_flag = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_long_help = ENVIRONMENT
 )]
 struct Cli {
     /// Show help
@@ -80,13 +85,22 @@ struct Cli {
     command: Command,
 }
 
+/// What of the environment counts.
+const ENVIRONMENT: &str = "Environment:
+  PG_COLOR         always, auto or never, where --color is not given
+  PG_COLORS        the colours of messages, as for PostgreSQL's own tools:
+                   error=01;31:warning=01;35:note=01;36:locus=01
+  NO_COLOR         if not empty, auto means never
+  COLUMNS          the width of the terminal, if it is not what the terminal says; pipes have none
+  DEBUGINFOD_URLS  servers of debug files";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say why a backend is stuck and whether it is safe to interrupt it
     #[command(override_usage = "pgpoke inspect [OPTIONS] PID")]
     Inspect(InspectArgs),
     /// Make a backend process its pending interrupt, from outside
-    #[command(override_usage = "pgpoke interrupt [OPTIONS] PID")]
+    #[command(override_usage = "pgpoke interrupt [OPTIONS] PID...")]
     Interrupt(InterruptArgs),
     /// Gather all that a maintainer will ask for, into one directory and an archive
     #[command(override_usage = "pgpoke report [OPTIONS] PID")]
@@ -94,6 +108,8 @@ enum Command {
     /// Write a core file of a backend, which goes on
     #[command(hide = true)]
     CoreFile(CoreFileArgs),
+    /// List the backends of all servers of this machine, and which of them are stuck
+    List(ListArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
     Selftest(SelftestArgs),
     /// Print a shell's completions
@@ -150,6 +166,31 @@ impl Target {
     fn pid(&self) -> i32 {
         // The group requires one of them.
         self.pid.or(self.pid_option).unwrap_or_default()
+    }
+}
+
+/// Which processes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Targets {
+    /// PIDs of backends, as pg_stat_activity shows them; each is judged, and asked for, on its own
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pids: Vec<i32>,
+    /// The same, as an option (may be given several times)
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = parse_pid)]
+    pid_options: Vec<i32>,
+}
+
+impl Targets {
+    /// Each once, in the order given.
+    fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = Vec::new();
+        for pid in self.pids.iter().chain(&self.pid_options) {
+            if !pids.contains(pid) {
+                pids.push(*pid);
+            }
+        }
+        pids
     }
 }
 
@@ -243,13 +284,16 @@ struct ReportArgs {
 #[derive(Debug, Args)]
 struct InterruptArgs {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// Cancel its statement: send the signal first, and step in if it is ignored
     #[arg(long, conflicts_with = "terminate")]
     cancel: bool,
     /// Terminate its session: send the signal first, and step in if it is ignored
     #[arg(long)]
     terminate: bool,
+    /// Go on to a terminate, signal and all, if the cancel had no effect; it is asked for anew
+    #[arg(long, requires = "cancel", conflicts_with = "terminate")]
+    escalate: bool,
     /// How long it gets to obey the signal by itself
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
     grace: Duration,
@@ -284,15 +328,52 @@ struct InterruptArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only those that ignore a pending cancel, terminate or barrier, with the likely cause
+    #[arg(long)]
+    stuck: bool,
+    /// Only those in this database (may be given several times); a number is an OID
+    #[arg(short = 'd', long, value_name = "NAME")]
+    database: Vec<String>,
+    /// Only those of this user (may be given several times); a number is an OID
+    #[arg(short = 'U', long, value_name = "NAME")]
+    user: Vec<String>,
+    /// Only those in this state, as pg_stat_activity words it (may be given several times)
+    #[arg(long, value_name = "STATE", value_parser = list::parse_state)]
+    state: Vec<Activity>,
+    /// Only those that have been in their state for at least this long, such as 30s, 5m or 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_age)]
+    older_than: Option<Duration>,
+    /// Look again every so many seconds (2), until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = duration::parse_pause)]
+    watch: Option<Duration>,
+    /// Print one JSON object; with --watch one a line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // For help and for usage errors, which come before the option is known.
+    ColorChoice::of(None).hold();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version; and help where nothing was asked for.
+        Err(asked) if asked.kind() == DisplayHelpOnMissingArgumentOrSubcommand => asked.exit(),
+        Err(asked) if !asked.use_stderr() => asked.exit(),
+        Err(wrong) => {
+            messages::usage(&wrong);
+            return Exit::Usage.into();
+        }
+    };
     ColorChoice::of(cli.color).hold();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
         Command::Report(args) => report::run(&args),
         Command::CoreFile(args) => core_file::run(&args),
+        Command::List(args) => list::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -334,6 +415,15 @@ mod tests {
     }
 
     #[test]
+    fn several_pids_each_once() {
+        let args = ["pgpoke", "interrupt", "7", "-p", "9", "8", "7", "--pid=9"];
+        let Command::Interrupt(args) = Cli::try_parse_from(args).unwrap().command else {
+            unreachable!()
+        };
+        assert_eq!(args.targets.pids(), [7, 8, 9]);
+    }
+
+    #[test]
     fn a_pid_in_either_place_and_exactly_one() {
         let pid = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
             Command::Inspect(a) => a.target.pid(),
@@ -349,6 +439,9 @@ mod tests {
             &["pgpoke", "inspect", "1", "-p", "2"],
             &["pgpoke", "interrupt", "--cancel", "--terminate", "1"],
             &["pgpoke", "interrupt", "--wait", "5", "1"],
+            &["pgpoke", "interrupt", "--cancel"],
+            &["pgpoke", "interrupt", "--escalate", "1"],
+            &["pgpoke", "interrupt", "--terminate", "--escalate", "1"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}");

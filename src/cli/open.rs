@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Exit, messages, say};
 use crate::intervene::Outcome;
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
+use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Snapshot, from_outside};
 use crate::tracee::{StopBudget, TraceError, Words};
@@ -48,14 +51,15 @@ impl Failure {
         messages::error(&self.message, self.detail.as_deref(), self.hint.as_deref());
         let told = self.told.as_deref();
         if as_json {
-            say(&self.as_json(pid, outcome));
+            say(&json::print(&self.as_json(pid, outcome)));
         } else if let (Some(told), None) = (told, outcome) {
-            say(&text::from_outside(&told.facts));
+            say(&text::from_outside(&told.facts, Screen::stdout()));
         }
         self.exit
     }
 
-    fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> String {
+    /// As an object.
+    pub fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> Value {
         json::failure(
             pid,
             outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
@@ -70,7 +74,7 @@ impl Failure {
     pub fn last_words(&self, pid: i32, as_json: bool, outcome: Option<Outcome>) -> Words {
         let said =
             messages::error_text(&self.message, self.detail.as_deref(), self.hint.as_deref());
-        let object = as_json.then(|| self.as_json(pid, outcome));
+        let object = as_json.then(|| json::print(&self.as_json(pid, outcome)));
         Words {
             stdout: object.unwrap_or_default().into_bytes(),
             stderr: said.into_bytes(),
@@ -225,7 +229,7 @@ impl From<OpenError> for Failure {
                 "take the PID from pg_stat_activity on this machine; a container has PIDs of its own, and from outside it another number counts"
                     .to_owned(),
             ),
-            OpenError::IsThread(_, process) => Some(format!("pgpoke inspect {process}")),
+            OpenError::IsThread(_, process) => Some(format!("take the process that it belongs to: pgpoke inspect {process}")),
             OpenError::Hidden(_) => Some(
                 "/proc is mounted with hidepid, or a security module hides it: run pgpoke as root, or as the server's own user"
                     .to_owned(),

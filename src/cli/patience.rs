@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use super::Exit;
 use super::open::Failure;
 use crate::intervene::Outcome;
-use crate::tracee::sys;
+use crate::tracee::{Words, sys};
 
 /// Long for reading and parsing what there is; with servers of debug files to be asked, that takes what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -29,27 +29,42 @@ impl Patience {
     /// For looking into process `pid`, and for `more` than that. `outcome` is that of an intervention that has no time to
     /// begin.
     pub fn with(pid: i32, more: Duration, as_json: bool, outcome: Option<Outcome>) -> Self {
+        Patience::framed(pid, more, |failure| {
+            failure.last_words(pid, as_json, outcome)
+        })
+    }
+
+    /// The same, where the last words are `words`.
+    pub fn framed(pid: i32, more: Duration, words: impl FnOnce(Failure) -> Words) -> Self {
         let downloads = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
         let limit = more.saturating_add(match downloads {
             true => LIMIT_WITH_DOWNLOADS,
             false => LIMIT,
         });
-        let words = failure(pid, limit).last_words(pid, as_json, outcome);
+        let words = words(failure(pid, limit));
         let (_end, ended) = channel();
-        // It takes no signal: those that are held back while a backend is traced would end or suspend pgpoke through it.
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
         // Where no thread can be had, there is nobody to keep the time.
-        let _ = thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        let _ = spawn_without_signals(move || {
             if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 words.say();
                 sys::exit_now(Exit::TimedOut as i32)
             }
         });
-        if let Ok(before) = before {
-            let _ = before.thread_set_mask();
-        }
         Patience { _end }
     }
+}
+
+/// Starts a thread that takes no signal: those that are held back while a backend is traced would end or suspend pgpoke
+/// through it.
+pub fn spawn_without_signals(
+    act: impl FnOnce() + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let thread = thread::Builder::new().stack_size(64 << 10).spawn(act);
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    thread
 }
 
 fn failure(pid: i32, limit: Duration) -> Failure {

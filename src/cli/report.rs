@@ -1,5 +1,8 @@
 //! `pgpoke report`
 
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +19,7 @@ use crate::evidence::{
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
 use crate::render::report::Written;
+use crate::render::screen::Screen;
 use crate::render::{json, report, samples as tree, text};
 use crate::snapshot::{Plan, Snapshot};
 use crate::tracee::arch::Registers;
@@ -97,7 +101,7 @@ fn tell(args: &ReportArgs, written: &Written) -> Exit {
         (false, None) => Exit::Error,
         (false, Some(_)) => {
             if !args.json {
-                say(&report::text(written));
+                say(&report::text(written, Screen::stdout()));
             }
             Exit::Done
         }
@@ -137,12 +141,30 @@ fn gather(
     write(&wishes, &plan, &budget, patience)
 }
 
-/// Gathers a report before an interrupt. Without it, there is none.
+/// How long the looks of [`before_stepping_in`] may take.
+pub const TIME_TO_LOOK: Duration = STOP_LIMIT
+    .saturating_add(BETWEEN_LOOKS)
+    .saturating_mul(LOOKS);
+
+/// Makes the directory for the reports of several processes; each has one of its own in there.
+pub fn make_room(directory: &Path) -> Result<(), Failure> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            let shown = directory.display();
+            let message = format!("cannot make the directory {shown}: {e}");
+            Err(failure(Exit::Error, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gathers a report before an interrupt, and says how many files are in it.
 pub fn before_stepping_in(
     directory: &Path,
     plan: &Plan,
     budget: &StopBudget,
-) -> Result<(), Failure> {
+    patience: Patience,
+) -> Result<usize, Failure> {
     let wishes = Wishes {
         directory: directory.to_owned(),
         looks: Looks {
@@ -154,17 +176,14 @@ pub fn before_stepping_in(
         core: None,
         quiet: true,
     };
-    let pid = plan.backend.process.pid();
-    let patience = Patience::with(pid, (STOP_LIMIT + BETWEEN_LOOKS) * LOOKS, false, None);
     let (written, _) = write(&wishes, plan, budget, patience)?;
-    let directory = written.directory.display();
     if written.contents.ended_early {
+        let directory = written.directory.display();
         let message =
             format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
         return Err(failure(Exit::Error, message));
     }
-    messages::progress(&format!("the report is in {directory}"));
-    Ok(())
+    Ok(written.contents.files.len())
 }
 
 fn default_directory(pid: i32) -> PathBuf {
@@ -214,7 +233,7 @@ fn write(
     }
     let assessment = assess(&seen.snapshot, Request::Pending, &[]);
     let spoken = seen.spoken(&assessment);
-    let judgement = text::judgement(&seen.snapshot, &assessment);
+    let judgement = text::judgement(&seen.snapshot, &assessment, Screen::stdout());
     let modules = seen
         .snapshot
         .stack
@@ -407,10 +426,10 @@ impl Seen {
             lines.concat()
         });
         let tree = samples::motion(s).map(|m| tree::tree(&m.tree, m.looks, usize::MAX));
-        let judgement = text::judgement(s, assessment);
+        let judgement = text::judgement(s, assessment, Screen::PLAIN);
         Spoken {
             verdict: judgement.lines().next().unwrap_or_default().trim_start_matches("verdict").trim().to_owned(),
-            assessment_text: text::inspection(s, assessment, true),
+            assessment_text: text::inspection(s, assessment, true, Screen::PLAIN),
             assessment_json: json::inspection(s, assessment),
             backtraces: stopped.then(|| self.backtraces.clone()),
             tree: tree.or_else(|| stopped.then(|| "one look, or stacks that are not known to their root: there is no tree of several\n".to_owned())),

@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::{Exit, SelftestArgs, messages, say};
+use crate::render::screen::Screen;
+use crate::render::selftest;
 use crate::selftest::{Broken, run as promises};
 use crate::tracee::TraceError;
 
@@ -13,27 +15,25 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     }
     let start = Instant::now();
     say(&format!("{}\n", system()));
+    let screen = Screen::stdout();
     let (mut kept, mut all, mut denied) = (0, 0, false);
     for tried in promises() {
         all += 1;
-        let ms = tried.took.as_secs_f64() * 1e3;
-        match &tried.result {
-            Ok(()) => {
-                kept += 1;
-                say(&format!("ok      {} ({ms:.1} ms)\n", tried.promise));
-            }
-            Err(e) => {
-                // Where nothing may be traced, already the first is not to be had.
-                denied |= all == 1 && matches!(e, Broken::Trace(TraceError::Denied(_)));
-                say(&format!("FAILED  {}\n        {e}\n", tried.promise));
-            }
-        }
+        let broken = tried.result.as_ref().err();
+        kept += usize::from(broken.is_none());
+        // Where nothing may be traced, already the first is not to be had.
+        denied |= all == 1 && matches!(broken, Some(Broken::Trace(TraceError::Denied(_))));
+        let why = broken.map(Broken::to_string);
+        say(&selftest::promise(
+            tried.promise,
+            tried.took,
+            why.as_deref(),
+            screen,
+        ));
     }
     let seconds = start.elapsed().as_secs_f64();
     if kept == all {
-        say(&format!(
-            "all {all} promises hold here: what pgpoke does rests on them ({seconds:.2} s)\n"
-        ));
+        say(&selftest::all_kept(all, seconds, screen));
         return Ok(Exit::Done);
     }
     let (exit, hint) = match denied {

@@ -11,6 +11,7 @@ use crate::assess::samples::Tree;
 use crate::assess::{Request, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
+use crate::render::screen::{Page, Screen};
 use crate::render::{samples, text};
 use crate::snapshot::{Plan, Snapshot};
 use crate::tracee::TraceError;
@@ -76,6 +77,7 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
                     &look,
                     &assess(&look, Request::Pending, &[]),
                     args.stack,
+                    Screen::stdout(),
                 ));
                 return Ok(Exit::TimedOut);
             }
@@ -115,13 +117,15 @@ impl Seen {
         } else {
             ""
         };
-        let mut out = clear.to_owned();
-        out.push_str(&text::judgement(last, &assess(last, Request::Pending, &[])));
+        let screen = Screen::stdout();
+        let mut page = Page::new(screen);
+        page.lines(clear);
+        let judged = assess(last, Request::Pending, &[]);
+        page.lines(&text::judgement(last, &judged, screen));
         let share = share.map_or_else(String::new, |s| {
             format!(", {:.0} % CPU in the last second", s.min(100.0))
         });
-        text::line(
-            &mut out,
+        page.line(
             "looks",
             &format!(
                 "{} in {} s, {} of them with a stack that is known to its root; it stood still for {:.2} ms in all{share}",
@@ -131,14 +135,14 @@ impl Seen {
                 self.stopped_ms,
             ),
         );
-        out.push_str(&samples::tree(
+        page.lines(&samples::tree(
             &self.tree.branches(),
             self.tree.looks(),
             LINES,
         ));
         if clear.is_empty() {
-            out.push('\n');
+            page.lines("\n");
         }
-        out
+        page.into_text()
     }
 }

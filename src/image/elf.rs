@@ -176,6 +176,24 @@ impl Image {
         Image::load(Source::File(file))
     }
 
+    /// Whether the names of what an ELF file exports have all of these among them. Reads nothing but those names, so that
+    /// every executable of a machine can be asked.
+    pub fn names_all(file: File, wanted: &[&str]) -> bool {
+        let source = Source::File(file);
+        let names = Layout::read(&source).ok().and_then(|layout| {
+            let names = layout.sections.iter().find(|s| s.name == ".dynstr")?;
+            source
+                .read(names.file_offset, names.size.min(LARGEST_SYMBOLS))
+                .ok()
+        });
+        let has = |names: &[u8], name: &str| {
+            // Linkers let a name be the end of a longer one.
+            let ended = [name.as_bytes(), b"\0"].concat();
+            memchr::memmem::find(names, &ended).is_some()
+        };
+        names.is_some_and(|names| wanted.iter().all(|name| has(&names, name)))
+    }
+
     /// Reads an image from its bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, ElfError> {
         Image::load(Source::Bytes(bytes))

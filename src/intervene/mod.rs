@@ -1,16 +1,18 @@
 //! Stepping in: find an instruction where it is safe, judge there, call `ProcessInterrupts()` in a borrowed signal
 //! frame, watch what happens, and confirm it from outside.
 
+pub mod ladder;
 mod server;
 
 use std::time::{Duration, Instant};
 
+pub use ladder::{Ladder, Listener, Rung, Step};
 pub use server::ServerWatch;
 
 use crate::assess::checks::{self, Weight};
 use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
-use crate::postgres::Globals;
+use crate::postgres::{Activity, Globals};
 use crate::process::Process;
 use crate::snapshot::{Capture, Plan, Snapshot};
 use crate::tracee::{CallEnd, Declined, Frame, StopBudget, Stopped, TraceError, Tracee};
@@ -88,6 +90,8 @@ pub struct Report {
     pub objections: Vec<Check>,
     /// The verdict at the last look.
     pub verdict: Option<Verdict>,
+    /// An ERROR was raised, and something caught it: the statement went on.
+    pub swallowed: bool,
 }
 
 impl Report {
@@ -103,6 +107,7 @@ impl Report {
             stopped: Duration::ZERO,
             objections: Vec::new(),
             verdict: None,
+            swallowed: false,
         }
     }
 }
@@ -118,32 +123,35 @@ pub enum Obeyed {
     No,
 }
 
-/// Sends the signal that pg_cancel_backend() or pg_terminate_backend() would send, and waits for the backend to obey.
-pub fn signal_and_wait(
+/// Sends the signal that pg_cancel_backend() or pg_terminate_backend() would send.
+pub fn signal(process: &Process, request: Request) -> std::io::Result<()> {
+    match request {
+        Request::Pending => Ok(()),
+        Request::Cancel => process.send_signal(libc::SIGINT),
+        Request::Terminate => process.send_signal(libc::SIGTERM),
+    }
+}
+
+/// Waits for the backend to obey that signal, for at most `grace`.
+pub fn wait_for_obedience(
     plan: &Plan,
     request: Request,
     statement: Option<i64>,
     grace: Duration,
-) -> std::io::Result<Obeyed> {
-    let process = plan.backend.process;
-    let signal = match request {
-        Request::Pending => return Ok(Obeyed::No),
-        Request::Cancel => libc::SIGINT,
-        Request::Terminate => libc::SIGTERM,
-    };
-    process.send_signal(signal)?;
-    let deadline = Instant::now() + grace;
+) -> Obeyed {
     const LOOK: Duration = Duration::from_millis(5);
+    let process = plan.backend.process;
+    let deadline = Instant::now() + grace;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if process.wait_for_end(left.min(LOOK)) {
-            return Ok(Obeyed::Ended);
+            return Obeyed::Ended;
         }
         if request == Request::Cancel && plan.statement_is_over(statement) == Some(true) {
-            return Ok(Obeyed::StatementOver);
+            return Obeyed::StatementOver;
         }
         if left.is_zero() {
-            return Ok(Obeyed::No);
+            return Obeyed::No;
         }
     }
 }
@@ -162,6 +170,32 @@ enum Look {
     StatementOver,
 }
 
+/// What came of stepping in.
+#[derive(Debug)]
+pub enum Stepped {
+    /// Nothing was called.
+    Not(Report),
+    /// `ProcessInterrupts()` was called; what came of that is to be verified.
+    Called(Called),
+}
+
+/// A call that was made.
+#[derive(Debug)]
+pub struct Called {
+    /// How it ended.
+    pub end: CallEnd,
+    /// What it acted on.
+    pub interrupt: Interrupt,
+    report: Report,
+}
+
+impl Called {
+    /// How often the backend was looked at before.
+    pub fn attempts(&self) -> u32 {
+        self.report.attempts
+    }
+}
+
 /// Looks for a safe instruction for at most `options.wait`, calls `ProcessInterrupts()` there, and watches it.
 ///
 /// `statement` is the start of the statement that a cancel is meant for: a later one is left alone.
@@ -169,9 +203,8 @@ pub fn step_in(
     plan: &Plan,
     options: &Options,
     statement: Option<i64>,
-) -> Result<Report, TraceError> {
+) -> Result<Stepped, TraceError> {
     let process = plan.backend.process;
-    let before = ServerWatch::new(plan.backend.postmaster);
     let mut report = Report::new(Outcome::Refused, String::new());
     let mut stood_still = Duration::ZERO;
     let mut tracee = Tracee::seize(process, &options.budget)?;
@@ -198,7 +231,7 @@ pub fn step_in(
             Look::StatementOver => {
                 report.outcome = Outcome::ObeyedSignal;
                 report.detail = "the statement ended by itself".into();
-                return Ok(report);
+                return Ok(Stepped::Not(report));
             }
             Look::Declined(why) => {
                 // The carrier itself cannot be ridden; that will not change from one look to the next.
@@ -206,7 +239,7 @@ pub fn step_in(
                 report.verdict = Some(Verdict::Unsafe);
                 report.objections = vec![checks::declined(&why)];
                 if lasting || Instant::now() >= deadline {
-                    return Ok(refused(report, Verdict::Unsafe, options.wait));
+                    return Ok(Stepped::Not(refused(report, Verdict::Unsafe, options.wait)));
                 }
             }
             Look::Objected(verdict, objections, to_learn) => {
@@ -214,7 +247,7 @@ pub fn step_in(
                 report.verdict = Some(verdict);
                 report.objections = objections;
                 if give_up {
-                    return Ok(refused(report, verdict, options.wait));
+                    return Ok(Stepped::Not(refused(report, verdict, options.wait)));
                 }
                 if let Some(capture) = to_learn {
                     tracee = let_go_and_learn(tracee, plan, options, &capture, &mut stood_still)?;
@@ -230,15 +263,37 @@ pub fn step_in(
     report.call_time = Some(started.elapsed());
     report.objections.clear();
     report.verdict = Some(Verdict::Safe);
-    drop(tracee);
-    confirm(&mut report, plan, end, interrupt, statement, options);
-    report.server_restarted = before.restarted(match report.outcome {
+    Ok(Stepped::Called(Called {
+        end,
+        interrupt,
+        report,
+    }))
+}
+
+/// Proves from outside what came of the call: the statement is gone or the process has exited as it should, and the
+/// server runs on.
+pub fn verify(
+    called: Called,
+    plan: &Plan,
+    options: &Options,
+    statement: Option<i64>,
+    server: &ServerWatch,
+) -> Report {
+    let mut report = called.report;
+    confirm(
+        &mut report,
+        plan,
+        called.end,
+        called.interrupt,
+        statement,
+        options,
+    );
+    report.server_restarted = server.restarted(match report.outcome {
         Outcome::Crashed => Duration::from_secs(5),
-        // Its postmaster has to notice first.
-        Outcome::Terminated => Duration::from_millis(50),
+        Outcome::Terminated => ServerWatch::TIME_TO_NOTICE,
         _ => Duration::ZERO,
     });
-    Ok(report)
+    report
 }
 
 /// Reads the files and the code behind a capture, with the backend let go: while it is traced, a signal for it would
@@ -429,7 +484,11 @@ fn confirm(
                 ),
             }
         }
-        CallEnd::Jumped => statement_gone(process, plan, statement, options.timeout),
+        CallEnd::Jumped => {
+            let (outcome, detail) = statement_gone(process, plan, statement, options.timeout);
+            report.swallowed = outcome == Outcome::Returned;
+            (outcome, detail)
+        }
         CallEnd::Returned => {
             let now = plan.without_stopping().variables;
             let accepted =
@@ -479,13 +538,25 @@ fn exit_outcome(status: i32) -> (Outcome, String) {
     }
 }
 
+/// For how long a statement has to go on before its error counts as swallowed.
+const GOES_ON: Duration = Duration::from_secs(1);
+
+/// What an ERROR came to: the statement is over, or something caught the error and goes on.
+///
+/// The error sets the hold-off count to zero (errfinish(), src/backend/utils/error/elog.c). Where nothing catches it,
+/// PostgresMain() holds interrupts off for as long as it undoes (src/backend/tcop/postgres.c); so a statement that goes
+/// on without that was caught.
 fn statement_gone(
     process: &Process,
     plan: &Plan,
     statement: Option<i64>,
     limit: Duration,
 ) -> (Outcome, String) {
-    let deadline = Instant::now() + limit;
+    /// It takes some milliseconds as a rule.
+    const AT_FIRST: Duration = Duration::from_millis(100);
+    let start = Instant::now();
+    let deadline = start + limit;
+    let mut since: Option<(Instant, Option<Duration>)> = None;
     loop {
         if plan.statement_is_over(statement) == Some(true) {
             return (
@@ -493,19 +564,55 @@ fn statement_gone(
                 "the statement was cancelled; the session goes on".into(),
             );
         }
-        if process.wait_for_end(Duration::from_millis(1)) {
+        let pause = if start.elapsed() < AT_FIRST { 1 } else { 20 };
+        if process.wait_for_end(Duration::from_millis(pause)) {
             return (
                 Outcome::Cancelled,
                 "the statement was cancelled, and the session has ended since".into(),
             );
         }
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if goes_on(plan, statement) {
+            let (began, used) = *since.get_or_insert_with(|| (now, process.cpu_time()));
+            let watched = now - began;
+            if watched >= GOES_ON.min(limit) && had_its_turn(process, used) {
+                return (
+                    Outcome::Returned,
+                    format!(
+                        "an ERROR was raised, and something caught it: the same statement still runs {:.1} s later",
+                        watched.as_secs_f64()
+                    ),
+                );
+            }
+        } else {
+            since = None;
+        }
+        if now >= deadline + GOES_ON.min(limit) {
             return (
                 Outcome::TimedOut,
                 "an ERROR was raised, but the statement is still there: something caught the error, or undoing takes long".into(),
             );
         }
     }
+}
+
+/// Whether the statement that began at `statement` is at work, and not being undone.
+fn goes_on(plan: &Plan, statement: Option<i64>) -> bool {
+    let now = plan.without_stopping();
+    statement.is_some()
+        && now.backend.statement_start == statement
+        && now.backend.activity == Some(Activity::Active)
+        && now.variables.interrupt_holdoff_count == Some(0)
+        && now.variables.proc_exit_in_progress != Some(true)
+}
+
+/// Whether it could have done anything since it had used so much processor time: it has used more, or waits.
+fn had_its_turn(process: &Process, used: Option<Duration>) -> bool {
+    /// A few ticks of the kernel's, in which the time of a running process is counted.
+    const SOME: Duration = Duration::from_millis(20);
+    let more = process.cpu_time().zip(used);
+    matches!(process.state(), Some('S' | 'D'))
+        || more.is_none_or(|(now, then)| now.saturating_sub(then) >= SOME)
 }
 
 /// Irregular pauses.

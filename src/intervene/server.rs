@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::postgres::Postmaster;
-use crate::process::{Process, all_pids};
+use crate::process::Process;
 
 /// A postmaster and its auxiliary processes, which only end when the server stops or restarts.
 #[derive(Debug)]
@@ -16,6 +16,9 @@ pub struct ServerWatch {
 const LASTING: [&[u8]; 2] = [b"checkpointer", b"background writer"];
 
 impl ServerWatch {
+    /// How long a postmaster is given to notice that a child has ended.
+    pub const TIME_TO_NOTICE: Duration = Duration::from_millis(50);
+
     /// Notes who is there.
     pub fn new(postmaster: Postmaster) -> Self {
         let Postmaster::Running(pid) = postmaster else {
@@ -24,13 +27,16 @@ impl ServerWatch {
                 auxiliaries: Vec::new(),
             };
         };
-        let auxiliaries = all_pids()
+        let postmaster = Process::open(pid).ok();
+        let children = postmaster.as_ref().map(Process::children);
+        let auxiliaries = children
+            .unwrap_or_default()
             .into_iter()
-            .filter_map(|pid| Process::open(pid).ok())
+            .filter_map(|child| Process::open(child).ok())
             .filter(|p| p.stat().is_ok_and(|s| s.ppid == pid) && is_lasting(p))
             .collect();
         ServerWatch {
-            postmaster: Process::open(pid).ok(),
+            postmaster,
             auxiliaries,
         }
     }

@@ -32,7 +32,7 @@ pub const TELLTALES: [&str; 5] = [
 ];
 
 /// Other variables and functions that are used where they are there.
-const OTHERS: [&str; 25] = [
+const OTHERS: [&str; 27] = [
     "ProcSignalBarrierPending",
     "proc_exit_inprogress",
     "PG_exception_stack",
@@ -48,6 +48,8 @@ const OTHERS: [&str; 25] = [
     "ErrorContext",
     "MyProcPort",
     "IsBackgroundWorker",
+    "MyBgworkerEntry",
+    "PostPortNumber",
     "am_walsender",
     "StatementCancelHandler",
     "die",

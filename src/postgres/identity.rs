@@ -267,7 +267,11 @@ fn is_there(process: &Process, postmaster_pid: i32) -> bool {
 /// What the process is for, by `MyBackendType`; in 12, which has no such variable, and in versions whose numbers are not
 /// known, by flags. Only what serves a client has a connection: `MyProcPort`, set by BackendInitialize()
 /// (src/backend/postmaster/postmaster.c; 17 and later: src/backend/tcop/backend_startup.c).
-fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layout>) -> BackendType {
+pub(super) fn backend_type(
+    globals: &Globals,
+    memory: &ProcessMemory,
+    layout: Option<&Layout>,
+) -> BackendType {
     let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());
     let flag = |name: &str| {
         globals
@@ -294,7 +298,7 @@ fn backend_type(globals: &Globals, memory: &ProcessMemory, layout: Option<&Layou
 
 /// What the title says a process is for, where the variables do not tell. A client backend's title names no kind, so
 /// an unknown process never becomes one.
-fn type_by_title(title: &str) -> BackendType {
+pub(super) fn type_by_title(title: &str) -> BackendType {
     const NAMES: [(&str, BackendType); 12] = [
         ("autovacuum launcher", BackendType::AutovacuumLauncher),
         ("autovacuum worker", BackendType::AutovacuumWorker),

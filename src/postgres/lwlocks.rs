@@ -44,18 +44,20 @@ pub struct Tranches {
 impl Tranches {
     /// The names for a backend's server, those of extensions as far as they can be had.
     pub fn of(backend: &Backend, statics: &Statics) -> Self {
-        let built_in = backend
-            .version
-            .as_ref()
-            .map_or_else(HashMap::new, |v| built_in(v.major));
-        let mut tranches = Tranches {
-            built_in,
-            of_extensions: HashMap::new(),
-        };
+        let version = backend.version.as_ref();
+        let mut tranches = version.map_or_else(Self::default, |v| Self::built_in(v.major));
         if let Some(first) = tranches.first_of_extensions() {
             tranches.of_extensions = names_of_extensions(backend, statics, first);
         }
         tranches
+    }
+
+    /// Those that a version has itself.
+    pub(super) fn built_in(major: u32) -> Self {
+        Tranches {
+            built_in: built_in(major),
+            of_extensions: HashMap::new(),
+        }
     }
 
     /// `LWTRANCHE_FIRST_USER_DEFINED`: the number after the last one built in.
@@ -63,11 +65,16 @@ impl Tranches {
         self.built_in.keys().max().map(|last| last + 1)
     }
 
-    /// What tranche `id` is called.
-    pub fn name(&self, id: u16) -> String {
+    /// What tranche `id` is called, if that is known.
+    pub fn known_name(&self, id: u16) -> Option<&str> {
         let known = self.built_in.get(&id).or(self.of_extensions.get(&id));
-        match (known, self.first_of_extensions()) {
-            (Some(name), _) => name.clone(),
+        known.map(String::as_str)
+    }
+
+    /// The same, or what to call it instead.
+    pub fn name(&self, id: u16) -> String {
+        match (self.known_name(id), self.first_of_extensions()) {
+            (Some(name), _) => name.to_owned(),
             (None, Some(first)) if id >= first => format!("extension tranche {id}"),
             (None, _) => format!("tranche {id}"),
         }

@@ -7,18 +7,27 @@ mod identity;
 pub mod locks;
 pub mod lwlocks;
 mod memory_contexts;
+mod servers;
 pub mod settings;
 mod siblings;
 mod statics;
+pub mod status;
 mod title;
 mod versions;
+mod wait_events;
+mod workers;
 
 pub use globals::Globals;
 pub use handlers::{Disposition, disposition};
 pub use identity::{Backend, NotABackend, Postmaster, prove, prove_with};
+pub use servers::{Member, Server, Servers, Sweep};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use versions::LAYOUTS;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
+pub use wait_events::{Wait, WaitEvents};
+pub use workers::{Restart, Worker, parallel_leader, parallel_workers};
 
 /// Classes of wait events: the highest byte of `wait_event_info` (src/include/utils/wait_event.h).
 pub mod wait_class {
@@ -26,6 +35,12 @@ pub mod wait_class {
     pub const LWLOCK: u32 = 0x01;
     /// Waiting for a heavyweight lock.
     pub const LOCK: u32 = 0x03;
+    /// Waiting for a buffer that others have pinned.
+    pub const BUFFER_PIN: u32 = 0x04;
     /// Waiting for the client.
     pub const CLIENT: u32 = 0x06;
+    /// Waiting in an extension.
+    pub const EXTENSION: u32 = 0x07;
+    /// Waiting for a time to pass.
+    pub const TIMEOUT: u32 = 0x09;
 }

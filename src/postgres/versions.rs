@@ -119,6 +119,17 @@ pub enum Activity {
 }
 
 impl Activity {
+    /// Those that a session can be in, by the words that `pg_stat_activity` has for them.
+    pub const NAMED: [Activity; 7] = [
+        A::Starting,
+        A::Idle,
+        A::Active,
+        A::IdleInTransaction,
+        A::FastPath,
+        A::IdleInAbortedTransaction,
+        A::Disabled,
+    ];
+
     /// Whether no statement runs.
     pub fn is_idle(self) -> bool {
         use Activity::*;
@@ -455,8 +466,20 @@ pub mod backend_status {
     pub const CHANGE_COUNT: u64 = 0;
     /// `st_procpid`, an int: what makes the others believable.
     pub const PID: u64 = 4;
-    /// `st_activity_start_timestamp`, microseconds since 2000-01-01: tells one statement from the next.
+    /// `st_proc_start_timestamp`, microseconds since 2000-01-01, as all times here.
+    pub const PROC_START: u64 = 16;
+    /// `st_xact_start_timestamp`; 0 outside of a transaction.
+    pub const XACT_START: u64 = 24;
+    /// `st_activity_start_timestamp`: tells one statement from the next.
     pub const ACTIVITY_START: u64 = 32;
+    /// `st_state_start_timestamp`
+    pub const STATE_START: u64 = 40;
+    /// `st_databaseid`, an Oid; 0 for none.
+    pub const DATABASE: u64 = 48;
+    /// `st_userid`, an Oid; 0 for none.
+    pub const USER: u64 = 52;
+    /// `st_clientaddr`: a `struct sockaddr_storage`, and its length.
+    pub const CLIENT: u64 = 56;
     /// `st_state`, an int.
     pub const STATE: u64 = 232;
     /// `st_appname`, a pointer.
@@ -465,6 +488,22 @@ pub mod backend_status {
     pub const ACTIVITY: u64 = 248;
     /// As much of the entry as is read.
     pub const SIZE: u64 = 256;
+}
+
+/// Offsets in `BackgroundWorker` (src/include/postmaster/bgworker.h), in bytes. The same from 11 to 19: what 17 made
+/// longer, `bgw_library_name`, comes behind them. Compiled against the headers of 13, 15 and 17.
+pub mod background_worker {
+    /// `bgw_name`, `BGW_MAXLEN` bytes: what its title begins with.
+    pub const NAME: usize = 0;
+    /// `bgw_type`, likewise: what kind of worker it is.
+    pub const KIND: usize = 96;
+    /// `bgw_restart_time`, an int: seconds, or -1 for `BGW_NEVER_RESTART`.
+    pub const RESTART_TIME: usize = 200;
+    /// As much of it as is read.
+    pub const SIZE: usize = 204;
+    /// The longest `bgw_restart_time` that is let pass (SanityCheckBackgroundWorker(),
+    /// src/backend/postmaster/bgworker.c): USECS_PER_DAY / 1000.
+    pub const LONGEST_RESTART: i32 = 86_400_000;
 }
 
 /// A server's version.

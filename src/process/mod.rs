@@ -204,7 +204,7 @@ impl Process {
 
     /// The words of its command line; PostgreSQL writes its title there.
     pub fn command_line(&self) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(4096);
         self.open_file("cmdline")?
             .take(1 << 16)
             .read_to_end(&mut text)?;
@@ -415,7 +415,8 @@ pub fn all_pids() -> Vec<i32> {
 fn read_small(proc: &procfs::process::Process, name: &str) -> io::Result<Vec<u8>> {
     /// Of these the largest is `status`, whose supplementary groups may be 65,536 (NGROUPS_MAX).
     const MOST: u64 = 1 << 20;
-    let mut text = Vec::new();
+    // As large as nearly all of them: each reading of them is work for the kernel.
+    let mut text = Vec::with_capacity(4096);
     let file = proc.open_relative(name).map_err(io_error)?;
     file.take(MOST).read_to_end(&mut text)?;
     Ok(text)

@@ -4,11 +4,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::report::Written;
-use super::variables;
-use crate::assess::{Assessment, Status, locks, rules, samples};
-use crate::intervene::{Outcome, Report};
+use super::{ladder, variables};
+use crate::assess::{Assessment, Status, consequences, locks, rules, samples};
+use crate::intervene::{Outcome, Report, Step};
 use crate::process::permission::Rule;
-use crate::snapshot::{Handler, Signals, Snapshot, signal_names};
+use crate::snapshot::{Handler, Signals, Snapshot, Variables, signal_names};
 
 /// The version of the schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -18,8 +18,14 @@ pub fn inspection(snapshot: &Snapshot, assessment: &Assessment) -> String {
     print(&Value::Object(common(snapshot, assessment)))
 }
 
-/// The result of `pgpoke interrupt`.
-pub fn intervention(snapshot: &Snapshot, assessment: &Assessment, report: &Report) -> String {
+/// The result of `pgpoke interrupt`, as one object.
+pub fn intervention(
+    snapshot: &Snapshot,
+    assessment: &Assessment,
+    report: &Report,
+    steps: &[Step],
+    escalated_from: Option<(&Report, u8)>,
+) -> Value {
     let mut object = common(snapshot, assessment);
     if let Some(verdict) = report.verdict {
         object.insert("verdict".into(), to_value(&verdict));
@@ -38,7 +44,51 @@ pub fn intervention(snapshot: &Snapshot, assessment: &Assessment, report: &Repor
         "stopped_ms".into(),
         (snapshot.stopped_ms + millis(report.stopped)).into(),
     );
-    print(&Value::Object(object))
+    object.insert("swallowed".into(), report.swallowed.into());
+    object.insert(
+        "consequences".into(),
+        to_value(&consequences::of(snapshot, assessment.interrupt)),
+    );
+    object.insert("steps".into(), steps_of(steps));
+    let before = escalated_from.map(|(report, exit)| {
+        json!({
+            "outcome": outcome(report.outcome),
+            "outcome_detail": report.detail,
+            "swallowed": report.swallowed,
+            "attempts": report.attempts,
+            "exit_code": exit,
+        })
+    });
+    object.insert("escalated_from".into(), to_value(&before));
+    Value::Object(object)
+}
+
+/// The rungs that were taken.
+pub fn steps_of(steps: &[Step]) -> Value {
+    let each = steps.iter().map(|s| {
+        json!({
+            "step": ladder::name(s.rung),
+            "detail": s.detail,
+            "took_ms": s.took.as_secs_f64() * 1e3,
+        })
+    });
+    each.collect()
+}
+
+/// The results of `pgpoke interrupt` for several processes: the objects of each, with their exit codes, and those that
+/// were not tried any more.
+pub fn several(results: &[(Value, u8)], exit: u8, not_tried: &[i32]) -> String {
+    let each = results.iter().map(|(object, exit)| {
+        let mut object = object.clone();
+        object["exit_code"] = (*exit).into();
+        object
+    });
+    print(&json!({
+        "schema_version": SCHEMA_VERSION,
+        "exit_code": exit,
+        "results": each.collect::<Vec<Value>>(),
+        "not_tried": not_tried,
+    }))
 }
 
 /// The result of `pgpoke report`.
@@ -68,7 +118,7 @@ pub fn failure(
     detail: Option<&str>,
     hint: Option<&str>,
     told: Option<(Rule, &Snapshot)>,
-) -> String {
+) -> Value {
     let mut object = Map::new();
     object.insert("schema_version".into(), SCHEMA_VERSION.into());
     object.insert("pid".into(), pid.into());
@@ -78,7 +128,7 @@ pub fn failure(
         error["rule"] = rule.code().into();
         object.insert("cause".into(), Value::Null);
         object.insert("backend".into(), backend(s));
-        object.insert("interrupts".into(), interrupts(s));
+        object.insert("interrupts".into(), interrupts(&s.variables));
         object.insert("signals".into(), signals(&s.signals));
         object.insert("process".into(), process(s));
     }
@@ -86,7 +136,7 @@ pub fn failure(
     if let Some(outcome) = outcome {
         object.insert("outcome".into(), outcome.into());
     }
-    print(&Value::Object(object))
+    Value::Object(object)
 }
 
 /// The outcome's stable name.
@@ -105,7 +155,8 @@ pub fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-fn print(value: &Value) -> String {
+/// As it is printed.
+pub fn print(value: &Value) -> String {
     // A Value always serialises.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
@@ -125,7 +176,7 @@ fn common(s: &Snapshot, a: &Assessment) -> Map<String, Value> {
         "checks": a.checks,
         "advice": a.advice,
         "backend": backend(s),
-        "interrupts": interrupts(s),
+        "interrupts": interrupts(&s.variables),
         "locks": locks_of(s, a),
         "signals": signals(&s.signals),
         "process": process(s),
@@ -162,8 +213,7 @@ fn backend(s: &Snapshot) -> Value {
     })
 }
 
-fn interrupts(s: &Snapshot) -> Value {
-    let v = &s.variables;
+pub(super) fn interrupts(v: &Variables) -> Value {
     json!({
         "interrupt_pending": v.interrupt_pending,
         "query_cancel_pending": v.query_cancel_pending,

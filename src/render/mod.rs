@@ -1,8 +1,11 @@
 //! An assessment and an outcome as text or as JSON. Never sees a process.
 
 pub mod json;
+pub mod ladder;
+pub mod list;
 pub mod report;
 pub mod samples;
 pub mod screen;
+pub mod selftest;
 pub mod text;
 mod variables;

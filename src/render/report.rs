@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::text::{line, printable};
+use super::screen::{Page, Screen};
+use super::text::printable;
 use crate::assess::{Cause, Verdict};
 use crate::evidence::{Contents, README};
 
@@ -36,11 +37,11 @@ pub struct Written {
 }
 
 /// Where it is, what it cost, what is not in it, and what to do with it.
-pub fn text(written: &Written) -> String {
-    let mut out = written.judgement.clone();
+pub fn text(written: &Written, screen: Screen) -> String {
+    let mut page = Page::new(screen);
+    page.lines(&written.judgement);
     let shown = |path: &PathBuf| printable(&path.to_string_lossy());
-    line(
-        &mut out,
+    page.line(
         "report",
         &format!(
             "{}, {} files",
@@ -49,7 +50,7 @@ pub fn text(written: &Written) -> String {
         ),
     );
     if let Some(archive) = &written.archive {
-        line(&mut out, "archive", &shown(archive));
+        page.line("archive", &shown(archive));
     }
     let mut label = "not had";
     for (why, files) in by_reason(&written.contents) {
@@ -57,20 +58,18 @@ pub fn text(written: &Written) -> String {
         if files.len() > SHOWN {
             let _ = write!(names, " and {} more", files.len() - SHOWN);
         }
-        line(&mut out, label, &format!("{names}: {}", printable(why)));
+        page.line(label, &format!("{names}: {}", printable(why)));
         label = "";
     }
     let looks = if written.looks == 1 { "look" } else { "looks" };
-    line(
-        &mut out,
+    page.line(
         "stood still",
         &format!(
             "for {:.2} ms in all, for {} {looks}",
             written.stopped_ms, written.looks
         ),
     );
-    line(
-        &mut out,
+    page.line(
         "next",
         &format!("read {README} in it, and attach the archive to the bug report"),
     );
@@ -82,8 +81,8 @@ pub fn text(written: &Written) -> String {
             "it holds the text of statements, host names and addresses; with --redact it does not"
         }
     };
-    line(&mut out, "", fit);
-    out
+    page.line("", fit);
+    page.into_text()
 }
 
 fn by_reason(contents: &Contents) -> Vec<(&str, Vec<&str>)> {

@@ -17,8 +17,9 @@ pub fn tree(branches: &[Branch], looks: usize, most: usize) -> String {
     let mut out = String::new();
     // How far to the right the functions above stand, by depth.
     let mut columns: Vec<usize> = Vec::new();
+    let root = branches.first().map_or(0, |b| b.depth);
     for branch in branches.iter().take(most.min(MOST_LINES)) {
-        columns.truncate(branch.depth);
+        columns.truncate(branch.depth.saturating_sub(root));
         let column = columns.last().copied().unwrap_or(0);
         let _ = writeln!(
             out,
@@ -35,6 +36,15 @@ pub fn tree(branches: &[Branch], looks: usize, most: usize) -> String {
         let _ = writeln!(out, "        … {left_out} more");
     }
     out
+}
+
+/// The tree without its trunk: from the innermost function on in which all looks have met it.
+pub fn crown(branches: &[Branch]) -> &[Branch] {
+    let trunk = branches
+        .windows(2)
+        .take_while(|two| two[0].calls == 1 && two[0].innermost == 0 && two[1].depth > 0)
+        .count();
+    &branches[trunk..]
 }
 
 fn innermost(branch: &Branch, looks: usize) -> String {
@@ -74,6 +84,11 @@ mod tests {
             "  100 % main()\n  100 % run()  ← 25 %\n   50 %   malloc()\n   50 %   brk()  ←\n   25 %   free()\u{fffd}  ←\n"
         );
         assert!(tree(&branches, 4, 2).ends_with("  … 3 more\n"));
+        assert_eq!(
+            tree(crown(&branches), 4, 2),
+            "  100 % run()  ← 25 %\n   50 %   malloc()\n        … 2 more\n"
+        );
         assert_eq!(tree(&[], 0, 9), "");
+        assert!(crown(&[]).is_empty());
     }
 }

@@ -1,29 +1,29 @@
 //! Arguments and local variables, as text and as JSON.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value as Json, json};
 
-use crate::process::printable;
+use super::screen::Page;
+use super::text::printable;
 use crate::snapshot::Frame;
 use crate::unwind::variables::{FrameVariables, Value, Variable};
 
+/// Where a variable begins: two columns further than its frame's function.
+const INDENT: usize = 9;
+
 /// Below a frame: its arguments, and then its local variables, a line each. Nothing where they were not looked up.
-pub fn text(out: &mut String, frame: &Frame) {
+pub fn text(page: &mut Page, frame: &Frame) {
     let Some(variables) = &frame.variables else {
         return;
     };
-    let mut line = |variable: &Variable, mark: &str| {
-        let _ = writeln!(out, "         {mark}{}", printable(&in_words(variable)));
-    };
+    let mut line = |text: &str| page.hang(&" ".repeat(INDENT), INDENT + 2, text);
     for argument in &variables.arguments {
-        line(argument, "argument ");
+        line(&format!("argument {}", printable(&in_words(argument))));
     }
     for local in &variables.locals {
-        line(local, "");
+        line(&printable(&in_words(local)));
     }
     if variables.cut_short {
-        let _ = writeln!(out, "         … there are more");
+        line("… there are more");
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A field that could not be learned is `None`: never a default that looks like an answer.
 
+mod glance;
 mod outside;
 mod take;
 mod threads;
@@ -13,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
-use crate::postgres::{Activity, BackendType};
+use crate::postgres::{Activity, BackendType, Worker};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
+pub use glance::{Glance, ServerFacts};
 pub use outside::from_outside;
 pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
 
@@ -122,6 +124,18 @@ pub struct BackendFacts {
     pub activity: Option<Activity>,
     /// When its present statement (or state) began, in microseconds since 2000-01-01: tells one from the next.
     pub statement_start: Option<i64>,
+    /// When its transaction began, likewise; none outside one.
+    #[serde(default)]
+    pub transaction_start: Option<i64>,
+    /// What it registered as, if it is a background worker.
+    #[serde(default)]
+    pub worker: Option<Worker>,
+    /// The leader of a parallel worker: its PID as the server knows it, and in our PID namespace once it was looked up.
+    #[serde(default)]
+    pub parallel_leader: Option<i32>,
+    /// The parallel workers that work for it; none where that was not looked at.
+    #[serde(default)]
+    pub parallel_workers: Option<Vec<i32>>,
     /// The text of its statement.
     pub query: Option<String>,
     /// Its title in ps.

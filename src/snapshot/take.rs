@@ -16,8 +16,8 @@ use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
-    Activity, Backend, BackendType, Disposition, Postmaster, Statics, backend_status, disposition,
-    locks, prove, wait_class,
+    Activity, Backend, BackendType, Disposition, Postmaster, Statics, Worker, backend_status,
+    disposition, locks, parallel_leader, parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
@@ -72,6 +72,7 @@ pub struct Plan<'b, 'p> {
     libc: Option<Libc>,
     stack_limit: Option<u64>,
     container: Option<String>,
+    worker: Option<Worker>,
     facts: ProcessFacts,
     variables: bool,
 }
@@ -155,6 +156,9 @@ impl<'b, 'p> Plan<'b, 'p> {
             stack_limit: process.stack_limit().ok().flatten(),
             container: (backend.inner_pid != process.pid())
                 .then(|| container::id(process))
+                .flatten(),
+            worker: (backend.backend_type == BackendType::BackgroundWorker)
+                .then(|| Worker::of(backend))
                 .flatten(),
             facts: facts(backend),
             variables: false,
@@ -520,6 +524,15 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
+    /// Looks up the other processes of its parallel query, if it has one. That takes reading the titles of all processes
+    /// of the server: never while the backend stands still.
+    pub fn find_parallel_group(&self, snapshot: &mut Snapshot) {
+        let facts = &mut snapshot.backend;
+        let (workers, leader) = parallel_workers(self.backend, facts.parallel_leader);
+        facts.parallel_workers = Some(workers);
+        facts.parallel_leader = leader.or(facts.parallel_leader);
+    }
+
     /// Whether the statement that began at `start` is over: another one runs, or none. None where it cannot be told.
     pub fn statement_is_over(&self, start: Option<i64>) -> Option<bool> {
         let memory = &self.backend.memory;
@@ -570,6 +583,13 @@ impl<'b, 'p> Plan<'b, 'p> {
             statement_start: at(backend_status::ACTIVITY_START)
                 .and_then(|at| memory.read_u64(at).ok())
                 .map(|v| v as i64),
+            transaction_start: at(backend_status::XACT_START)
+                .and_then(|at| memory.read_u64(at).ok())
+                .filter(|v| *v != 0)
+                .map(|v| v as i64),
+            worker: self.worker.clone(),
+            parallel_leader: parallel_leader(&backend.title.text),
+            parallel_workers: None,
             query: text(backend_status::ACTIVITY, MOST_QUERY),
             title: backend.title.text.clone(),
             container: self.container.clone(),

@@ -250,7 +250,8 @@ impl Watched {
         }
     }
 
-    /// Whether a tracer, which nobody can be but us, has stopped it. Where that cannot be told, it is taken to be so.
+    /// Whether a tracer, which nobody can be but us, has stopped it, or keeps its end from its parent. Where that cannot
+    /// be told, it is taken to be so.
     fn stands_still(&self) -> bool {
         let mut text = [0; 128];
         let read = self
@@ -262,7 +263,7 @@ impl Watched {
         let name_end = text.iter().rposition(|b| *b == b')');
         name_end
             .and_then(|end| text.get(end + 2))
-            .is_none_or(|state| *state == b't')
+            .is_none_or(|state| *state == b't' || (*state == b'Z' && self.is(Phase::Left)))
     }
 
     /// Lets everything go, now. Whoever reads what we write must not delay it.

@@ -34,10 +34,10 @@ pub const CARRIER: i32 = libc::SIGUSR1;
 /// How long we wait, when we let go, for a thread that runs to stop once more.
 const LAST_STOP: Duration = Duration::from_millis(50);
 
-/// How long a thread that was let run may take for what is a matter of microseconds once it has a processor, such as
-/// the delivery of a signal, which is the first thing it does on its way out of the kernel. On a busy machine a thread
-/// that computes waits for its turn for many milliseconds; it is not us that holds it then.
-pub const TURN: Duration = Duration::from_secs(1);
+/// How long a thread that could run may take for what is a matter of microseconds once it has a processor, such as to
+/// stop, or the delivery of a signal, which is the first thing it does on its way out of the kernel. On a busy machine,
+/// or in a control group whose quota is used up, it waits for its turn for long; it is not us that holds it then.
+pub const TURN: Duration = Duration::from_secs(5);
 
 /// `<linux/ptrace.h>`
 const PTRACE_EVENT_STOP: i32 = 128;
@@ -125,7 +125,9 @@ enum State {
         signal: i32,
         group_stop: bool,
     },
-    /// Ended, or about to and let go.
+    /// Killed while it was held; it is on its way to its exit event, where it would stand until it is let go.
+    Dying,
+    /// Ended, or let go.
     Gone,
 }
 
@@ -209,13 +211,14 @@ impl<'p> Tracee<'p> {
         self.seen + self.fuse.budget() / 2
     }
 
-    /// Stops the thread, waiting for it until `limit` has passed. Signals that come first are passed on.
-    pub fn stop(&mut self, limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
+    /// Stops the thread, waiting for it until `limit` has passed, and longer if it has no processor to stop on. Signals
+    /// that come first are passed on.
+    pub fn stop(&mut self, mut limit: Duration) -> Result<Stopped<'_, 'p>, TraceError> {
         let asked = Instant::now();
-        let deadline = asked + limit;
         sys::interrupt(self.tid()).map_err(|e| self.lost(e))?;
         loop {
-            match self.wait(deadline)? {
+            match self.wait(asked + limit)? {
+                None if limit < TURN && self.process.state() == Some('R') => limit = TURN,
                 None => {
                     return Err(TraceError::WouldNotStop {
                         pid: self.tid(),
@@ -329,7 +332,7 @@ impl<'p> Tracee<'p> {
                 group_stop: true, ..
             } => sys::listen(self.tid()),
             State::Stopped { signal, .. } => sys::resume(self.tid(), how, signal),
-            State::Running | State::Gone => return Ok(()),
+            State::Running | State::Dying | State::Gone => return Ok(()),
         }
         .map_err(|e| self.lost(e))?;
         self.runs();
@@ -352,10 +355,14 @@ impl<'p> Tracee<'p> {
         }
     }
 
-    /// ESRCH means that it was killed while we held it.
+    /// ESRCH means that it was killed while we held it, ECHILD that it is no longer ours.
     fn lost(&mut self, e: Errno) -> TraceError {
         match e {
-            Errno::ESRCH | Errno::ECHILD => {
+            Errno::ESRCH => {
+                self.state = State::Dying;
+                TraceError::Gone(self.tid())
+            }
+            Errno::ECHILD => {
                 self.state = State::Gone;
                 self.fuse.put_out();
                 TraceError::Gone(self.tid())
@@ -379,15 +386,42 @@ impl<'p> Tracee<'p> {
                 let _ = self.stop(TURN).map(Stopped::keep);
             }
         }
-        if self.state == State::Running {
-            return self.fuse.leave();
+        self.let_go();
+        if self.state == State::Dying {
+            self.see_off();
         }
+        match self.state {
+            State::Running | State::Dying => self.fuse.leave(),
+            State::Stopped { .. } | State::Gone => {
+                self.state = State::Gone;
+                self.fuse.put_out();
+            }
+        }
+    }
+
+    /// Lets a thread go that stands still.
+    fn let_go(&mut self) {
         if let State::Stopped { signal, .. } = self.state {
-            let _ = sys::detach(self.tid(), signal);
+            let gone = sys::detach(self.tid(), signal);
             self.runs();
+            self.state = match gone {
+                Err(Errno::ESRCH) => State::Dying,
+                _ => State::Gone,
+            };
         }
-        self.state = State::Gone;
-        self.fuse.put_out();
+    }
+
+    /// A thread that was killed while it stood still runs on to its exit event as soon as it has a processor, and stands
+    /// there until its tracer lets it go; one that has come past that is a zombie, which its parent is told of when its
+    /// tracer has waited for it.
+    fn see_off(&mut self) {
+        let deadline = Instant::now() + TURN;
+        while self.state == State::Dying && Instant::now() < deadline {
+            // Killed once more, it is past the event before that can be asked about; the next wait is for its end.
+            if let Ok(Some(_)) = self.wait(deadline) {
+                self.let_go();
+            }
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use pgpoke::postgres::prove;
 use pgpoke::process::Process;
 use pgpoke::snapshot::{Plan, Snapshot};
-use pgpoke::tracee::{StopBudget, Tracee};
+use pgpoke::tracee::{StopBudget, TraceError, Tracee};
 
 use crate::harness::{DEADLINE, How, Installation, Server, Stuck, wait_for};
-use crate::matrix::long_division;
+use crate::matrix::{in_each_state, long_division};
 
 /// File, statement, what is sent first.
 const SCENARIOS: &[(&str, &str, Option<How>)] = &[
@@ -94,13 +94,41 @@ const SCENARIOS: &[(&str, &str, Option<How>)] = &[
     ("catch-cancel", "SELECT pgpoke_catch()", Some(How::Cancel)),
 ];
 
+/// Rows of the matrix that are captured above or below already, under names of their own.
+const NAMED: &[&str] = &[
+    "spin",
+    "sleep",
+    "read",
+    "latch",
+    "handlers_replaced",
+    "signals_blocked",
+    "held_off",
+    "critical_section",
+    "lwlock",
+    "signal_handler",
+    "callback_of_libc",
+    "spinlock",
+    "spinlock_held",
+    "stdio",
+    "fifo",
+    "numeric_division",
+    "idle",
+    "lock_wait",
+];
+
 /// Takes a snapshot as `pgpoke inspect` does, handlers included.
 fn take(pid: i32) -> Snapshot {
     let process = Process::open(pid).unwrap();
     let backend = prove(&process).unwrap();
     let plan = Plan::new(&backend);
     let mut tracee = Tracee::seize(&process, &StopBudget::default()).unwrap();
-    let mut stopped = tracee.stop(Duration::from_secs(5)).unwrap();
+    let stopped = tracee.stop(Duration::from_secs(5));
+    if let Err(TraceError::WouldNotStop { .. }) = stopped {
+        drop(stopped);
+        drop(tracee);
+        return plan.that_would_not_stop();
+    }
+    let mut stopped = stopped.unwrap();
     let capture = plan.capture(&stopped).unwrap();
     let answers = plan.ask_for_handlers(&capture, &mut stopped);
     let stood_still = stopped.stopped_for();
@@ -113,6 +141,12 @@ fn take(pid: i32) -> Snapshot {
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
     snapshot
+}
+
+/// A row's file.
+fn file_of(row: &str, cancelled: bool) -> String {
+    let name = row.replace('_', "-");
+    if cancelled { name + "-cancel" } else { name }
 }
 
 /// Whether to capture this one: all, or those that the environment names, as in `PGPOKE_FIXTURES=spin,idle`.
@@ -130,12 +164,10 @@ fn save(name: &str, mut snapshot: Snapshot) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.json"));
     // Where testext was built is no one's business.
     for frame in snapshot.stack.iter_mut().flat_map(|s| &mut s.frames) {
-        if let Some(file) = frame
-            .file
-            .as_mut()
-            .filter(|f| f.ends_with("/pgpoke_test.c"))
+        if let Some(file) = &mut frame.file
+            && let Some(at) = file.rfind("/testext/")
         {
-            *file = "/pgpoke/testext/pgpoke_test.c".into();
+            *file = format!("/pgpoke{}", &file[at..]);
         }
     }
     let text = serde_json::to_string_pretty(&snapshot).unwrap();
@@ -166,6 +198,13 @@ fn capture_the_fixtures() {
     });
     write("lock-wait", waiter.pid());
     capture("fifo-cancel", server.stuck_on_fifo(), Some(How::Cancel));
+    in_each_state(
+        &server,
+        |row| {
+            !NAMED.contains(&row) && (wanted(&file_of(row, true)) || wanted(&file_of(row, false)))
+        },
+        |row, cancelled, pid| write(&file_of(row, cancelled), pid),
+    );
     capture_foreign_code(&server);
     if wanted("division-cancel") {
         // In a function of the server's that has no name, and not in what that calls.

@@ -376,7 +376,8 @@ fn an_error_that_is_swallowed_is_no_success() {
     stuck.prove_stuck(How::Cancel);
     let report = Report::of(&["interrupt", "--yes", "--timeout", "1s"], stuck.pid());
     report
-        .assert_outcome("timed-out", 8)
+        .assert_outcome("returned", 5)
+        .assert_at("/swallowed", true)
         .assert_at("/exit_status", serde_json::Value::Null)
         .assert_at("/server_restarted", false);
     let elapsed = report.run.elapsed;

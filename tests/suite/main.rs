@@ -24,6 +24,10 @@ mod foreign;
 mod inspect;
 /// Stepping in, where it may, once, and only when asked.
 mod interrupt;
+/// Rung by rung, for every kind of backend, and for several at once.
+mod ladder;
+/// All backends of all servers, read without stopping any.
+mod list;
 /// Well backends under load, looked at a thousand times.
 mod load;
 /// Which lock, and who holds it.
@@ -40,6 +44,8 @@ mod refusals;
 mod safety;
 /// What is printed as JSON is what the published schema says.
 mod schema;
+/// What a person reads: on a terminal, in a pipe, in colour.
+mod screen;
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
 /// pgpoke's stacks beside those of gdb and eu-stack.

@@ -541,7 +541,7 @@ scenarios! {
         start: Start::Call("pgpoke_swallow()"),
         functions: &["spin", "pgpoke_swallow"],
         // The error is raised, and caught; a FATAL one gets through.
-        outcomes: [Some(("timed-out", 8)), None],
+        outcomes: [Some(("returned", 5)), None],
         ..SPIN
     },
     callback_of_libc: Scenario {
@@ -657,6 +657,22 @@ pub fn is_judged_and_treated_as_it_is(server: &Server, scenario: &Scenario) {
         actor.backend.assert_running_untraced();
     }
     server.assert_unharmed();
+}
+
+/// Brings a backend into the state of each row that is `wanted`, cancels it in vain where that is part of it, and shows it.
+pub fn in_each_state(
+    server: &Server,
+    wanted: impl Fn(&str) -> bool,
+    mut show: impl FnMut(&str, bool, i32),
+) {
+    for (name, scenario) in ROWS.iter().filter(|(name, _)| wanted(name)) {
+        let actor = Actor::new(server, scenario.start);
+        let cancelled = scenario.ignores.contains(&How::Cancel);
+        if cancelled {
+            actor.prove_stuck(server, How::Cancel, scenario.start);
+        }
+        show(name, cancelled, actor.backend.pid);
+    }
 }
 
 impl Scenario {

@@ -6,9 +6,9 @@ use std::path::Path;
 use jsonschema::Validator;
 use pgpoke::assess::{Interrupt, Status, Verdict, cause, checks};
 use pgpoke::image::SymbolSource;
-use pgpoke::intervene::Outcome;
+use pgpoke::intervene::{Outcome, Rung};
 use pgpoke::postgres::{Activity, BackendType};
-use pgpoke::render::json;
+use pgpoke::render::{json, ladder};
 use pgpoke::unwind::FoundBy;
 use serde_json::{Value, to_value};
 
@@ -108,6 +108,8 @@ fn it_lists_what_the_code_can_say() {
     let outcomes = all!(Outcome: Cancelled, Terminated, BarrierAccepted, ObeyedSignal, Returned, Refused, Pointless,
         TimedOut, Crashed, DryRun);
     assert_eq!(listed("outcome"), set(&outcomes.map(json::outcome)));
+    let rungs = all!(Rung: Signal, Wait, Look, Report, Ask, StepIn, Verify, Escalate);
+    assert_eq!(listed("step"), set(&rungs.map(ladder::name)));
     let version = &schema()["$defs"]["schema_version"]["const"];
     assert_eq!(*version, json::SCHEMA_VERSION);
 
@@ -285,6 +287,17 @@ fn interventions_are_valid() {
         run("interrupt --yes --wait 100ms", critical.pid()).assert_code(4),
     );
     assert_eq!(output["outcome"], "refused");
+    let stuck = server.stuck("SELECT pgpoke_swallow()");
+    let escalate = "interrupt --yes --cancel --escalate --grace 50ms";
+    let output = assert_valid("intervention", run(escalate, stuck.pid()).assert_code(0));
+    assert_eq!(output["escalated_from"]["swallowed"], true);
+    assert_strict(&output);
+    let (one, none) = (critical.pid().to_string(), i32::MAX.to_string());
+    let several = ["interrupt", "--dry-run", "--json", "--cancel", &one, &none];
+    let run = Run::pgpoke(several);
+    let output = assert_valid("interventions", run.assert_code(4));
+    assert_eq!(output["results"][1]["exit_code"], 7);
+    assert_strict(&output);
     server.assert_unharmed();
 }
 
@@ -302,6 +315,21 @@ fn reports_are_valid() {
     let output = assert_valid("inspection", &run("inspect --samples 2", stuck.pid()));
     assert!(!output["samples"]["tree"].as_array().unwrap().is_empty());
     assert_strict(&output);
+}
+
+#[test]
+fn lists_are_valid() {
+    let server = Server::start();
+    server.install_testext();
+    let stuck = server.stuck("SELECT pgpoke_read()");
+    stuck.prove_stuck(How::Cancel);
+    let list = |args: &[&str]| Run::pgpoke(["list", "--json"].iter().chain(args));
+    assert_valid("list", list(&[]).assert_code(0));
+    let output = assert_valid("list", list(&["--stuck"]).assert_code(0));
+    assert!(!output["backends"][0]["cause"].is_null(), "{output}");
+    assert_strict(&output);
+    let output = assert_valid("list", list(&["-d", "nowhere"]).assert_code(0));
+    assert_eq!(output["backends"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]

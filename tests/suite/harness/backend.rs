@@ -45,6 +45,13 @@ impl Backend {
         field(14).unwrap_or(0) + field(15).unwrap_or(0)
     }
 
+    /// CPU time used, exactly (the scheduler's own count, Documentation/scheduler/sched-stats.rst).
+    pub fn cpu_time(&self) -> Duration {
+        let stats = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok();
+        let spent = stats.and_then(|stats| stats.split_whitespace().next()?.parse().ok());
+        Duration::from_nanos(spent.unwrap_or(0))
+    }
+
     /// A field of /proc/PID/status, without its unit or white space.
     pub fn status(&self, field: &str) -> Option<String> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;

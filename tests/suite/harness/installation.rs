@@ -267,6 +267,7 @@ impl Installation {
             "Makefile",
             "pgpoke_test.c",
             "pgpoke_victims.c",
+            "pgpoke_workers.c",
             "pgpoke_cplusplus.cpp",
             "pgpoke_load.c",
             "pgpoke_test.control",
@@ -351,7 +352,7 @@ fn compile_testext(dir: &Path, headers: &Path) {
             .args(["-Werror", "-D_GNU_SOURCE", "-shared", "-pthread"])
             .arg(include)
             .args(["pgpoke_test.c", "pgpoke_load.c", "pgpoke_victims.c"])
-            .args(["pgpoke_cplusplus.o", "-lstdc++"])
+            .args(["pgpoke_workers.c", "pgpoke_cplusplus.o", "-lstdc++"])
             .args(["-o", "pgpoke_test.so.new"])
             .current_dir(dir),
     );

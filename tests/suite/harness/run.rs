@@ -177,7 +177,23 @@ impl Run {
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
         answer: &str,
     ) -> Self {
-        let (mut terminal, other_end) = open_terminal();
+        let mut asked = 0;
+        let run = Self::pgpoke_asking(args, |_, _| {
+            asked += 1;
+            assert_eq!(asked, 1, "it asks more than once");
+            answer.to_owned()
+        });
+        assert_eq!(asked, 1, "it did not ask:\n{run}");
+        run
+    }
+
+    /// The same, where it may ask any number of times: `answer` is told its PID and what was shown since it last asked.
+    #[track_caller]
+    pub fn pgpoke_asking(
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        mut answer: impl FnMut(i32, &str) -> String,
+    ) -> Self {
+        let (mut terminal, other_end) = open_terminal(0);
         let end = || Stdio::from(other_end.try_clone().expect("a copy of a descriptor"));
         let mut command = pgpoke();
         command.args(args).stdin(end()).stdout(end()).stderr(end());
@@ -199,27 +215,59 @@ impl Run {
             }
         });
         let mut shown = Vec::new();
-        let mut answered = false;
+        let mut answered = 0;
         let status = wait_for(Self::DEADLINE, "pgpoke shall come to an end", || {
             shown.extend(screen.try_iter().flatten());
-            if !answered && shown.ends_with(b"[y/N] ") {
+            if shown.len() > answered && shown.ends_with(b"[y/N] ") {
+                let since = String::from_utf8_lossy(&shown[answered..]);
+                let answer = answer(child.id() as i32, &since);
                 keyboard.write_all(answer.as_bytes()).expect("an answer");
-                answered = true;
+                answered = shown.len();
             }
             child.try_wait().expect("the program's status")
         });
         let elapsed = start.elapsed();
         reader.join().expect("a thread that only reads");
         shown.extend(screen.try_iter().flatten());
-        let run = Self {
+        Self {
             command: format!("{:?} on a terminal", pgpoke().get_program()),
             status,
             stdout: String::from_utf8_lossy(&shown).replace("\r\n", "\n"),
             stderr: String::new(),
             elapsed,
-        };
-        assert!(answered, "it did not ask:\n{run}");
-        run
+        }
+    }
+
+    /// Runs a program whose standard output is a terminal so many columns wide.
+    #[track_caller]
+    pub fn on_a_screen(mut command: Command, columns: u16) -> Self {
+        let (mut terminal, other_end) = open_terminal(columns);
+        command.stdin(Stdio::null()).stdout(Stdio::from(other_end));
+        command.stderr(Stdio::piped());
+        let start = Instant::now();
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let name = format!("{command:?} on a terminal of {columns} columns");
+        // Else there would be no end of what can be read.
+        drop(command);
+        let reader = thread::spawn(move || {
+            let (mut bytes, mut shown) = ([0; 4096], Vec::new());
+            // EIO is how a terminal ends whose other end is closed.
+            while let Ok(count @ 1..) = terminal.read(&mut bytes) {
+                shown.extend_from_slice(&bytes[..count]);
+            }
+            shown
+        });
+        let output = child.wait_with_output().expect("the program's end");
+        let shown = reader.join().expect("a thread that only reads");
+        Self {
+            command: name,
+            status: output.status,
+            stdout: String::from_utf8_lossy(&shown).replace("\r\n", "\n"),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            elapsed: start.elapsed(),
+        }
     }
 
     /// The exit code; None where a signal ended it.
@@ -279,17 +327,23 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// A pseudo-terminal: the end of whoever sits before it, and the program's.
-fn open_terminal() -> (File, File) {
+/// A pseudo-terminal so many columns wide (0: it does not say): the end of whoever sits before it, and the program's.
+fn open_terminal(columns: u16) -> (File, File) {
     let (mut ours, mut theirs) = (-1, -1);
-    // SAFETY: openpty writes to two integers that outlive the call; null is allowed for the rest.
+    let size = libc::winsize {
+        ws_row: if columns == 0 { 0 } else { 24 },
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: openpty writes to two integers and reads a size, all of which outlive the call; null is allowed for the rest.
     let opened = unsafe {
         libc::openpty(
             &mut ours,
             &mut theirs,
             std::ptr::null_mut(),
             std::ptr::null(),
-            std::ptr::null(),
+            &size,
         )
     };
     assert_eq!(opened, 0, "openpty: {}", std::io::Error::last_os_error());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{How, Run, Server, Stuck, is_root, pgpoke, skip};
+use crate::harness::{How, Run, Server, Stuck, is_root, pgpoke, server_with_testext, skip};
 
 /// A system log of our own, which only programs in a mount namespace of their own see.
 struct Log {
@@ -126,6 +126,49 @@ fn a_refusal_is_on_record_and_what_does_nothing_is_not() {
         .assert_code(0);
     stuck.assert_terminated();
     assert_eq!(log.records(), [""; 0]);
+    server.assert_unharmed();
+}
+
+/// A cancel and the terminate that follows it are two requests, each with its records.
+#[test]
+fn an_escalation_has_records_of_its_own() {
+    if !is_root() {
+        skip!("only root has another /dev/log");
+    }
+    let server = server_with_testext!();
+    let log = Log::new();
+    let stuck = server.stuck("SELECT pgpoke_swallow()");
+    let pid = stuck.pid().to_string();
+    let args = [
+        "interrupt",
+        "--yes",
+        "--cancel",
+        "--escalate",
+        "--grace",
+        "50ms",
+        &pid,
+    ];
+    log.pgpoke(&args).assert_code(0);
+    stuck.assert_terminated();
+    let records = log.records();
+    let brief: Vec<String> = records
+        .iter()
+        .map(|record| {
+            let words = record.split_whitespace();
+            let fields = ["event=", "request=", "outcome=", "exit="];
+            let of_interest = words.filter(|w| fields.iter().any(|f| w.starts_with(f)));
+            of_interest.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    let expected = [
+        "event=signal request=cancel",
+        "event=call request=cancel",
+        "event=end request=cancel outcome=returned exit=5",
+        "event=signal request=terminate",
+        "event=call request=terminate",
+        "event=end request=terminate outcome=terminated exit=0",
+    ];
+    assert_eq!(brief, expected, "{records:#?}");
     server.assert_unharmed();
 }
 

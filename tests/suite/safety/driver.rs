@@ -12,6 +12,7 @@ use pgpoke::process::Process;
 use pgpoke::snapshot::Plan;
 use pgpoke::tracee::{CallEnd, StopBudget, Stopped, Tracee};
 
+/// How long a stop may take, and a call.
 const LIMIT: Duration = Duration::from_secs(1);
 /// Inspect asks for the handlers of SIGINT, SIGTERM and SIGUSR1, in a frame each.
 const ASKED: usize = 3;
@@ -98,6 +99,7 @@ fn drive() {
         let done = match order.split_whitespace().collect::<Vec<_>>()[..] {
             ["frames", number] => frames(&process, number.parse().expect("a number")),
             ["look"] => look(&process),
+            ["kill"] => kill(&process),
             ["child", number] => child(&process, number.parse().expect("a number")),
             _ => panic!("{order:?}"),
         };
@@ -174,7 +176,16 @@ fn look(process: &Process) -> usize {
     1
 }
 
-/// The same for any process, again and again, let go from its stop, or running, or in a frame whose handler runs.
+/// Kills it while it stands still, and lets go at once: before or after it has come to its exit event.
+fn kill(process: &Process) -> usize {
+    let mut tracee = Tracee::seize(process, &StopBudget::default()).expect("a tracee");
+    let stopped = tracee.stop(LIMIT).expect("a stop");
+    process.send_signal(libc::SIGKILL).expect("SIGKILL");
+    stopped.keep();
+    1
+}
+
+/// A look at any process, again and again, let go from its stop, or running, or in a frame whose handler runs.
 fn child(process: &Process, number: usize) -> usize {
     let memory = ProcessMemory::open(process.pid());
     let mut done = 0;

@@ -4,10 +4,14 @@
 //! pgpoke is stopped at a step by strace, the race is run to its end, and then pgpoke goes on: nothing is left to luck.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use super::driver::Driver;
+use super::seen::SeenFile;
 use super::{figure, times};
 use crate::harness::{
     Backend, DEADLINE, How, Run, Server, Stuck, is_root, pgpoke, server_with_testext, skip,
@@ -296,6 +300,20 @@ fn the_pid_is_given_to_another_at_any_step() {
     server.assert_unharmed();
 }
 
+/// Its parent is told of its end at once, and not only when pgpoke ends, too.
+#[test]
+fn who_is_killed_while_it_is_held_ends_there_and_then() {
+    for _ in 0..times(10, 300) {
+        let mut child = Command::new("sleep").arg("600").spawn().expect("sleep");
+        let mut driver = Driver::new(child.id() as i32);
+        assert_eq!(driver.order("kill"), 1);
+        let status = wait_for(DEADLINE, "its parent shall be told", || {
+            child.try_wait().expect("its status")
+        });
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+    }
+}
+
 /// Stops a process for as long as it lives.
 struct Stop(Backend);
 
@@ -517,6 +535,154 @@ fn the_postmaster_is_stopped_at_any_step() {
     }
 }
 
+/// A backend in a loop, with a cancel pending, that forks when it gets the word.
+struct Forking<'s> {
+    stuck: Stuck<'s>,
+    seen: SeenFile,
+}
+
+impl<'s> Forking<'s> {
+    /// One that loops on after that.
+    const LOOPS_ON: u32 = 1;
+    /// One whose statement is over then.
+    const IS_DONE: u32 = 2;
+
+    fn new(server: &'s Server, nth: usize) -> Self {
+        let seen = SeenFile::new(server, &format!("forking-{nth}"));
+        let stuck = server.stuck(&format!("SELECT pgpoke_forks({})", seen.sql()));
+        wait_for(DEADLINE, "it shall loop", || {
+            (seen.inside.load(SeqCst) > 0).then_some(())
+        });
+        Forking { stuck, seen }
+    }
+
+    fn pid(&self) -> String {
+        self.stuck.pid().to_string()
+    }
+
+    /// Has it fork. None if it is kept from that, as it is held, or out of its loop already.
+    fn fork(&self, word: u32) -> Option<Backend> {
+        self.seen.word.store(word, SeqCst);
+        wait_for(DEADLINE, "it shall fork, or be held", || {
+            let held = self.stuck.backend().state() == Some('t');
+            let over = self.stuck.ended_within(Duration::ZERO).is_some();
+            match self.child() {
+                None if held || over => Some(None),
+                None => None,
+                child => Some(child),
+            }
+        })
+    }
+
+    fn child(&self) -> Option<Backend> {
+        match self.seen.child.load(SeqCst) {
+            0 => None,
+            pid => Some(Backend::open(pid as i32).expect("a child that lives on")),
+        }
+    }
+
+    /// Nobody traces it, nobody has sent it anything, and it computes on.
+    #[track_caller]
+    fn assert_left_alone(&self, child: Backend) {
+        child.assert_running_untraced();
+        let rounds = self.seen.rounds.load(SeqCst);
+        wait_for(DEADLINE, "the child shall compute on", || {
+            (self.seen.rounds.load(SeqCst) > rounds).then_some(())
+        });
+        let got: i64 = self.seen.others.iter().map(|n| n.load(SeqCst)).sum();
+        assert_eq!(got, 0, "the child got signals");
+    }
+}
+
+impl Drop for Forking<'_> {
+    fn drop(&mut self) {
+        self.seen.end.store(1, SeqCst);
+    }
+}
+
+/// A child that a library forks has all the memory of the backend, and is none.
+#[test]
+fn the_backend_forks_at_any_step() {
+    let server = server_with_testext!();
+    let all = {
+        let forking = Forking::new(&server, 0);
+        let all = steps(&interrupt(&[], &forking.pid()));
+        forking.stuck.assert_cancelled();
+        all
+    };
+    let (mut codes, mut of_child) = (Codes::default(), Codes::default());
+    for (nth, step) in some_of(all, 3).into_iter().enumerate() {
+        let forking = Forking::new(&server, nth + 1);
+        let pid = forking.pid();
+        let mut forked = None;
+        let run = racing(step, &interrupt(&[], &pid), forking.stuck.backend(), |_| {
+            forked = forking.fork(Forking::LOOPS_ON);
+        });
+        let Some(run) = run else { continue };
+        assert_sane(step, &run, &[0, 8]);
+        if run.code() == Some(0) {
+            assert_eq!(run.json()["pid"], forking.stuck.pid(), "{step:?}: {run}");
+            forking.stuck.assert_cancelled();
+            let one = forking.stuck.run_follow_up("SELECT 1");
+            assert!(one.is_ok(), "{step:?}: {run}");
+        }
+        let Some(child) = forked else { continue };
+        codes.count(&run);
+        forking.assert_left_alone(child);
+        // Whoever asks for the child itself is told what it is.
+        let child_pid = child.pid.to_string();
+        let run = Run::pgpoke(interrupt(&["--terminate"], &child_pid));
+        assert_sane(step, &run, &[7]);
+        run.assert_says("a helper that a backend forked");
+        of_child.count(&run);
+        forking.assert_left_alone(child);
+    }
+    codes.tell("interrupt of a backend that forks at any step");
+    of_child.tell("interrupt --terminate of the child");
+    assert!(codes.of(0) > 3, "{:?}", codes.0);
+    server.assert_unharmed();
+}
+
+/// The backend is gone, but for a child that has all of its memory, and its connection.
+#[test]
+fn the_backend_leaves_a_child_at_any_step() {
+    let server = server_with_testext!();
+    let all = {
+        let forking = Forking::new(&server, 0);
+        let all = steps(&interrupt(&[], &forking.pid()));
+        forking.stuck.assert_cancelled();
+        all
+    };
+    let mut codes = Codes::default();
+    for (nth, step) in some_of(all, 2).into_iter().enumerate() {
+        let forking = Forking::new(&server, nth + 1);
+        let (backend, pid) = (forking.stuck.backend(), forking.pid());
+        let mut left = None;
+        let run = racing(step, &interrupt(&[], &pid), backend, |free| {
+            if free {
+                left = forking.fork(Forking::IS_DONE);
+            }
+            if left.is_some() {
+                assert!(forking.stuck.result().is_ok());
+                backend.send(libc::SIGTERM);
+                wait_until_gone(backend);
+            }
+        });
+        let (Some(run), Some(child)) = (run, left) else {
+            continue;
+        };
+        codes.count(&run);
+        // Where it had looked before, it has an answer, but none that something was done.
+        assert_sane(step, &run, &[0, 5, 7]);
+        let cancelled = run.stdout.contains("\"cancelled\"");
+        assert!(!cancelled, "{step:?}: {run}");
+        forking.assert_left_alone(child);
+    }
+    codes.tell("interrupt of a backend that ends at any step and leaves a child");
+    assert!(codes.of(7) > 3, "{:?}", codes.0);
+    server.assert_unharmed();
+}
+
 fn times_ready(server: &Server) -> usize {
     server.log().matches("ready to accept connections").count()
 }
@@ -528,7 +694,7 @@ fn the_backend_executes_another_program_at_any_step() {
     server.expect_crash();
     let sql = "CREATE EXTENSION plperlu;
         CREATE FUNCTION become(file text) RETURNS void LANGUAGE plperlu AS
-        'while (!-e $_[0]) {} exec \"sleep\", \"60\"'";
+        'while (!-e $_[0]) {} alarm 0; exec \"sleep\", \"60\"'";
     let mut client = server.connect();
     if client.batch_execute(sql).is_err() {
         skip!("no PL/Perl");

@@ -60,7 +60,7 @@ fn a_promise_that_does_not_hold_is_noticed() {
         let run = on_another_kernel(&format!("retval=0:when={nth}"));
         if run.code() == Some(1) {
             assert!(run.stdout.contains("FAILED  "), "{run}");
-            assert!(run.stderr.contains("do not let pgpoke interrupt"), "{run}");
+            assert!(run.stderr.contains("Do not let pgpoke interrupt"), "{run}");
             noticed += 1;
         } else {
             // A request that nothing depended on; or pgpoke's own fuse.

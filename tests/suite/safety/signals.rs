@@ -152,13 +152,19 @@ fn a_storm_of_signals_while_it_inspects() {
     let stuck = server.stuck(&format!("SELECT pgpoke_counts({}, false)", seen.sql()));
     let pid = stuck.pid().to_string();
     let storm = Storm::new(stuck.pid(), &seen);
-    let mut asked = 0;
+    let (mut asked, mut let_go) = (0, 0);
     let number = times(120, 2_000);
     storm.during(|| {
         for turn in 0..number {
             let passive: &[&str] = if turn % 4 == 3 { &["--passive"] } else { &[] };
             let run = Run::pgpoke([&["inspect", "--json", &pid], passive].concat());
             assert_sane_exit(&run);
+            // On a busy machine a stop may use up its budget; then there may be no time for more than a word.
+            if run.code() == Some(8) {
+                let_go += 1;
+                assert!(let_go <= number / 5, "{run}");
+                continue;
+            }
             asked += usize::from(run.json()["signals"]["SIGUSR1"]["handler"].is_string());
         }
     });
@@ -166,7 +172,7 @@ fn a_storm_of_signals_while_it_inspects() {
     assert!(asked > number / 4, "only {asked} of {number} could ask");
     figure(
         "inspections in a storm",
-        format!("{number}, {asked} with borrowed frames"),
+        format!("{number}, {asked} with borrowed frames; {let_go} times let go"),
     );
     stuck.backend().assert_running_untraced();
     seen.end.store(1, SeqCst);

@@ -1,0 +1,65 @@
+//! What `pgpoke inspect` says.
+
+use super::parts::{cause, checks, files, interrupts, next, process, signals, verdict, who};
+use super::stack::stack;
+use crate::assess::{Assessment, samples};
+use crate::render::samples as tree;
+use crate::render::screen::{Page, Screen};
+use crate::snapshot::Snapshot;
+
+/// How many lines of a terminal of 24 are left above the prompt.
+const LINES: usize = 23;
+/// How many frames are shown unless all are asked for: as many as there is room for, within these bounds.
+const FRAMES: std::ops::RangeInclusive<usize> = 2..=6;
+
+/// The result of `pgpoke inspect`. Without `whole`, the verdict and what to type next fit a small terminal together, if
+/// that can be: what is as usual is not shown, and the stack gets the room that is left.
+pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> String {
+    let mut before = Page::new(screen);
+    verdict(&mut before, s, a);
+    cause(&mut before, a);
+    who(&mut before, s, whole);
+    interrupts(&mut before, s, whole);
+    process(&mut before, s, whole);
+    files(&mut before, s);
+    signals(&mut before, s, a, whole);
+    let mut after = Page::new(screen);
+    looks(&mut after, s, whole);
+    checks(&mut after, &a.checks);
+    if s.stopped_ms > 0.0 {
+        after.line("stood still", &format!("for {:.2} ms", s.stopped_ms));
+    }
+    next(&mut after, &a.advice);
+    let frames = match whole {
+        true => usize::MAX,
+        // Its label takes one line.
+        false => LINES
+            .saturating_sub(before.height() + after.height() + 1)
+            .clamp(*FRAMES.start(), *FRAMES.end()),
+    };
+    let mut between = Page::new(screen);
+    stack(&mut between, s, frames);
+    before.into_text() + &between.into_text() + &after.into_text()
+}
+
+/// Where the looks have met it, if there were several. What all of them have in common is in the stack already.
+fn looks(page: &mut Page, s: &Snapshot, whole: bool) {
+    let Some(motion) = samples::motion(s) else {
+        return;
+    };
+    let text = format!("{}: the share of them that met each function", motion.looks);
+    page.line("looks", &text);
+    let branches = match whole {
+        true => &motion.tree[..],
+        false => tree::crown(&motion.tree),
+    };
+    page.lines(&tree::tree(branches, motion.looks, usize::MAX));
+}
+
+/// The verdict and the cause in a few lines.
+pub fn judgement(s: &Snapshot, a: &Assessment, screen: Screen) -> String {
+    let mut page = Page::new(screen);
+    verdict(&mut page, s, a);
+    cause(&mut page, a);
+    page.into_text()
+}

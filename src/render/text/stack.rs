@@ -1,0 +1,113 @@
+//! The stack, innermost frame first.
+
+use super::printable;
+use crate::render::screen::{Page, Screen, Tone};
+use crate::render::variables;
+use crate::snapshot::{Frame, Snapshot, ThreadStack};
+use crate::unwind::FoundBy;
+
+/// Where a frame's text begins, behind its number.
+const INDENT: usize = 7;
+
+/// How many frames are shown beside a question or an outcome: what is stuck, and what called it.
+pub(in crate::render) const SHORT: usize = 4;
+
+/// The stack: its innermost frames, at most so many, but all where only one would be left out; where all are asked for,
+/// the kernel's functions, too.
+pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, most: usize) {
+    if let Some(kernel) = s
+        .process
+        .kernel_stack
+        .as_ref()
+        .filter(|_| most == usize::MAX)
+    {
+        page.line("kernel stack", &format!("{} functions", kernel.len()));
+        for function in kernel {
+            page.hang("  ", INDENT, &printable(function));
+        }
+    }
+    let Some(stack) = &s.stack else {
+        page.line("stack", "not looked at");
+        return;
+    };
+    let frames = &stack.frames;
+    let mut header = header(page, frames.len(), stack.complete);
+    let shown = match frames.len() <= most.saturating_add(1) {
+        true => frames.len(),
+        false => most,
+    };
+    if shown < frames.len() {
+        header.push_str(&format!(
+            "; the innermost {shown} (inspect --stack shows all):"
+        ));
+    }
+    page.line("stack", &header);
+    for (index, frame) in frames.iter().enumerate().take(shown) {
+        frame_line(page, index, frame);
+        variables::text(page, frame);
+    }
+}
+
+/// The whole stack of one look, for a file.
+pub fn backtrace(s: &Snapshot) -> String {
+    let mut page = Page::new(Screen::PLAIN);
+    stack(&mut page, s, usize::MAX);
+    page.into_text()
+}
+
+/// The stack of another thread than the main one, for a file.
+pub fn thread_backtrace(thread: &ThreadStack) -> String {
+    let mut page = Page::new(Screen::PLAIN);
+    let frames = &thread.stack.frames;
+    page.line(
+        &format!("thread {}", thread.tid),
+        &header(&page, frames.len(), thread.stack.complete),
+    );
+    for (index, frame) in frames.iter().enumerate() {
+        frame_line(&mut page, index, frame);
+        variables::text(&mut page, frame);
+    }
+    page.into_text()
+}
+
+/// How many frames there are, and whether that is all of them.
+fn header(page: &Page, frames: usize, complete: bool) -> String {
+    let complete = match complete {
+        true => "complete".to_owned(),
+        false => page.paint(Tone::Warn, "INCOMPLETE"),
+    };
+    format!("{frames} frames, {complete}")
+}
+
+fn frame_line(page: &mut Page, index: usize, f: &Frame) {
+    let name = match (&f.function, f.function_start) {
+        (Some(name), _) => printable(
+            &rustc_demangle::try_demangle(name).map_or_else(|_| name.clone(), |d| format!("{d:#}")),
+        ),
+        (None, Some(start)) => format!("?? (function at {start})"),
+        (None, None) => "??".into(),
+    };
+    let place = match (&f.file, f.line) {
+        (Some(file), Some(line)) => {
+            let file = file.rsplit('/').next().unwrap_or(file);
+            format!(" at {}:{line}", printable(file))
+        }
+        _ => String::new(),
+    };
+    let mark = match (f.inlined, f.signal_frame) {
+        (true, _) => " (inlined)",
+        (_, true) => " <signal handler called>",
+        _ => "",
+    };
+    let guess = match f.found_by {
+        FoundBy::FramePointer => " (a guess)",
+        _ => "",
+    };
+    let offset = f.offset.map_or_else(String::new, |o| format!("+{o}"));
+    let module = printable(f.module_name());
+    page.hang(
+        &format!("  #{index:<3} "),
+        INDENT,
+        &format!("{} {name}{mark}{place}  {module}{offset}{guess}", f.ip),
+    );
+}

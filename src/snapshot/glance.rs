@@ -1,0 +1,298 @@
+//! One process of a server, read without stopping it, as plain data: what `pgpoke list` shows and judges.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ProcessFacts, Signals, Variables};
+use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::postgres::status::{self, NoStatus, Status, Timestamp};
+use crate::postgres::{BackendType, Globals, Member, Server, Title, Wait};
+use crate::process::syscalls::BlockedCall;
+use crate::process::{Process, RawCall, permission};
+
+/// The longest type of a background worker (`BGW_MAXLEN`, src/include/postmaster/bgworker.h).
+const LONGEST_WORKER: usize = 96;
+
+/// The variables that are read, with their sizes in bytes.
+const VARIABLES: [(&str, usize); 13] = [
+    ("InterruptPending", 4),
+    ("QueryCancelPending", 4),
+    ("ProcDiePending", 4),
+    ("ProcSignalBarrierPending", 4),
+    ("InterruptHoldoffCount", 4),
+    ("QueryCancelHoldoffCount", 4),
+    ("CritSectionCount", 4),
+    ("proc_exit_inprogress", 1),
+    ("ClientAuthInProgress", 1),
+    ("MyProc", 8),
+    ("my_wait_event_info", 8),
+    ("MyBgworkerEntry", 8),
+    ("MyBEEntry", 8),
+];
+
+/// A server, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// Its postmaster's PID in our PID namespace; none where that is gone, and in single-user mode.
+    pub postmaster: Option<i32>,
+    /// The same as the server knows it; also of one that is gone.
+    pub inner_postmaster: Option<i32>,
+    /// Its version, as it prints it.
+    pub version: Option<String>,
+    /// Whether this major version has a row in our tables: else little can be told of its processes.
+    pub version_known: bool,
+    /// Its data directory.
+    pub data_directory: Option<PathBuf>,
+    /// Its port.
+    pub port: Option<u16>,
+    /// `cluster_name`; empty where it has none.
+    pub cluster_name: String,
+    /// The container it lives in, where the control group tells.
+    pub container: Option<String>,
+}
+
+impl From<&Server> for ServerFacts {
+    fn from(server: &Server) -> Self {
+        ServerFacts {
+            postmaster: server.postmaster,
+            inner_postmaster: server.inner_postmaster,
+            version: server.version.as_ref().map(|v| v.text.clone()),
+            version_known: server.layout().is_some(),
+            data_directory: server.data_directory.clone(),
+            port: server.port,
+            cluster_name: server.cluster_name.clone(),
+            container: server.container.clone(),
+        }
+    }
+}
+
+/// One process of a server at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Glance {
+    /// That moment, by the clock that the server's times are of.
+    pub at: Timestamp,
+    /// The same by a clock that nobody sets: for the time between two glances.
+    pub clock: Duration,
+    /// Its PID in our PID namespace.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: with its PID, which process it is.
+    pub start_time: u64,
+    /// Its PID as the server knows it.
+    pub inner_pid: i32,
+    /// Whether its postmaster is there.
+    pub has_postmaster: bool,
+    /// What it is for.
+    pub backend_type: BackendType,
+    /// What a background worker calls its kind.
+    pub worker_type: Option<String>,
+    /// Its title in ps.
+    pub title: String,
+    /// Its user's name when it logged in, where the title tells.
+    pub user: Option<String>,
+    /// Its database's name, likewise.
+    pub database: Option<String>,
+    /// For a parallel worker, the PID of its leader, as the server knows it.
+    pub leader: Option<i32>,
+    /// What it tells of itself.
+    pub status: Result<Status, NoStatus>,
+    /// What it says that it waits for; none where it waits for nothing, or that is not known.
+    pub wait: Option<Wait>,
+    /// Its variables, as far as they are read here.
+    pub variables: Variables,
+    /// Its signals.
+    pub signals: Signals,
+    /// What the kernel says of it, as far as everybody may know.
+    pub process: ProcessFacts,
+    /// Processor time that it has used.
+    pub cpu_time: Option<Duration>,
+}
+
+impl Glance {
+    /// Which process it is.
+    pub fn key(&self) -> (i32, u64) {
+        (self.pid, self.start_time)
+    }
+
+    /// Reads it. `most_query` is how much of its statement is wanted.
+    pub fn of(member: &Member, most_query: usize) -> Self {
+        let (server, memory) = (member.of, member.memory);
+        let title = member.process.command_line().ok();
+        let title = title.and_then(|line| Title::parse(&line, &server.cluster_name));
+        let title = title.unwrap_or_default();
+        let values = Values::read(&server.globals, memory);
+        let backend_type = server.type_of(memory, &title);
+        let status = read_status(&values, member, most_query);
+        let in_database = status.as_ref().ok().map(|s| s.database.is_some());
+        let (user, database) = title.names(backend_type, in_database);
+        let (user, database) = (user.map(str::to_owned), database.map(str::to_owned));
+        let variables = values.variables(wait_event_info(&values, server, member));
+        let wait = variables
+            .wait_event_info
+            .and_then(|info| server.wait_events.describe(info));
+        let proc = member.status;
+        let tracer = Some(proc.tracerpid).filter(|pid| *pid != 0);
+        Glance {
+            at: Timestamp::now(),
+            clock: monotonic(),
+            pid: member.process.pid(),
+            start_time: member.process.start_time(),
+            inner_pid: member.inner_pid,
+            has_postmaster: server.postmaster.is_some() || server.inner_postmaster.is_none(),
+            worker_type: (backend_type == BackendType::BackgroundWorker)
+                .then(|| worker_type(&values, memory))
+                .flatten(),
+            backend_type,
+            user,
+            database,
+            leader: title.leader(),
+            status,
+            wait,
+            variables,
+            signals: Signals {
+                blocked: Some(proc.sigblk),
+                pending: Some(proc.sigpnd | proc.shdpnd),
+                caught: Some(proc.sigcgt),
+                ignored: Some(proc.sigign),
+                handlers: None,
+                alternate_room: None,
+            },
+            process: ProcessFacts {
+                state: proc.state.chars().next(),
+                tracer: tracer.unwrap_or(0),
+                tracer_name: tracer.and_then(permission::name_of),
+                threads: Some(proc.threads),
+                ..ProcessFacts::default()
+            },
+            cpu_time: member.process.cpu_time(),
+            title: title.text,
+        }
+    }
+
+    /// Looks up in which system call it is, and where in the kernel it sleeps.
+    pub fn look_closer(&mut self, process: &Process, memory: &ProcessMemory) {
+        self.process.wait_channel = process.wait_channel();
+        self.process.syscall = process.blocked_syscall().map(|call| {
+            let RawCall {
+                number, arguments, ..
+            } = call;
+            let mut call = BlockedCall::from_registers(number, arguments);
+            call.target = call.descriptor.and_then(|fd| process.descriptor(fd));
+            call
+        });
+        let detour = memory.detour();
+        self.process.memory_detour = detour.map(str::to_owned);
+    }
+
+    /// Its type, worded as `pg_stat_activity.backend_type`.
+    pub fn kind(&self) -> String {
+        match &self.worker_type {
+            Some(worker) => worker.clone(),
+            None => self.backend_type.to_string(),
+        }
+    }
+
+    /// Since when it is in its state: a statement runs since it began, everything else since the state changed. None for
+    /// what has no state.
+    pub fn since(&self) -> Option<Timestamp> {
+        let status = self.status.as_ref().ok()?;
+        match status.activity? {
+            crate::postgres::Activity::Active | crate::postgres::Activity::FastPath => {
+                status.query_start
+            }
+            _ => status.state_change,
+        }
+    }
+
+    /// When its statement began, if it is in one.
+    pub fn statement_start(&self) -> Option<Timestamp> {
+        self.status.as_ref().ok()?.query_start
+    }
+}
+
+fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+fn read_status(values: &Values, member: &Member, most_query: usize) -> Result<Status, NoStatus> {
+    let (server, memory) = (member.of, member.memory);
+    // Exported from 14 on; before that it was found in the code.
+    let at = values.pointer("MyBEEntry").or_else(|| {
+        let value = memory.read_u64(server.status_pointer?).ok()?;
+        (value != 0).then_some(Avma(value))
+    });
+    let (at, layout) = at.zip(server.layout()).ok_or(NoStatus::None)?;
+    status::read(memory, at, member.inner_pid, layout, most_query)
+}
+
+/// `wait_event_info`, in the process's PGPROC: that is believed only where its pid is the process's.
+fn wait_event_info(values: &Values, server: &Server, member: &Member) -> Option<u32> {
+    let memory = member.memory;
+    if let Some(at) = values.pointer("my_wait_event_info") {
+        return memory.read_u32(at).ok();
+    }
+    let offsets = &server.layout()?.pgproc;
+    let my_proc = values.pointer("MyProc")?;
+    let int = |offset: u64| memory.read_u32(my_proc.offset(offset as i64)).ok();
+    (int(offsets.pid)? == member.inner_pid as u32).then(|| int(offsets.wait_event_info))?
+}
+
+/// `BackgroundWorker.bgw_type`, right behind `bgw_name` (src/include/postmaster/bgworker.h, 12 to 18).
+fn worker_type(values: &Values, memory: &ProcessMemory) -> Option<String> {
+    let entry = values.pointer("MyBgworkerEntry")?;
+    let text = memory.read_c_string(entry.offset(LONGEST_WORKER as i64), LONGEST_WORKER);
+    let text = String::from_utf8_lossy(&text.ok()?).into_owned();
+    Some(text).filter(|t| !t.is_empty())
+}
+
+/// What is in the variables.
+struct Values([Option<u64>; VARIABLES.len()]);
+
+impl Values {
+    fn read(globals: &Globals, memory: &dyn Memory) -> Self {
+        let mut bytes = [[0u8; 8]; VARIABLES.len()];
+        let mut requests = Vec::with_capacity(VARIABLES.len());
+        let mut which = Vec::with_capacity(VARIABLES.len());
+        for (n, (bytes, (name, size))) in bytes.iter_mut().zip(VARIABLES).enumerate() {
+            if let Some(at) = globals.get(name) {
+                requests.push((at, &mut bytes[..size]));
+                which.push(n);
+            }
+        }
+        let filled = memory.read_batch(&mut requests);
+        let mut values = [None; VARIABLES.len()];
+        for (n, filled) in which.into_iter().zip(filled) {
+            values[n] = filled.then(|| u64::from_le_bytes(bytes[n]));
+        }
+        Values(values)
+    }
+
+    fn get(&self, name: &str) -> Option<u64> {
+        let at = VARIABLES.iter().position(|(n, _)| *n == name)?;
+        self.0[at]
+    }
+
+    fn pointer(&self, name: &str) -> Option<Avma> {
+        self.get(name).filter(|value| *value != 0).map(Avma)
+    }
+
+    fn variables(&self, wait_event_info: Option<u32>) -> Variables {
+        let flag = |name: &str| self.get(name).map(|value| value != 0);
+        let count = |name: &str| self.get(name).map(|value| value as u32);
+        Variables {
+            interrupt_pending: flag("InterruptPending"),
+            query_cancel_pending: flag("QueryCancelPending"),
+            proc_die_pending: flag("ProcDiePending"),
+            proc_signal_barrier_pending: flag("ProcSignalBarrierPending"),
+            interrupt_holdoff_count: count("InterruptHoldoffCount"),
+            query_cancel_holdoff_count: count("QueryCancelHoldoffCount"),
+            crit_section_count: count("CritSectionCount"),
+            proc_exit_in_progress: flag("proc_exit_inprogress"),
+            client_auth_in_progress: flag("ClientAuthInProgress"),
+            wait_event_info,
+            ..Variables::default()
+        }
+    }
+}

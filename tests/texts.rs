@@ -1,0 +1,324 @@
+//! The texts of the commands, kept as they were reviewed: `tests/snapshots`, a file for each scenario, command and width.
+//!
+//! They are made from the backends in `tests/fixtures`, which were captured on a real server, so that no server is needed.
+//! `make snapshots` writes them anew; read what changed before you commit it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgpoke::assess::{Interrupt, Request, Verdict, assess};
+use pgpoke::intervene::{Outcome, Report};
+use pgpoke::render::screen::Screen;
+use pgpoke::render::{selftest, text};
+use pgpoke::snapshot::Snapshot;
+
+/// A terminal as narrow as they come, and a wide one.
+const WIDTHS: [usize; 2] = [80, 200];
+/// How many lines of a terminal of 24 are left above the prompt.
+const LINES: usize = 23;
+
+/// Texts by name: `spin-cancel.inspect.80`.
+#[derive(Default)]
+struct Texts(BTreeMap<String, String>);
+
+impl Texts {
+    /// One text, at each width.
+    fn keep(&mut self, name: &str, text: impl Fn(Screen) -> String) {
+        for columns in WIDTHS {
+            let screen = Screen {
+                columns: Some(columns),
+                colour: false,
+            };
+            self.0.insert(format!("{name}.{columns}"), text(screen));
+        }
+    }
+
+    /// One in colour, with its escapes to be read.
+    fn keep_coloured(&mut self, name: &str, text: impl Fn(Screen) -> String) {
+        let screen = Screen {
+            columns: Some(80),
+            colour: true,
+        };
+        let readable = text(screen).replace('\x1b', "␛");
+        self.0.insert(format!("{name}.colour"), readable);
+    }
+}
+
+/// Everything that is kept. A new command's texts are one more line here.
+fn all() -> Texts {
+    let mut texts = Texts::default();
+    inspections(&mut texts);
+    outcomes(&mut texts);
+    outside(&mut texts);
+    selftests(&mut texts);
+    texts
+}
+
+/// One promise that is kept, one that is not, and the end.
+fn selftests(texts: &mut Texts) {
+    let took = Duration::from_micros(22_700);
+    let text = |screen| {
+        [
+            selftest::promise(
+                "a call in a borrowed frame returns, and registers and red zone are as they were",
+                took,
+                None,
+                screen,
+            ),
+            selftest::promise(
+                "no signal is lost, doubled or overtaken meanwhile",
+                took,
+                Some("a signal was lost"),
+                screen,
+            ),
+            selftest::all_kept(11, 0.2, screen),
+        ]
+        .concat()
+    };
+    texts.keep("selftest", text);
+    texts.keep_coloured("selftest", text);
+}
+
+fn inspections(texts: &mut Texts) {
+    for (name, snapshot) in fixtures() {
+        let judged = assess(&snapshot, Request::Pending, &[]);
+        texts.keep(&format!("{name}.inspect"), |screen| {
+            text::inspection(&snapshot, &judged, false, screen)
+        });
+        texts.keep(&format!("{name}.inspect-stack"), |screen| {
+            text::inspection(&snapshot, &judged, true, screen)
+        });
+        for (option, request) in [
+            ("cancel", Request::Cancel),
+            ("terminate", Request::Terminate),
+        ] {
+            let judged = assess(&snapshot, request, &[]);
+            if judged.verdict != Verdict::Pointless {
+                texts.keep(&format!("{name}.interrupt-{option}"), |screen| {
+                    text::question(&snapshot, &judged, screen) + "\n"
+                });
+            }
+        }
+    }
+    for name in [
+        "spin-cancel",
+        "catch-cancel",
+        "crit-terminate",
+        "hold-terminate",
+    ] {
+        let snapshot = fixture(name);
+        let judged = assess(&snapshot, Request::Pending, &[]);
+        texts.keep_coloured(&format!("{name}.inspect"), |screen| {
+            text::inspection(&snapshot, &judged, false, screen)
+        });
+    }
+}
+
+/// Each way in which an intervention ends, of a backend that may end so.
+fn outcomes(texts: &mut Texts) {
+    let ended = [
+        (
+            "spin-cancel",
+            Outcome::Cancelled,
+            "the statement was cancelled; the session goes on",
+        ),
+        (
+            "spin-terminate",
+            Outcome::Terminated,
+            "the session ended with exit status 1, as after pg_terminate_backend()",
+        ),
+        (
+            "spin",
+            Outcome::BarrierAccepted,
+            "it accepted the barrier and goes on",
+        ),
+        (
+            "lock-wait",
+            Outcome::ObeyedSignal,
+            "it obeyed the signal, and its statement is over; nothing was touched",
+        ),
+        (
+            "spin-cancel",
+            Outcome::Returned,
+            "ProcessInterrupts() returned without effect, and the backend goes on as before",
+        ),
+        (
+            "catch-cancel",
+            Outcome::TimedOut,
+            "an ERROR was raised, but the statement is still there: something caught the error, or undoing takes long",
+        ),
+        (
+            "spin-terminate",
+            Outcome::Crashed,
+            "the backend was killed by SIGSEGV: it crashed",
+        ),
+        (
+            "spin-cancel",
+            Outcome::DryRun,
+            "a cancel would be processed now; nothing was done",
+        ),
+        (
+            "spin-cancel",
+            Outcome::Refused,
+            "not confirmed; nothing was done",
+        ),
+    ];
+    for (name, outcome, detail) in ended {
+        let snapshot = fixture(name);
+        let judged = assess(&snapshot, Request::Pending, &[]);
+        let mut report = Report::new(outcome, detail);
+        if !matches!(
+            outcome,
+            Outcome::ObeyedSignal | Outcome::DryRun | Outcome::Refused
+        ) {
+            report.attempts = 2;
+            report.stopped = Duration::from_micros(700);
+            report.call_time = Some(Duration::from_micros(360));
+        }
+        if outcome != Outcome::DryRun && outcome != Outcome::Refused {
+            report.server_restarted = Some(outcome == Outcome::Crashed);
+        }
+        if outcome == Outcome::DryRun {
+            report.verdict = Some(judged.verdict);
+        }
+        let code = pgpoke::render::json::outcome(outcome);
+        texts.keep(&format!("{name}.outcome-{code}"), |screen| {
+            text::intervention(&snapshot, &judged, &report, screen)
+        });
+    }
+    for (name, snapshot) in fixtures() {
+        let judged = assess(&snapshot, Request::Pending, &[]);
+        let outcome = match judged.verdict {
+            Verdict::Safe => continue,
+            Verdict::Pointless => Outcome::Pointless,
+            Verdict::Risky | Verdict::Unsafe => Outcome::Refused,
+        };
+        let mut report = Report::new(outcome, "");
+        report.verdict = Some(judged.verdict);
+        report.objections = judged.objections().cloned().collect();
+        if judged.interrupt != Interrupt::Nothing {
+            report.attempts = 26;
+        }
+        let code = pgpoke::render::json::outcome(outcome);
+        texts.keep(&format!("{name}.outcome-{code}"), |screen| {
+            text::intervention(&snapshot, &judged, &report, screen)
+        });
+    }
+}
+
+/// What is told of a process that pgpoke may not look into.
+fn outside(texts: &mut Texts) {
+    for name in ["spin-cancel", "blocked-cancel", "idle"] {
+        let mut snapshot = fixture(name);
+        snapshot.stack = None;
+        snapshot.backend.server_version = None;
+        snapshot.variables.interrupt_pending = None;
+        snapshot.backend.title = "postgres: postgres postgres [local] SELECT".into();
+        texts.keep(&format!("{name}.outside"), |screen| {
+            text::from_outside(&snapshot, screen)
+        });
+    }
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name)
+}
+
+fn fixture(name: &str) -> Snapshot {
+    let path = directory("fixtures").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Names without their extension, sorted.
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let paths = entries.map(|e| e.unwrap().path());
+    let mut names: Vec<String> = paths
+        .map(|p| p.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn fixtures() -> Vec<(String, Snapshot)> {
+    let names = names_in(&directory("fixtures")).into_iter();
+    names.map(|name| (name.clone(), fixture(&name))).collect()
+}
+
+#[test]
+fn each_text_is_as_it_was_reviewed() {
+    let directory = directory("snapshots");
+    let path = |name: &str| directory.join(format!("{name}.txt"));
+    let texts = all().0;
+    if std::env::var_os("PGPOKE_WRITE_SNAPSHOTS").is_some() {
+        for name in names_in(&directory) {
+            std::fs::remove_file(path(&name)).unwrap();
+        }
+        for (name, text) in &texts {
+            std::fs::write(path(name), text).unwrap();
+        }
+    }
+    let kept: Vec<&String> = texts.keys().collect();
+    assert_eq!(
+        names_in(&directory).iter().collect::<Vec<_>>(),
+        kept,
+        "make snapshots writes them anew"
+    );
+    for (name, text) in &texts {
+        let reviewed = std::fs::read_to_string(path(name)).unwrap();
+        assert!(
+            *text == reviewed,
+            "{name} is not as it was reviewed; make snapshots writes it anew\nreviewed:\n{reviewed}\nnow:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn no_line_is_longer_than_the_terminal_unless_it_cannot_be_broken() {
+    for (name, text) in all().0 {
+        let Some(columns) = WIDTHS.iter().find(|w| name.ends_with(&format!(".{w}"))) else {
+            continue;
+        };
+        for line in text.lines() {
+            let words = line.split_whitespace().count();
+            let typed = line.starts_with("               ");
+            assert!(
+                line.chars().count() <= *columns || words == 1 || typed,
+                "{name}: {line}"
+            );
+            assert!(!line.contains('\x1b'), "{name}: {line}");
+            let asks = line == "Go on? [y/N] ";
+            assert!(asks || line == line.trim_end(), "{name}: {line:?}");
+        }
+    }
+}
+
+#[test]
+fn the_verdict_and_what_to_type_are_on_a_small_terminal_together() {
+    for (name, text) in all().0 {
+        if name.ends_with(".inspect.80") {
+            let lines = text.lines().count();
+            assert!(text.starts_with("verdict "), "{name}");
+            assert!(lines <= LINES, "{name} has {lines} lines:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn each_command_in_the_advice_is_on_a_line_of_its_own() {
+    for (name, snapshot) in fixtures() {
+        let judged = assess(&snapshot, Request::Pending, &[]);
+        let narrow = Screen {
+            columns: Some(40),
+            colour: false,
+        };
+        let text = text::inspection(&snapshot, &judged, false, narrow);
+        for command in judged.advice.iter().filter_map(|a| a.command.as_ref()) {
+            assert!(text.lines().any(|l| l.trim() == command), "{name}:\n{text}");
+        }
+    }
+}
