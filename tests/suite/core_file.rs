@@ -419,7 +419,8 @@ fn more_memory_than_there_is_time_for() {
         .expect("a gap")
         .parse()
         .expect("a number");
-    assert!(gap / 1e3 <= 20.0, "it stood still for {} ms", gap / 1e3);
+    // Its own wait for a processor comes on top.
+    assert!(gap / 1e3 <= 80.0, "it stood still for {} ms", gap / 1e3);
     server.assert_unharmed();
 }
 
