@@ -56,7 +56,7 @@ demo: build ## see a stuck backend inspected and interrupted
 	$(MAKE) --silent testext
 	./scripts/demo.sh
 
-bench: deps ## measure pgpoke beside gdb and eu-stack
+bench: deps ## measure pgpoke beside gdb, gcore and eu-stack
 	$(CARGO) bench --bench versus
 
 clean: ## remove everything that was built

@@ -1,8 +1,8 @@
 //! pgpoke beside gdb and eu-stack on one stuck backend: how long each takes, how much memory, and
 //! for how long the backend stands still. A cancel, by pgpoke and by gdb. And core files, by pgpoke and by gcore.
 //!
-//! `make bench`. The runs of the tools take turns, so that whatever else goes on in the machine
-//! meets them all. How long the backend stood still is what the backend itself has seen.
+//! `make bench`; the core files alone: `cargo bench --bench versus -- cores`. The runs of the tools take
+//! turns, so that whatever else goes on in the machine meets them all. How long the backend stood still is what the backend itself has seen.
 
 #[path = "../tests/suite/harness/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros)] // the tests use more of it
@@ -29,6 +29,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
         Some((first, command)) if first == MEASURE => measure_one_run(command),
+        _ if args.iter().any(|arg| arg == "cores") => cores(&path_of_pgpoke()),
         _ => bench(),
     }
 }
@@ -176,14 +177,15 @@ fn gap_in(server: &Server, sql: &str, disturb: impl FnOnce(i32)) -> f64 {
     micros / 1e3
 }
 
+fn path_of_pgpoke() -> String {
+    let path = pgpoke().get_program().to_str().map(str::to_owned);
+    path.expect("a path in UTF-8")
+}
+
 fn bench() {
     let server = Server::start();
     server.install_testext();
-    let pgpoke = pgpoke()
-        .get_program()
-        .to_str()
-        .expect("a path in UTF-8")
-        .to_owned();
+    let pgpoke = path_of_pgpoke();
     let mut tools = [
         Tool::new("pgpoke inspect", &[0, 3, 5], &[&pgpoke, "inspect", "PID"]),
         Tool::new(
