@@ -14,6 +14,7 @@ type Told = (String, Option<String>);
 #[derive(Debug, Default)]
 struct Frame {
     function: String,
+    file: String,
     arguments: BTreeMap<String, Told>,
     locals: Vec<(String, String)>,
 }
@@ -112,8 +113,10 @@ fn parse_frame(line: &str) -> Option<Frame> {
         false => rest,
     };
     let (function, rest) = rest.split_once(" (")?;
+    let file = rest.rsplit_once(" at ").map_or("", |(_, file)| file);
     let mut frame = Frame {
         function: function.to_owned(),
+        file: file.to_owned(),
         ..Frame::default()
     };
     for argument in pieces(rest) {
@@ -184,6 +187,7 @@ fn ours(pid: i32) -> Vec<Frame> {
     // The symbol of a part or a copy of a function is its name and what it was made by: `f.constprop.0`.
     let plain = |symbol: &str| symbol.split('.').next().unwrap_or(symbol).to_owned();
     told.map(|frame| Frame {
+        file: frame["file"].as_str().unwrap_or_default().to_owned(),
         function: plain(frame["function"].as_str().expect("a name")),
         arguments: frame["arguments"]
             .as_array()
@@ -222,11 +226,17 @@ fn without_repetitions(locals: &[(String, String)]) -> Vec<(String, String)> {
     told
 }
 
+/// A function of the C library, whose debug information pgpoke does not read: nobody looks for the bug there. Its sources
+/// are called by paths relative to it, those of PostgreSQL and testext are not.
+fn is_libc(frame: &Frame) -> bool {
+    frame.file.starts_with("./") || frame.file.starts_with("../")
+}
+
 /// All frames of both, in order, and all variables of each.
 fn compare(theirs: &[Frame], ours: &[Frame]) -> Tally {
     let mut tally = Tally::default();
     let mut rest = ours.iter();
-    for their in theirs {
+    for their in theirs.iter().filter(|frame| !is_libc(frame)) {
         // Of a function without debug information gdb knows nothing either, and shows no arguments.
         let Some(our) = rest.clone().find(|our| our.function == their.function) else {
             assert!(
@@ -300,13 +310,23 @@ fn look(stuck: &Stuck) -> Tally {
     tally
 }
 
-/// Variables that are known to differ, none of them for want of care. Each with its reason.
-const KNOWN: [(&str, &str); 0] = [];
+/// Variables that are known to differ, with the reason.
+const KNOWN: [(&str, &str); 1] = [(
+    "WaitEventSetWaitBlock: occurred_events\n",
+    "the argument of an inlined function is what the function around it was called with; gdb 13 evaluates that in the \
+     registers of one frame too far in, and so contradicts what it shows for the very same pointer one frame further out",
+)];
 
 #[track_caller]
 fn assert_agreed(tally: &Tally) {
     let known = |line: &&String| KNOWN.iter().any(|(start, _)| line.starts_with(start));
     let differ: Vec<&String> = tally.differ.iter().filter(|line| !known(line)).collect();
+    for (_, reason) in KNOWN
+        .iter()
+        .filter(|(start, _)| tally.differ.iter().any(|line| line.starts_with(start)))
+    {
+        eprintln!("known to differ: {reason}");
+    }
     eprintln!(
         "{} of {} variables agree: {tally:?}",
         tally.all() - tally.differ.len(),
@@ -338,6 +358,8 @@ fn agree_with_gdb_on_a_build_with_debug_information() {
         assert!(tally.all() > 80, "{call}: {tally:?}");
         all.add(tally);
     }
+    let sleeping = |backend: &Backend| backend.state() == Some('S');
+    all.add(look(&server.stuck_when("SELECT pg_sleep(3600)", sleeping)));
     // No scenario is of use that has none of them.
     assert!(all.plain > 200 && all.pointer > 300, "{all:?}");
     assert!(all.structure > 50 && all.text > 50, "{all:?}");
