@@ -451,7 +451,15 @@ impl<'s> Evaluator<'s> {
             ControlFlow::Break(value.and_then(|value| value.exprloc_value()))
         });
         let expression = value.flatten().ok_or(Missing::OptimizedOut)?;
-        self.evaluate(at.caller(), &site.home, expression)
+        let mut pieces = self.evaluate(at.caller(), &site.home, expression)?;
+        // What looks like an address is the value itself (DWARF 5, chapter 3.4.2: DW_AT_call_value).
+        for piece in &mut pieces {
+            if let gimli::Location::Address { address } = piece.location {
+                let value = gimli::Value::Generic(address);
+                piece.location = gimli::Location::Value { value };
+            }
+        }
+        Ok(pieces)
     }
 
     /// The call that entered the function of this frame, beyond doubt.
