@@ -19,6 +19,7 @@ use crate::render;
 use crate::render::screen::Screen;
 use crate::snapshot::Snapshot;
 use crate::tracee::arch::{self, UnwindRegisters};
+use crate::unwind::variables::FrameVariables;
 use crate::unwind::{self, MOST_FRAMES};
 
 /// An ELF file, and everything that is looked up in one.
@@ -114,14 +115,24 @@ pub fn cfi(data: &[u8]) {
 /// Any image with debug information and call-frame information, and a stack: where it stands, registers, then how long
 /// the stack is, the stack, and the image. All variables of all frames.
 pub fn variables(data: &[u8]) {
-    let Some((head, rest)) = data.split_first_chunk::<24>() else {
-        return;
-    };
+    for function in variables_in(data).iter().flatten().flatten() {
+        for variable in function.arguments.iter().chain(&function.locals) {
+            let text = format!(
+                "{} {} {}",
+                variable.name, variable.type_name, variable.value
+            );
+            let odd = text.chars().find(|c| crate::process::is_obeyed(*c));
+            assert!(odd.is_none(), "{odd:?} in {text:?}");
+        }
+    }
+}
+
+/// The same, and what was found.
+fn variables_in(data: &[u8]) -> Option<Vec<Vec<FrameVariables>>> {
+    let (head, rest) = data.split_first_chunk::<24>()?;
     let u16_at = |i: usize| u16::from_le_bytes([head[i], head[i + 1]]);
     let (stack, file) = rest.split_at(rest.len().min(u16_at(2).into()));
-    let Ok(image) = Image::from_bytes(file.to_vec()) else {
-        return;
-    };
+    let image = Image::from_bytes(file.to_vec()).ok()?;
     let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
     for (register, byte) in registers.0.iter_mut().zip(&head[8..]) {
         *register = STACK + u64::from(*byte) * 8;
@@ -134,16 +145,7 @@ pub fn variables(data: &[u8]) {
     let unwound = unwind::unwind(&registers, &memory, &space);
     let told = unwind::variables::read(&unwound, &registers, &memory, Some(&memory), &space);
     assert_eq!(told.len(), unwound.frames.len());
-    for function in told.iter().flatten() {
-        for variable in function.arguments.iter().chain(&function.locals) {
-            let text = format!(
-                "{} {} {}",
-                variable.name, variable.type_name, variable.value
-            );
-            let odd = text.chars().find(|c| crate::process::is_obeyed(*c));
-            assert!(odd.is_none(), "{odd:?} in {text:?}");
-        }
-    }
+    Some(told)
 }
 
 /// What `/proc` tells, by the first byte: which of the readers gets the rest.
@@ -349,6 +351,35 @@ fn changed_fixture(data: &[u8]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `leaf(struct point *p, …)` stands in its middle, called by `middle()`, which is inlined in `outer()`.
+    #[test]
+    fn variables_of_seeds() {
+        let value = |function: &FrameVariables, name: &str| {
+            let mut all = function.locals.iter().chain(&function.arguments);
+            let found = all.find(|variable| variable.name == name);
+            found.map(|v| (v.type_name.clone(), v.value.to_string()))
+        };
+        for seed in ["gcc-dwarf4", "gcc-dwarf5"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/variables");
+            let told = variables_in(&std::fs::read(path.join(seed)).unwrap()).unwrap();
+            let names = |frame: &Vec<FrameVariables>| -> Vec<String> {
+                frame.iter().flat_map(|f| f.function.clone()).collect()
+            };
+            assert_eq!(names(&told[0]), ["leaf"], "{seed}");
+            assert_eq!(names(&told[1]), ["middle", "outer"], "{seed}");
+            let (of, here) = value(&told[0][0], "here").unwrap();
+            assert_eq!(of, "struct point");
+            let start = "{x = 3, y = 4, f = 3, g = 11, next = 0x8200";
+            assert!(here.starts_with(start), "{seed}: {here}");
+            let (of, passed) = value(&told[1][0], "p").unwrap();
+            assert_eq!(of, "struct point");
+            assert!(passed.starts_with("{x = 12, y = 2, "), "{seed}: {passed}");
+            assert_eq!(value(&told[0][0], "text").unwrap().0, "const char *");
+            let (of, _) = value(&told[0][0], "f").unwrap();
+            assert_eq!(of, "int (*)(struct point *, int, const char *, double)");
+        }
+    }
 
     /// What the fuzzers start from, and what they once found, on every run of the tests.
     #[test]

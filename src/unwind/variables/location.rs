@@ -269,7 +269,7 @@ impl<'s> Evaluator<'s> {
                 } => {
                     let value = self.read(Avma(address), size.into())?;
                     let kind = self.base_type(code, home, base_type)?;
-                    evaluation.resume_with_memory(gimli::Value::from_u64(kind, value)?)?
+                    evaluation.resume_with_memory(value_of(kind, value)?)?
                 }
                 EvaluationResult::RequiresRegister {
                     register,
@@ -277,7 +277,7 @@ impl<'s> Evaluator<'s> {
                 } => {
                     let value = self.register(at, register)?;
                     let kind = self.base_type(code, home, base_type)?;
-                    evaluation.resume_with_register(gimli::Value::from_u64(kind, value)?)?
+                    evaluation.resume_with_register(value_of(kind, value)?)?
                 }
                 EvaluationResult::RequiresFrameBase => {
                     let base = self.frame_base(at)?;
@@ -451,7 +451,15 @@ impl<'s> Evaluator<'s> {
             ControlFlow::Break(value.and_then(|value| value.exprloc_value()))
         });
         let expression = value.flatten().ok_or(Missing::OptimizedOut)?;
-        self.evaluate(at.caller(), &site.home, expression)
+        let mut pieces = self.evaluate(at.caller(), &site.home, expression)?;
+        // What looks like an address is the value itself (DWARF 5, chapter 3.4.2: DW_AT_call_value).
+        for piece in &mut pieces {
+            if let gimli::Location::Address { address } = piece.location {
+                let value = gimli::Value::Generic(address);
+                piece.location = gimli::Location::Value { value };
+            }
+        }
+        Ok(pieces)
     }
 
     /// The call that entered the function of this frame, beyond doubt.
@@ -719,6 +727,15 @@ fn find_site<T>(
         }
     }
     None
+}
+
+/// The value of these bits: a floating-point number is not to be converted from a whole one.
+fn value_of(kind: gimli::ValueType, bits: u64) -> Result<gimli::Value, Missing> {
+    Ok(match kind {
+        gimli::ValueType::F32 => gimli::Value::F32(f32::from_bits(bits as u32)),
+        gimli::ValueType::F64 => gimli::Value::F64(f64::from_bits(bits)),
+        whole => gimli::Value::from_u64(whole, bits)?,
+    })
 }
 
 /// A value as it would lie in memory.
