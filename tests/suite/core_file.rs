@@ -394,8 +394,9 @@ fn more_memory_than_there_is_time_for() {
         .sum();
     assert!(bytes > 100 << 20, "{report}");
     assert!(later.iter().all(|l| l["name"] != "[stack]"), "{report}");
+    // From the request to stop on, so that the backend's wait for a processor is in it, as in its own gap below.
     assert!(
-        report["stopped_ms"].as_f64().is_some_and(|ms| ms <= 20.0),
+        report["stopped_ms"].as_f64().is_some_and(|ms| ms <= 80.0),
         "{report}"
     );
     assert!(
