@@ -216,7 +216,7 @@ pub static TABLE: [Item; 33] = [
     },
     Item {
         file: "stack-tree.txt",
-        what: "all these stacks in one tree, with the number of looks that met each function: where the loop is",
+        what: "all these stacks in one tree, with the share of looks that met each function: where the loop is",
         gather: |m| m.spoken.tree.clone().ok_or_else(not_stopped),
         redact: Text,
     },
@@ -430,7 +430,7 @@ fn data_file(m: &Material, name: &str) -> Result<String, String> {
 
 fn asked(m: &Material, file: &str) -> Result<String, String> {
     match m.dsn {
-        None => Err("there was no --dsn to ask the server through".into()),
+        None => Err("there was no --dsn to ask through".into()),
         Some(_) => m.answers().get(file),
     }
 }

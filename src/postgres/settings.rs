@@ -218,7 +218,9 @@ mod tests {
         memory.add(Avma(0x1000), vec![1, 2, 0, 0]);
         memory.add(Avma(0x2000), 500u32.to_le_bytes().to_vec());
         memory.add(Avma(0x3000), 0x4000u64.to_le_bytes().to_vec());
-        memory.add(Avma(0x4000), b"log\0".to_vec());
+        let mut page = b"log\0".to_vec();
+        page.resize(4096, 0);
+        memory.add(Avma(0x4000), page);
         memory.add(Avma(0x5000), 2u32.to_le_bytes().to_vec());
         let places = HashMap::from([
             ("enableFsync", Avma(0x1000)),
