@@ -312,7 +312,7 @@ struct InterruptArgs {
     /// Do everything but send the signal and step in
     #[arg(long)]
     dry_run: bool,
-    /// Gather a report into this directory first, as pgpoke report does; without it, nothing is done
+    /// Gather a report into this directory before stepping in, as pgpoke report does; do not step in without it
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Do not ask
