@@ -77,7 +77,7 @@ demo: build ## see a stuck backend inspected and interrupted
 rehearsal: static ## practise on a server that is stuck in a way picked at random
 	./scripts/rehearsal.sh $(STATIC)
 
-bench: deps ## measure pgpoke beside gdb and eu-stack
+bench: deps ## measure pgpoke beside gdb, gcore and eu-stack
 	$(CARGO) bench --bench versus
 
 clean: ## remove everything that was built

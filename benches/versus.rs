@@ -1,14 +1,16 @@
 //! pgpoke beside gdb and eu-stack on one stuck backend: how long each takes, how much memory, and
-//! for how long the backend stands still. And a cancel, by pgpoke and by gdb.
+//! for how long the backend stands still. A cancel, by pgpoke and by gdb. And core files, by pgpoke and by gcore.
 //!
-//! `make bench`. The runs of the tools take turns, so that whatever else goes on in the machine
-//! meets them all. How long the backend stood still is what the backend itself has seen.
+//! `make bench`; the core files alone: `cargo bench --bench versus -- cores`. The runs of the tools take
+//! turns, so that whatever else goes on in the machine meets them all. How long the backend stood still is what the backend itself has seen.
 
 #[path = "../tests/suite/harness/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros)] // the tests use more of it
 mod harness;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,9 @@ use harness::{DEADLINE, How, Run, Server, Stuck, pgpoke, wait_for};
 /// How often each tool runs.
 const RUNS: usize = 25;
 
+/// How often a core file is written, which takes gcore seconds.
+const CORES: usize = 5;
+
 /// The first argument of this program when it is its own helper.
 const MEASURE: &str = "--measure-one-run";
 
@@ -24,6 +29,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
         Some((first, command)) if first == MEASURE => measure_one_run(command),
+        _ if args.iter().any(|arg| arg == "cores") => cores(&path_of_pgpoke()),
         _ => bench(),
     }
 }
@@ -148,7 +154,12 @@ fn median(values: &[f64]) -> f64 {
 /// A backend that watches the clock while `disturb` runs, and nothing else; says how long it stood
 /// still at most, in milliseconds.
 fn gap(server: &Server, disturb: impl FnOnce(i32)) -> f64 {
-    let stuck = server.stuck("SELECT pgpoke_gap(3600)");
+    gap_in(server, "SELECT pgpoke_gap(3600)", disturb)
+}
+
+/// The same, in a statement of which that is the result.
+fn gap_in(server: &Server, sql: &str, disturb: impl FnOnce(i32)) -> f64 {
+    let stuck = server.stuck(sql);
     first_in_line(stuck.pid(), 1);
     disturb(stuck.pid());
     // A cancel ends it, with its answer.
@@ -166,14 +177,15 @@ fn gap(server: &Server, disturb: impl FnOnce(i32)) -> f64 {
     micros / 1e3
 }
 
+fn path_of_pgpoke() -> String {
+    let path = pgpoke().get_program().to_str().map(str::to_owned);
+    path.expect("a path in UTF-8")
+}
+
 fn bench() {
     let server = Server::start();
     server.install_testext();
-    let pgpoke = pgpoke()
-        .get_program()
-        .to_str()
-        .expect("a path in UTF-8")
-        .to_owned();
+    let pgpoke = path_of_pgpoke();
     let mut tools = [
         Tool::new("pgpoke inspect", &[0, 3, 5], &[&pgpoke, "inspect", "PID"]),
         Tool::new(
@@ -202,6 +214,8 @@ fn bench() {
     look(&server, &mut tools);
     cancel(&server);
     server.assert_unharmed();
+    drop(server);
+    cores(&pgpoke);
 }
 
 /// The machine, and what is run on it.
@@ -405,4 +419,107 @@ fn cancel_pending(server: &Server) -> Stuck<'_> {
 fn assert_cancelled(stuck: &Stuck) {
     let failure = stuck.result().expect_err("an endless statement");
     assert_eq!(failure.code(), "57014", "{failure}");
+}
+
+/// A core file, of a backend that has touched all of 2 GB of shared memory.
+fn cores(pgpoke: &str) {
+    let server = Server::builder()
+        .setting("shared_buffers", "2GB")
+        .setting("max_wal_size", "8GB")
+        .start_with_testext()
+        .expect("testext");
+    // A row a page.
+    let fill = "CREATE UNLOGGED TABLE large (filler text);
+        ALTER TABLE large ALTER filler SET STORAGE PLAIN;
+        INSERT INTO large SELECT repeat('x', 7000) FROM generate_series(1, 250000);";
+    server.connect().batch_execute(fill).expect("a large table");
+    let dir = tempfile::tempdir_in("/tmp").expect("a directory for cores");
+    let core = dir.path().join("core");
+    let path = core.to_str().expect("a path in /tmp");
+    let with_pid = PathBuf::from(format!("{path}.PID"));
+    let mut tools = [
+        (
+            Tool::new(
+                "pgpoke, by default",
+                &[0],
+                &[pgpoke, "core-file", "-o", path, "PID"],
+            ),
+            core.clone(),
+            Vec::new(),
+        ),
+        (
+            Tool::new(
+                "pgpoke, with shared memory",
+                &[0],
+                &[pgpoke, "core-file", "--full", "-o", path, "PID"],
+            ),
+            core.clone(),
+            Vec::new(),
+        ),
+        (
+            Tool::new("gcore", &[0], &["gcore", "-o", path, "PID"]),
+            with_pid,
+            Vec::new(),
+        ),
+    ];
+    // Every page is read by this very backend, and then it looks at the clock.
+    let sql = "SELECT pgpoke_gap(3600) FROM (SELECT sum(length(filler)) FROM large OFFSET 0) read";
+    let mut resident = Vec::new();
+    for _ in 0..CORES {
+        for (tool, file, sizes) in &mut tools {
+            let gap = gap_in(&server, sql, |pid| {
+                resident.push(resident_mib(pid));
+                let cost = tool.run(pid);
+                tool.wall.push(cost.wall.as_secs_f64() * 1e3);
+                tool.memory.push(cost.memory as f64 / 1024.0);
+                let file = file
+                    .to_str()
+                    .expect("a path")
+                    .replace("PID", &pid.to_string());
+                sizes.push(on_disk_mib(Path::new(&file)));
+                fs::remove_file(file).expect("the core");
+            });
+            tool.gap.push(gap);
+        }
+    }
+    println!();
+    println!(
+        "Core files with shared_buffers = 2GB, {:.0} MiB resident: medians of {CORES} runs each, taking turns",
+        median(&resident)
+    );
+    println!(
+        "{:26} {:>19} {:>14} {:>14} {:>21}",
+        "", "wall time", "peak memory", "on disk", "stood still"
+    );
+    let ours = (median(&tools[0].0.wall), median(&tools[0].0.gap));
+    for (tool, _, sizes) in &tools {
+        let (wall, gap) = (median(&tool.wall), median(&tool.gap));
+        println!(
+            "{:26} {wall:>8.1} ms {:>7} {:>10.1} MiB {:>10.1} MiB {gap:>9.3} ms {:>8}",
+            tool.name,
+            ratio(wall, ours.0),
+            median(&tool.memory),
+            median(sizes),
+            ratio(gap, ours.1),
+        );
+    }
+    let theirs = median(&tools[2].0.gap);
+    assert!(ours.0 < 2000.0, "a default core takes {} ms", ours.0);
+    assert!(
+        ours.1 < theirs / 5.0,
+        "stood still for {} ms, and {theirs} ms for gcore",
+        ours.1
+    );
+    server.assert_unharmed();
+}
+
+fn resident_mib(pid: i32) -> f64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok());
+    pages.unwrap_or_default() * 4096.0 / f64::from(1 << 20)
+}
+
+fn on_disk_mib(file: &Path) -> f64 {
+    let meta = fs::metadata(file).expect("a core");
+    meta.blocks() as f64 * 512.0 / f64::from(1 << 20)
 }

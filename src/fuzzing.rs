@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
+use crate::evidence::redact::{Redactor, passwords};
 use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
 use crate::postgres::{BackendType, LAYOUTS, Title, status};
@@ -18,6 +19,7 @@ use crate::render;
 use crate::render::screen::Screen;
 use crate::snapshot::Snapshot;
 use crate::tracee::arch::{self, UnwindRegisters};
+use crate::unwind::variables::FrameVariables;
 use crate::unwind::{self, MOST_FRAMES};
 
 /// An ELF file, and everything that is looked up in one.
@@ -110,6 +112,42 @@ pub fn cfi(data: &[u8]) {
     assert!(!found.frames.is_empty() && found.frames.len() <= MOST_FRAMES);
 }
 
+/// Any image with debug information and call-frame information, and a stack: where it stands, registers, then how long
+/// the stack is, the stack, and the image. All variables of all frames.
+pub fn variables(data: &[u8]) {
+    for function in variables_in(data).iter().flatten().flatten() {
+        for variable in function.arguments.iter().chain(&function.locals) {
+            let text = format!(
+                "{} {} {}",
+                variable.name, variable.type_name, variable.value
+            );
+            let odd = text.chars().find(|c| crate::process::is_obeyed(*c));
+            assert!(odd.is_none(), "{odd:?} in {text:?}");
+        }
+    }
+}
+
+/// The same, and what was found.
+fn variables_in(data: &[u8]) -> Option<Vec<Vec<FrameVariables>>> {
+    let (head, rest) = data.split_first_chunk::<24>()?;
+    let u16_at = |i: usize| u16::from_le_bytes([head[i], head[i + 1]]);
+    let (stack, file) = rest.split_at(rest.len().min(u16_at(2).into()));
+    let image = Image::from_bytes(file.to_vec()).ok()?;
+    let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
+    for (register, byte) in registers.0.iter_mut().zip(&head[8..]) {
+        *register = STACK + u64::from(*byte) * 8;
+    }
+    registers.0[usize::from(arch::DWARF_RA)] = u16_at(0).into();
+    let mut memory = CapturedMemory::default();
+    memory.add(Avma(STACK), stack.to_vec());
+    let me = Process::open(std::process::id() as i32).expect("this process");
+    let space = AddressSpace::of_image(&me, Avma(0)..Avma(STACK), Rc::new(image));
+    let unwound = unwind::unwind(&registers, &memory, &space);
+    let told = unwind::variables::read(&unwound, &registers, &memory, Some(&memory), &space);
+    assert_eq!(told.len(), unwound.frames.len());
+    Some(told)
+}
+
 /// What `/proc` tells, by the first byte: which of the readers gets the rest.
 pub fn proc_text(data: &[u8]) {
     let Some((which, data)) = data.split_first() else {
@@ -144,6 +182,12 @@ pub fn proc_text(data: &[u8]) {
         }
         b'a' => {
             let _ = sockets::peer_in(data).map(|s| s.describe());
+        }
+        b'r' => {
+            let redactor = Redactor::new(["db7.shop.example".to_owned()]);
+            let _ = redactor.text(&lossy).len() + redactor.log(&lossy).len();
+            let _ = redactor.message(&lossy).len() + redactor.setting("port", &lossy).len();
+            let _ = passwords(&lossy);
         }
         b'p' => {
             let name = passwd::find(&lossy, 999).unwrap_or_default();
@@ -308,17 +352,47 @@ fn changed_fixture(data: &[u8]) -> Value {
 mod tests {
     use super::*;
 
+    /// `leaf(struct point *p, …)` stands in its middle, called by `middle()`, which is inlined in `outer()`.
+    #[test]
+    fn variables_of_seeds() {
+        let value = |function: &FrameVariables, name: &str| {
+            let mut all = function.locals.iter().chain(&function.arguments);
+            let found = all.find(|variable| variable.name == name);
+            found.map(|v| (v.type_name.clone(), v.value.to_string()))
+        };
+        for seed in ["gcc-dwarf4", "gcc-dwarf5"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/variables");
+            let told = variables_in(&std::fs::read(path.join(seed)).unwrap()).unwrap();
+            let names = |frame: &Vec<FrameVariables>| -> Vec<String> {
+                frame.iter().flat_map(|f| f.function.clone()).collect()
+            };
+            assert_eq!(names(&told[0]), ["leaf"], "{seed}");
+            assert_eq!(names(&told[1]), ["middle", "outer"], "{seed}");
+            let (of, here) = value(&told[0][0], "here").unwrap();
+            assert_eq!(of, "struct point");
+            let start = "{x = 3, y = 4, f = 3, g = 11, next = 0x8200";
+            assert!(here.starts_with(start), "{seed}: {here}");
+            let (of, passed) = value(&told[1][0], "p").unwrap();
+            assert_eq!(of, "struct point");
+            assert!(passed.starts_with("{x = 12, y = 2, "), "{seed}: {passed}");
+            assert_eq!(value(&told[0][0], "text").unwrap().0, "const char *");
+            let (of, _) = value(&told[0][0], "f").unwrap();
+            assert_eq!(of, "int (*)(struct point *, int, const char *, double)");
+        }
+    }
+
     /// What the fuzzers start from, and what they once found, on every run of the tests.
     #[test]
     fn seeds() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 6] = [
+        let targets: [(&str, Target); 7] = [
             ("elf", elf),
             ("notes", notes),
             ("cfi", cfi),
             ("debuglink", debuglink),
             ("proc_text", proc_text),
             ("snapshots", snapshots),
+            ("variables", variables),
         ];
         for (name, target) in targets {
             let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -8,6 +8,7 @@
 //! * [`cli`]: the commands, their options and exit codes.
 //! * [`selftest`]: does this kernel keep what a borrowed frame rests on, tried on processes of our own.
 //! * [`render`]: an assessment and an outcome as text or JSON.
+//! * [`evidence`]: what is kept of a stuck backend for those who look for the fault later: a bundle of files, a core file.
 //! * [`intervene`]: the ladder: signal, wait, find a safe instruction, call, watch, report the outcome.
 //! * [`assess`]: pure functions from a snapshot to checks, a cause, a verdict and advice.
 //! * [`snapshot`]: everything learned in one stop, as plain data that serialises; and the one place that takes it.
@@ -49,6 +50,7 @@
 
 pub mod assess;
 pub mod cli;
+pub mod evidence;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

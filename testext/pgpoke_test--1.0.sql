@@ -28,12 +28,15 @@ CREATE FUNCTION pgpoke_swallow() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 
 CREATE FUNCTION pgpoke_malloc() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_malloc_threads() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
+CREATE FUNCTION pgpoke_threads(number int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 CREATE FUNCTION pgpoke_palloc() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 
 CREATE FUNCTION pgpoke_cplusplus() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 
 CREATE FUNCTION pgpoke_qsort() RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C;
 CREATE FUNCTION pgpoke_deep(depth int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
+CREATE FUNCTION pgpoke_locals(number int) RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 
 -- These two end by themselves, or early when cancelled: they measure what happens to a backend while it is looked at.
 CREATE FUNCTION pgpoke_checked(seconds float8) RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

@@ -854,6 +854,57 @@ pgpoke_malloc_threads(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* So many calls deep, where it waits for ever. */
+static pg_noinline uint64
+wait_below(int depth)
+{
+	if (depth <= 0)
+	{
+		do
+			pause();
+		while (turns != PG_UINT64_MAX);
+		return turns;
+	}
+	return wait_below(depth - 1) + turns;
+}
+
+static void *
+waiting_thread(void *depth)
+{
+	wait_below((int) (intptr_t) depth);
+	return NULL;
+}
+
+/*
+ * A loop beside threads that wait, each one call deeper than the last: a
+ * library's idle workers.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_threads);
+Datum
+pgpoke_threads(PG_FUNCTION_ARGS)
+{
+	sigset_t	all,
+				before;
+	int			failed = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (int n = 1; n <= PG_GETARG_INT32(0) && !failed; n++)
+	{
+		pthread_t	thread;
+
+		failed = pthread_create(&thread, NULL, waiting_thread, (void *) (intptr_t) n);
+		if (!failed)
+			pthread_detach(thread);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed)
+		elog(ERROR, "pthread_create: error %d", failed);
+	say_stuck(__func__);
+	spin();
+	PG_RETURN_VOID();
+}
+
 /*
  * An extension that allocates as it should, in an endless loop; chunks above 8
  * kB go on to malloc.
@@ -950,6 +1001,150 @@ Datum
 pgpoke_deep(PG_FUNCTION_ARGS)
 {
 	turns = descend(PG_GETARG_INT32(0));
+	PG_RETURN_VOID();
+}
+
+/* ---- Variables of each kind, for whoever shows them ---- */
+
+typedef enum Metal
+{
+	IRON = 3,
+	GOLD = 7
+} Metal;
+
+typedef enum Permits
+{
+	MAY_READ = 1,
+	MAY_WRITE = 2,
+	MAY_RUN = 4
+} Permits;
+
+typedef struct Spot
+{
+	int16		x;
+	int16		y;
+} Spot;
+
+typedef union Word
+{
+	uint32		whole;
+	uint8		parts[4];
+} Word;
+
+typedef struct Chest
+{
+	Spot		spot;
+	Word		word;
+	unsigned int locked:1;
+	int			weight:5;
+	Metal		metal:4;
+	union
+	{
+		int32		coins;
+		float4		dust;
+	};
+	const char *label;
+	struct Chest *next;
+} Chest;
+
+/* The compiler must neither see through this nor do without what it is given. */
+#define KEEP(variable) __asm__ volatile("" : : "r"(&(variable)) : "memory")
+
+static int
+one_more(int n)
+{
+	return n + 1;
+}
+
+static pg_noinline int
+show_kinds(int number, const char *word, Chest chest, Chest *other, int unused, double ratio,
+		   uint8 seventh, int64 on_the_stack)
+{
+	static int	calls = 41;
+	static const char *const motto = "festina lente";
+	bool		yes = true;
+	char		letter = 'x';
+	signed char negative = -3;
+	unsigned char control = 7;
+	float		third = 1.0f / 3;
+	double		values[5] = {0.1, -2.5e300, 1e-7, 3, 1.0 / 0.0};
+	int			numbers[24] = {1, 2, 2};
+	int			grid[2][3] = {{1, 2, 3}, {4, 5, 6}};
+	char		buffer[48] = "tab\there, \"quote\", \x01" "2";
+	char		blank[4] = "";
+	char		full[3] = {'a', 'b', 'c'};
+	char	   *nothing = NULL;
+	char	   *wild = (char *) 16;
+	char		dashes[300];
+	char	   *line = dashes;
+	int			(*function) (int) = one_more;
+	int		   *to_static = &calls;
+	void	   *untyped = &calls;
+	Chest	   *implicit = &chest;
+	Metal		metal = GOLD;
+	Metal		alloy = (Metal) 5;
+	Permits		permits = MAY_READ | MAY_RUN;
+	Permits		odd = (Permits) 24;
+	Spot		spots[12];
+	volatile uint64 big = UINT64CONST(18446744073709551615);
+	volatile int64 small = PG_INT64_MIN;
+	int			doubled = number * 2;
+	int			lost = doubled + 1;
+
+	calls++;
+	memset(dashes, '-', sizeof(dashes));
+	dashes[7] = '+';
+	dashes[299] = '\0';
+	memset(spots, 0, sizeof(spots));
+	spots[0].x = 1;
+	KEEP(motto); KEEP(yes); KEEP(letter); KEEP(negative); KEEP(control); KEEP(third); KEEP(values);
+	KEEP(numbers); KEEP(grid); KEEP(buffer); KEEP(blank); KEEP(full); KEEP(nothing); KEEP(wild);
+	KEEP(line); KEEP(function); KEEP(to_static); KEEP(untyped); KEEP(metal); KEEP(alloy);
+	KEEP(permits); KEEP(odd); KEEP(spots); KEEP(big); KEEP(small); KEEP(ratio); KEEP(seventh); KEEP(on_the_stack);
+	turns = lost;
+	{
+		int			number = 99;
+
+		KEEP(number);
+		spin();
+		turns = number;
+	}
+	turns = implicit->spot.x + doubled + other->spot.y;
+	return strlen(word);
+}
+
+/* Passes on what it got, so that all of it is kept somewhere until then. */
+#if defined(__clang__)
+#define NO_IPA pg_noinline
+#else
+#define NO_IPA __attribute__((noipa))
+#endif
+
+static NO_IPA int
+pass_kinds(int number, const char *word, Chest chest, Chest *other, double ratio, uint8 seventh,
+		   bool eighth, Metal metal, int64 on_the_stack)
+{
+	int			length = show_kinds(number, word, chest, other, 5, ratio, seventh, on_the_stack);
+
+	KEEP(chest);
+	return length + (int) ratio + seventh + eighth + metal + (int) on_the_stack;
+}
+
+/*
+ * A function with variables of each kind that C has: also ones that the
+ * compiler did away with.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_locals);
+Datum
+pgpoke_locals(PG_FUNCTION_ARGS)
+{
+	Chest		last = {.spot = {-1, -2}, .word = {.whole = 0x01020304}, .weight = -9, .metal = IRON};
+	Chest		chest = {.spot = {3, 4}, .word = {.whole = 0x61626364}, .locked = 1, .weight = 13,
+	.metal = GOLD, .coins = 1065353216, .label = "treasure", .next = &last};
+
+	say_stuck(__func__);
+	turns = pass_kinds(PG_GETARG_INT32(0), "word", chest, &last, 2.5, 200, true, GOLD, -6);
+	turns = last.spot.x;
 	PG_RETURN_VOID();
 }
 

@@ -12,6 +12,7 @@ use pgpoke::image::{AddressSpace, Image, Svma};
 use pgpoke::memory::{Avma, CapturedMemory, ProcessMemory};
 use pgpoke::process::Process;
 use pgpoke::tracee::arch::{self, UnwindRegisters};
+use pgpoke::unwind::variables::{FrameVariables, Value, read as read_variables};
 use pgpoke::unwind::{RawStack, StackEnd, unwind};
 
 // ---- What is measured ----
@@ -640,14 +641,16 @@ fn index(entries: &[(u64, u64)]) -> Vec<u8> {
 
 const STACK: u64 = 0x7000_0000_0000;
 
-/// Unwinds a stack of 256 KiB, full of return addresses into an image with this call-frame information, which is really
-/// mapped into this process.
+/// Maps an image with these sections into this process, and has `task` look at a stack of 256 KiB, full of return addresses
+/// into it.
 #[track_caller]
-fn unwound(what: &str, hdr: Option<Vec<u8>>, eh_frame: Vec<u8>) -> RawStack {
-    let mut sections = vec![section(".eh_frame", EH_FRAME, eh_frame)];
-    sections.extend(hdr.map(|hdr| section(".eh_frame_hdr", HDR, hdr)));
+fn on_a_stack<T>(
+    what: &str,
+    sections: &[Section],
+    task: impl FnOnce(&UnwindRegisters, &CapturedMemory, &AddressSpace) -> T,
+) -> T {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&elf(&sections)).unwrap();
+    file.write_all(&elf(sections)).unwrap();
     let size = 0x2000;
     file.as_file()
         .set_len(file.as_file().metadata().unwrap().len().max(size))
@@ -675,10 +678,184 @@ fn unwound(what: &str, hdr: Option<Vec<u8>>, eh_frame: Vec<u8>) -> RawStack {
         stack.add(Avma(STACK), ip.0.to_le_bytes().repeat(1 << 15));
         let mut registers = UnwindRegisters([STACK; arch::DWARF_REGISTERS]);
         registers.0[usize::from(arch::DWARF_RA)] = ip.0;
-        let found = unwind(&registers, &stack, &space);
+        task(&registers, &stack, &space)
+    })
+}
+
+/// Unwinds it by this call-frame information.
+#[track_caller]
+fn unwound(what: &str, hdr: Option<Vec<u8>>, eh_frame: Vec<u8>) -> RawStack {
+    let mut sections = vec![section(".eh_frame", EH_FRAME, eh_frame)];
+    sections.extend(hdr.map(|hdr| section(".eh_frame_hdr", HDR, hdr)));
+    on_a_stack(what, &sections, |registers, stack, space| {
+        let found = unwind(registers, stack, space);
         assert!(!found.frames.is_empty());
         found
     })
+}
+
+// ---- Variables ----
+
+/// 1: a unit; 2: a function (frame_base); 3: a variable (name, type, location); 4: a structure; 5: a member; 6: a typedef;
+/// 7, 8: an array and its bound; 9: a number; 10, 11: a type of functions and a parameter; 12: a pointer.
+const OF_VARIABLES: &[u8] = &[
+    1, 0x11, 1, 0x11, 0x01, 0x12, 0x06, 0, 0, //
+    2, 0x2e, 1, 0x11, 0x01, 0x12, 0x06, 0x40, 0x18, 0, 0, //
+    3, 0x34, 0, 0x03, 0x08, 0x49, 0x13, 0x02, 0x18, 0, 0, //
+    4, 0x13, 1, 0x0b, 0x06, 0, 0, //
+    5, 0x0d, 0, 0x03, 0x08, 0x49, 0x13, 0, 0, //
+    6, 0x16, 0, 0x03, 0x08, 0x49, 0x13, 0, 0, //
+    7, 0x01, 1, 0x49, 0x13, 0, 0, //
+    8, 0x21, 0, 0x2f, 0x07, 0, 0, //
+    9, 0x24, 0, 0x03, 0x08, 0x0b, 0x0b, 0x3e, 0x0b, 0, 0, //
+    10, 0x15, 1, 0x49, 0x13, 0, 0, //
+    11, 0x05, 0, 0x49, 0x13, 0, 0, //
+    12, 0x0f, 0, 0x49, 0x13, 0, 0, 0,
+];
+
+/// Where entries start in a unit, and a function in that.
+const FIRST: u32 = 11;
+const UNIT_ENTRY: u32 = 13;
+
+/// A function that has these variables, after these types.
+fn function(types: &[u8], variables: &[u8]) -> Vec<u8> {
+    let mut dies = types.to_vec();
+    dies.extend(entry(2));
+    dies.extend([1, 0x9c]);
+    dies.extend(variables);
+    dies.extend([0, 0]);
+    unit(&dies)
+}
+
+fn variable(name: &str, of: u32, location: &[u8]) -> Vec<u8> {
+    let mut die = vec![3];
+    die.extend(name.as_bytes());
+    die.push(0);
+    die.extend(of.to_le_bytes());
+    die.push(location.len() as u8);
+    die.extend(location);
+    die
+}
+
+fn named(code: u8, name: &str, of: u32) -> Vec<u8> {
+    [&[code], name.as_bytes(), &[0], &of.to_le_bytes()].concat()
+}
+
+/// All variables of a stack of frames of that function, its callers' and theirs.
+#[track_caller]
+fn variables(what: &str, info: Vec<u8>) -> Vec<Vec<FrameVariables>> {
+    let (hdr, eh_frame) = call_frames(BASE_RULES, &[]);
+    let sections = [
+        section(".eh_frame_hdr", HDR, hdr),
+        section(".eh_frame", EH_FRAME, eh_frame),
+        section(".debug_info", 0, info),
+        section(".debug_abbrev", 0, OF_VARIABLES),
+    ];
+    on_a_stack(what, &sections, |registers, stack, space| {
+        let found = unwind(registers, stack, space);
+        let live = ProcessMemory::open(std::process::id() as i32);
+        read_variables(&found, registers, stack, Some(&live), space)
+    })
+}
+
+/// DW_OP_call_frame_cfa
+const AT_FRAME: &[u8] = &[0x9c];
+const NUMBER: &[u8] = b"\x09int\0\x04\x05";
+
+#[test]
+fn variables_that_are_well_made() {
+    let number = FIRST + UNIT_ENTRY;
+    let info = function(NUMBER, &variable("n", number, AT_FRAME));
+    let told = variables("well made", info);
+    let found = &told[0][0].locals;
+    assert_eq!(found.len(), 1);
+    assert_eq!((&*found[0].name, &*found[0].type_name), ("n", "int"));
+    assert!(matches!(&found[0].value, Value::Text(n) if n.parse::<i32>().is_ok()));
+    // Not of countless frames.
+    assert_eq!(told.len(), 20_000);
+    assert!(told[0] != vec![] && told[19_999].is_empty());
+}
+
+#[test]
+fn variables_without_number() {
+    let number = FIRST + UNIT_ENTRY;
+    for count in [100, 10_000, 3_000_000] {
+        let info = function(NUMBER, &variable("n", number, AT_FRAME).repeat(count));
+        let told = variables(&format!("{count} variables"), info);
+        let first = told.first().and_then(|levels| levels.first());
+        assert!(first.is_none_or(|f| f.locals.len() <= 100 && f.cut_short == (count > 100)));
+    }
+}
+
+#[test]
+fn types_that_consist_of_themselves() {
+    let here = FIRST + UNIT_ENTRY;
+    let members = |count: usize| named(5, "m", here).repeat(count);
+    let structure =
+        |size: u32, count: usize| [&[4], &size.to_le_bytes()[..], &members(count), &[0]].concat();
+    let array = |last: u64| {
+        let bound = [&[8], &last.to_le_bytes()[..]].concat();
+        [&[7], &here.to_le_bytes()[..], &bound.repeat(9), &[0]].concat()
+    };
+    let callee = [&[11], &here.to_le_bytes()[..]].concat();
+    let cases = [
+        ("a structure of itself", structure(8, 1)),
+        ("a structure of two of itself", structure(60_000, 2)),
+        (
+            "a structure of thousands of itself",
+            structure(60_000, 100_000),
+        ),
+        ("a structure of all there is", structure(u32::MAX, 2)),
+        ("a name for itself", named(6, "t", here)),
+        ("an array of itself", array(3)),
+        ("an array of countless", array(u64::MAX - 1)),
+        (
+            "a function of itself",
+            [&[10], &here.to_le_bytes()[..], &callee.repeat(50), &[0]].concat(),
+        ),
+        (
+            "a pointer to itself",
+            [&[12], &here.to_le_bytes()[..]].concat(),
+        ),
+    ];
+    for (what, types) in cases {
+        let variable = variable("v", here, AT_FRAME);
+        variables(what, function(&types, &variable.repeat(90)));
+    }
+}
+
+#[test]
+fn locations_that_go_round_in_circles() {
+    let number = FIRST + UNIT_ENTRY;
+    let loops: [&[u8]; 6] = [
+        // DW_OP_skip -3; DW_OP_dup for ever; DW_OP_fbreg; DW_OP_entry_value of a register, and of itself; pieces for ever.
+        &[0x2f, 0xfd, 0xff],
+        &[0x9c, 0x12, 0x2f, 0xfc, 0xff],
+        &[0x91, 0],
+        &[0xa3, 1, 0x55, 0x9f],
+        &[0xa3, 3, 0xa3, 1, 0x55, 0x9f],
+        &[0x93, 1, 0x2f, 0xfb, 0xff],
+    ];
+    for (i, location) in loops.into_iter().enumerate() {
+        let info = function(NUMBER, &variable("v", number, location).repeat(90));
+        variables(&format!("location {i}"), info);
+    }
+    // The memory of a living process is asked again and again: DW_OP_call_frame_cfa, DW_OP_deref, DW_OP_skip.
+    let reads = [0x9c, 0x06, 0x2f, 0xfb, 0xff];
+    let info = function(NUMBER, &variable("v", number, &reads).repeat(90));
+    variables("a location that is read for ever", info);
+}
+
+#[test]
+fn names_without_an_end() {
+    let number = FIRST + UNIT_ENTRY;
+    let long = "n".repeat(20 << 20);
+    let info = function(NUMBER, &variable(&long, number, AT_FRAME).repeat(2));
+    variables("names of 20 MiB", info);
+    let mut info = function(NUMBER, &variable("n", number, AT_FRAME));
+    let at = info.len() - 10;
+    info[at..].fill(b'n');
+    variables("a name that ends nowhere", info);
 }
 
 #[test]

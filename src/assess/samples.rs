@@ -8,49 +8,83 @@ use serde::Serialize;
 use super::rules;
 use crate::snapshot::{Frame, Place, Sample, Snapshot};
 
+/// The most functions that a tree tells apart. Looks that meet more are counted where the tree ends.
+const MOST_NODES: usize = 20_000;
+
 /// Stacks, merged: each function below the one that called it, with the number of looks that found it there.
 #[derive(Debug)]
-pub struct Tree<'p> {
+pub struct Tree {
     /// Parents come before their children; the first is no function, but what all stacks begin at.
-    nodes: Vec<Node<'p>>,
+    nodes: Vec<Node>,
 }
 
 #[derive(Debug)]
-struct Node<'p> {
-    place: Option<&'p Place>,
+struct Node {
+    place: Option<Place>,
     looks: usize,
+    /// How many of these looks found it innermost.
+    innermost: usize,
     children: Vec<usize>,
 }
 
-impl<'p> Tree<'p> {
-    /// Merges stacks, each from its outermost function on.
-    pub fn of(stacks: impl IntoIterator<Item = &'p [Place]>) -> Self {
-        let mut tree = Tree {
+/// One function in a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Branch {
+    /// How many functions called each other to get there.
+    pub depth: usize,
+    /// The function, in words.
+    pub function: String,
+    /// In how many looks it was there.
+    pub looks: usize,
+    /// In how many of these it was the innermost.
+    pub innermost: usize,
+    /// How many functions it was seen to call.
+    #[serde(skip)]
+    pub calls: usize,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Tree {
             nodes: vec![Node::new(None)],
-        };
+        }
+    }
+}
+
+impl Tree {
+    /// Merges stacks, each from its outermost function on.
+    pub fn of<'p>(stacks: impl IntoIterator<Item = &'p [Place]>) -> Self {
+        let mut tree = Tree::default();
         for stack in stacks {
             tree.add(stack);
         }
         tree
     }
 
-    fn add(&mut self, stack: &'p [Place]) {
+    /// Merges one more.
+    pub fn add(&mut self, stack: &[Place]) {
         let mut at = 0;
         self.nodes[at].looks += 1;
         for place in stack {
-            let known = self.nodes[at]
-                .children
-                .iter()
-                .copied()
-                .find(|child| self.nodes[*child].place.is_some_and(|p| same(p, place)));
-            at = known.unwrap_or_else(|| {
-                self.nodes.push(Node::new(Some(place)));
-                let child = self.nodes.len() - 1;
-                self.nodes[at].children.push(child);
-                child
+            let known = self.nodes[at].children.iter().copied().find(|child| {
+                self.nodes[*child]
+                    .place
+                    .as_ref()
+                    .is_some_and(|p| same(p, place))
             });
+            at = match known {
+                Some(child) => child,
+                None if self.nodes.len() >= MOST_NODES => break,
+                None => {
+                    self.nodes.push(Node::new(Some(place.clone())));
+                    let child = self.nodes.len() - 1;
+                    self.nodes[at].children.push(child);
+                    child
+                }
+            };
             self.nodes[at].looks += 1;
         }
+        self.nodes[at].innermost += 1;
     }
 
     /// How many stacks were merged.
@@ -58,31 +92,54 @@ impl<'p> Tree<'p> {
         self.nodes[0].looks
     }
 
+    /// All functions, each before those that it called, the most frequent of these first.
+    pub fn branches(&self) -> Vec<Branch> {
+        let mut branches = Vec::new();
+        let mut next: Vec<(usize, usize)> = vec![(0, 0)];
+        while let Some((at, depth)) = next.pop() {
+            let node = &self.nodes[at];
+            if let Some(place) = &node.place {
+                branches.push(Branch {
+                    depth: depth - 1,
+                    function: place.name.clone(),
+                    looks: node.looks,
+                    innermost: node.innermost,
+                    calls: node.children.len(),
+                });
+            }
+            let mut children = node.children.clone();
+            children.sort_by_key(|child| self.nodes[*child].looks);
+            next.extend(children.into_iter().map(|child| (child, depth + 1)));
+        }
+        branches
+    }
+
     /// The functions that all stacks begin with, outermost first, and what was found below them: each function with
     /// its number of looks, the most frequent first.
-    pub fn common(&self) -> (Vec<&'p Place>, Vec<(&'p Place, usize)>) {
+    pub fn common(&self) -> (Vec<&Place>, Vec<(&Place, usize)>) {
         let mut common = Vec::new();
         let mut at = 0;
         while let [only] = self.nodes[at].children[..]
             && self.nodes[only].looks == self.looks()
         {
-            common.extend(self.nodes[only].place);
+            common.extend(&self.nodes[only].place);
             at = only;
         }
         let children = self.nodes[at].children.iter().map(|c| &self.nodes[*c]);
         let mut below: Vec<(&Place, usize)> = children
-            .filter_map(|child| Some((child.place?, child.looks)))
+            .filter_map(|child| Some((child.place.as_ref()?, child.looks)))
             .collect();
         below.sort_by_key(|(_, looks)| std::cmp::Reverse(*looks));
         (common, below)
     }
 }
 
-impl<'p> Node<'p> {
-    fn new(place: Option<&'p Place>) -> Self {
+impl Node {
+    fn new(place: Option<Place>) -> Self {
         Node {
             place,
             looks: 0,
+            innermost: 0,
             children: Vec::new(),
         }
     }
@@ -104,6 +161,8 @@ pub struct Motion {
     pub below: Vec<Share>,
     /// Why it gets on, if it does.
     pub progress: Option<&'static str>,
+    /// All stacks in one tree, outermost first: each function before those that it called.
+    pub tree: Vec<Branch>,
 }
 
 /// How often something was found.
@@ -147,6 +206,7 @@ pub fn motion(s: &Snapshot) -> Option<Motion> {
             })
             .collect(),
         progress,
+        tree: tree.branches(),
     })
 }
 
@@ -244,10 +304,54 @@ mod tests {
             (vec![], vec![("a".into(), 1)])
         );
         assert_eq!(common(&[stack("a b"), stack("a b")]).0, ["a", "b"]);
-        let recursion = "f ".repeat(100_000);
+        let recursion = "f ".repeat(10_000);
         assert_eq!(
             common(&[stack(&recursion), stack(&recursion)]).0.len(),
-            100_000
+            10_000
+        );
+    }
+
+    #[test]
+    fn the_share_of_each_function() {
+        let stacks = [
+            "main run free",
+            "main run malloc",
+            "main run malloc",
+            "main run",
+        ]
+        .map(stack);
+        let tree = Tree::of(stacks.iter().map(Vec::as_slice));
+        let found: Vec<(usize, String, usize, usize)> = tree
+            .branches()
+            .into_iter()
+            .map(|b| (b.depth, b.function, b.looks, b.innermost))
+            .collect();
+        let expected = [
+            (0, "main", 4, 0),
+            (1, "run", 4, 1),
+            (2, "malloc", 2, 2),
+            (2, "free", 1, 1),
+        ];
+        assert_eq!(found, expected.map(|(d, f, l, i)| (d, f.to_owned(), l, i)));
+        assert!(Tree::default().branches().is_empty());
+    }
+
+    #[test]
+    fn a_tree_does_not_grow_for_ever() {
+        let mut tree = Tree::default();
+        for n in 0..50 {
+            let place = |i: usize| Place {
+                module: None,
+                start: Some(Avma((n * 1000 + i) as u64)),
+                name: String::new(),
+            };
+            tree.add(&(0..1000).map(place).collect::<Vec<_>>());
+        }
+        assert_eq!(tree.looks(), 50);
+        assert!(tree.branches().len() < MOST_NODES);
+        assert_eq!(
+            tree.branches().iter().map(|b| b.innermost).sum::<usize>() + 30,
+            50
         );
     }
 }

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, InspectArgs, messages, say};
+use super::{Exit, InspectArgs, messages, say, watch};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
+use crate::tracee::arch::Registers;
 use crate::tracee::{Declined, StopBudget, TraceError, Tracee};
 
 /// The pause between two samples: long against a stop, short against a person's patience.
@@ -19,6 +20,9 @@ const BETWEEN_SAMPLES: Duration = Duration::from_millis(10);
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let pid = args.target.pid();
+    if args.watch {
+        return watch::run(args, pid);
+    }
     match inspect(args, pid) {
         Ok((snapshot, exit)) => {
             messages::warnings(&snapshot.warnings);
@@ -54,33 +58,78 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
             None => return Err(Failure::not_a_backend(e, &process)),
         },
     };
-    let plan = Plan::new(&backend);
-    let budget = stop_budget(&process, args.max_stop, args.json, None);
-    let mut snapshot = take(&plan, args.passive, &budget)?;
-    // Processor time is exact right after a stop, so it is measured from the first to the last.
-    let since = (Instant::now(), process.cpu_time());
-    // It is let go when it wakes, and not before; until then it cannot be asked to stop once more.
-    let samples = match snapshot.process.would_not_stop {
-        true => 1,
-        false => args.samples,
+    let plan = match args.locals {
+        true => Plan::new(&backend).with_variables(),
+        false => Plan::new(&backend),
     };
-    for _ in 1..samples {
-        std::thread::sleep(BETWEEN_SAMPLES);
-        let again = take(&plan, true, &budget)?;
-        snapshot.add_sample(&again);
-    }
-    if let (2.., Some(before), Some(after)) = (samples, since.1, process.cpu_time()) {
-        let share = after.saturating_sub(before).as_secs_f64() / since.0.elapsed().as_secs_f64();
-        snapshot.process.cpu_percent = Some((share * 100.0).min(100.0).round());
-    }
+    let budget = stop_budget(&process, args.max_stop, args.json, None);
+    let looks = Looks {
+        passive: args.passive,
+        samples: args.samples,
+        pause: BETWEEN_SAMPLES,
+    };
+    let (snapshot, _) = looks.take(&plan, &budget, |_| ())?;
     // It ran on, but not in time: that is an answer of its own, unless the kernel's state explains it.
     let exit = (snapshot.process.would_not_stop && snapshot.process.state != Some('D'))
         .then_some(Exit::TimedOut);
     Ok((snapshot, exit))
 }
 
+/// Several looks at one backend.
+pub struct Looks {
+    /// Run nothing in the backend.
+    pub passive: bool,
+    /// How many.
+    pub samples: u32,
+    /// The pause between two.
+    pub pause: Duration,
+}
+
+impl Looks {
+    /// Takes them, and shows each to `each`. What comes back is the first, with what the others add to it, and the
+    /// registers at the first.
+    pub fn take(
+        &self,
+        plan: &Plan,
+        budget: &StopBudget,
+        mut each: impl FnMut(&Snapshot),
+    ) -> Result<(Snapshot, Option<Registers>), Failure> {
+        let process = plan.backend.process;
+        let (mut snapshot, registers) = take_with_registers(plan, self.passive, budget)?;
+        each(&snapshot);
+        // Processor time is exact right after a stop, so it is measured from the first to the last.
+        let since = (Instant::now(), process.cpu_time());
+        // It is let go when it wakes, and not before; until then it cannot be asked to stop once more.
+        let samples = match snapshot.process.would_not_stop {
+            true => 1,
+            false => self.samples,
+        };
+        for _ in 1..samples {
+            std::thread::sleep(self.pause);
+            let again = take(plan, true, budget)?;
+            each(&again);
+            snapshot.add_sample(&again);
+        }
+        if let (2.., Some(before), Some(after)) = (samples, since.1, process.cpu_time()) {
+            let used = after.saturating_sub(before).as_secs_f64();
+            let share = used / since.0.elapsed().as_secs_f64();
+            snapshot.process.cpu_percent = Some((share * 100.0).min(100.0).round());
+        }
+        Ok((snapshot, registers))
+    }
+}
+
 /// Takes one snapshot, stopping the backend only where that can work and may be done.
 pub fn take(plan: &Plan, passive: bool, budget: &StopBudget) -> Result<Snapshot, Failure> {
+    take_with_registers(plan, passive, budget).map(|(snapshot, _)| snapshot)
+}
+
+/// The same, with the registers, if it was stopped.
+fn take_with_registers(
+    plan: &Plan,
+    passive: bool,
+    budget: &StopBudget,
+) -> Result<(Snapshot, Option<Registers>), Failure> {
     let backend: &Backend = plan.backend;
     let process = backend.process;
     let facts = plan.facts();
@@ -94,7 +143,7 @@ pub fn take(plan: &Plan, passive: bool, budget: &StopBudget) -> Result<Snapshot,
     {
         let mut snapshot = plan.without_stopping();
         plan.look_up_files(&mut snapshot);
-        return Ok(snapshot);
+        return Ok((snapshot, None));
     }
     let mut tracee = Tracee::seize(process, budget)
         .map_err(|e| Failure::trace(e, process).with_facts(|| plan.without_stopping()))?;
@@ -103,7 +152,7 @@ pub fn take(plan: &Plan, passive: bool, budget: &StopBudget) -> Result<Snapshot,
         // A look at it takes time, and it may stop yet.
         drop(stopped);
         drop(tracee);
-        return Ok(plan.that_would_not_stop());
+        return Ok((plan.that_would_not_stop(), None));
     }
     let mut stopped = stopped.map_err(|e| Failure::trace(e, process))?;
     let capture = plan
@@ -134,5 +183,5 @@ pub fn take(plan: &Plan, passive: bool, budget: &StopBudget) -> Result<Snapshot,
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
     plan.look_up_files(&mut snapshot);
-    Ok(snapshot)
+    Ok((snapshot, Some(capture.registers)))
 }

@@ -10,7 +10,7 @@ use super::audit::{Act, Audit};
 use super::open::{Failure, open};
 use super::patience::Patience;
 use super::progress::Progress;
-use super::{Exit, InterruptArgs, inspect, messages, say};
+use super::{Exit, InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Verdict, assess};
 use crate::image::DebugFiles;
@@ -198,6 +198,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             statement: None,
             server: None,
             sent: false,
+            reported: false,
             confirmed: true,
         }
         .climb(),
@@ -315,6 +316,8 @@ struct Climb<'c, 'l> {
     server: Option<ServerWatch>,
     /// A signal was sent.
     sent: bool,
+    /// A report was gathered.
+    reported: bool,
     /// No question was answered with anything but yes.
     confirmed: bool,
 }
@@ -592,11 +595,39 @@ impl<'c> Climb<'c, '_> {
             }
             return done(Done::new(snapshot, assessment, report));
         }
+        self.gather(plan)?;
         if args.dry_run {
             let report = dry(&assessment);
             return done(Done::new(snapshot, assessment, report));
         }
         Ok(Looked::GoOn(Box::new((snapshot, assessment))))
+    }
+
+    /// Gathers a report, once: afterwards it is too late. Without it, nothing is done.
+    fn gather(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let Some(directory) = self.args.report.as_ref().filter(|_| !self.reported) else {
+            return Ok(());
+        };
+        let budget = self.budget();
+        let patience = self.time(report::TIME_TO_LOOK, Outcome::TimedOut);
+        let directory = match self.before.several {
+            true => {
+                report::make_room(directory)?;
+                directory.join(self.pid.to_string())
+            }
+            false => directory.clone(),
+        };
+        self.ladder.climb(
+            Rung::Report,
+            ("gathering a report", None),
+            || report::before_stepping_in(&directory, plan, &budget, patience),
+            |written| match written {
+                Ok(files) => format!("{files} files are in {}", directory.display()),
+                Err(failure) => failure.message.clone(),
+            },
+        )?;
+        self.reported = true;
+        Ok(())
     }
 
     /// Waits for one that is on its way out already.

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and the exit codes.
 
 mod audit;
+mod core_file;
 mod duration;
 mod inspect;
 mod interrupt;
@@ -10,7 +11,9 @@ mod messages;
 mod open;
 mod patience;
 mod progress;
+mod report;
 mod selftest;
+mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::image::DebugFiles;
 use crate::postgres::Activity;
@@ -100,6 +103,12 @@ enum Command {
     /// Make a backend process its pending interrupt, from outside
     #[command(override_usage = "pgpoke interrupt [OPTIONS] PID...")]
     Interrupt(InterruptArgs),
+    /// Gather all that a maintainer will ask for, into one directory and an archive
+    #[command(override_usage = "pgpoke report [OPTIONS] PID")]
+    Report(ReportArgs),
+    /// Write a core file of a backend, which goes on
+    #[command(hide = true)]
+    CoreFile(CoreFileArgs),
     /// List the backends of all servers of this machine, and which of them are stuck
     List(ListArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
@@ -111,6 +120,22 @@ enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Args)]
+struct CoreFileArgs {
+    /// With shared memory
+    #[arg(long)]
+    full: bool,
+    /// How long it may be made to stand still (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
+    /// Where to
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// PID of the backend
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pid: i32,
 }
 
 #[derive(Debug, Args)]
@@ -200,14 +225,61 @@ struct InspectArgs {
     /// Look this many times, to tell a loop from progress
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     samples: u32,
+    /// Look again and again, and show where most looks met it, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["json", "samples"])]
+    watch: bool,
     /// Show the whole stack
     #[arg(long)]
     stack: bool,
+    /// Show the arguments and local variables of the frames that have debug information
+    #[arg(long)]
+    locals: bool,
     /// How long it may be made to stand still at a time (1ms to 1s)
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
     max_stop: Duration,
     #[command(flatten)]
     debug_files: DebugFilesArgs,
+}
+
+/// What memory goes into a core file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CoreKind {
+    /// The backend's own
+    Own,
+    /// Shared memory, too
+    Full,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The directory to make; the archive is DIR.tar.gz [default: pgpoke-report-PID-TIME]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Ask the server, too, through this connection (PGPASSWORD is used); what fails or hangs costs 10 s, not the report
+    #[arg(long, value_name = "CONNINFO")]
+    dsn: Option<String>,
+    /// Write a core file, too; with shared memory: --core=full
+    #[arg(long, value_name = "own|full", num_args = 0..=1, require_equals = true, default_missing_value = "own", conflicts_with = "redact", hide_possible_values = true)]
+    core: Option<CoreKind>,
+    /// Leave out query text, literals, host names, addresses, and local variables
+    #[arg(long)]
+    redact: bool,
+    /// Look at its stack this many times
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    samples: u32,
+    /// Run nothing in the backend; its signal handlers then stay unknown
+    #[arg(long)]
+    passive: bool,
+    /// How long it may be made to stand still at a time (1ms to 1s)
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
+    max_stop: Duration,
+    #[command(flatten)]
+    debug_files: DebugFilesArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -241,6 +313,9 @@ struct InterruptArgs {
     /// Do everything but send the signal and step in
     #[arg(long)]
     dry_run: bool,
+    /// Gather a report into this directory before stepping in, as pgpoke report does; do not step in without it
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// Do not ask
     #[arg(short = 'y', long)]
     yes: bool,
@@ -297,6 +372,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::CoreFile(args) => core_file::run(&args),
         Command::List(args) => list::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gimli::{EndianReader, LittleEndian};
 use lzma_rust2::XzReader;
@@ -86,9 +87,13 @@ pub struct InlinedFrame {
 }
 
 /// The debug information of one image, for looking up addresses.
-pub struct LineTable(addr2line::Context<Reader>);
+pub struct LineTable {
+    context: addr2line::Context<Reader>,
+    dwarf: Arc<gimli::Dwarf<Reader>>,
+}
 
-type Reader = EndianReader<LittleEndian, Rc<[u8]>>;
+/// How gimli reads debug sections: shared, so that what refers to them can be kept.
+pub(crate) type Reader = EndianReader<LittleEndian, Rc<[u8]>>;
 
 impl std::fmt::Debug for LineTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,6 +108,26 @@ impl LineTable {
             .iter()
             .map(|id| image.size_of_debug_section(id.name()));
         sizes.fold(0, u64::saturating_add)
+    }
+
+    /// Reads where variables are: of `image`, from `file`, which has its debug information. Nothing where that is more than
+    /// may be held.
+    pub(super) fn load_locations(
+        image: &Image,
+        file: Option<&Image>,
+    ) -> gimli::LocationLists<Reader> {
+        let section = |id: gimli::SectionId| {
+            let size = file.map_or(0, |file| file.size_of_debug_section(id.name()));
+            let fits = size <= MOST_DEBUG_INFORMATION && image.hold(size, "locations").is_ok();
+            let bytes = file
+                .filter(|_| fits)
+                .map(|file| file.debug_section(id.name()));
+            EndianReader::new(bytes.unwrap_or_else(|| Rc::new([])), LittleEndian)
+        };
+        gimli::LocationLists::new(
+            section(gimli::SectionId::DebugLoc).into(),
+            section(gimli::SectionId::DebugLocLists).into(),
+        )
     }
 
     /// Reads the debug sections of `image`, and those that dwz(1) moved to `supplement`. None if they make no sense, or
@@ -130,7 +155,22 @@ impl LineTable {
         if !nesting::is_sane(&dwarf) {
             return None;
         }
-        addr2line::Context::from_dwarf(dwarf).ok().map(LineTable)
+        #[expect(clippy::arc_with_non_send_sync, reason = "addr2line asks for it")]
+        let dwarf = Arc::new(dwarf);
+        let context = addr2line::Context::from_arc_dwarf(dwarf.clone()).ok()?;
+        Some(LineTable { context, dwarf })
+    }
+
+    /// All of it.
+    pub(crate) fn dwarf(&self) -> &gimli::Dwarf<Reader> {
+        &self.dwarf
+    }
+
+    /// The unit that the code at `addr` belongs to, with all debug information.
+    pub(crate) fn unit_at(&self, addr: Svma) -> Option<gimli::UnitRef<'_, Reader>> {
+        // See below.
+        let probe = Some(addr.0).filter(|addr| *addr != u64::MAX)?;
+        self.context.find_dwarf_and_unit(probe).skip_all_loads()
     }
 
     /// The functions at `addr`, innermost first: those that were inlined there, then the one that the code belongs to.
@@ -142,7 +182,7 @@ impl LineTable {
         if addr.0 == u64::MAX {
             return found;
         }
-        let Ok(mut frames) = self.0.find_frames(addr.0).skip_all_loads() else {
+        let Ok(mut frames) = self.context.find_frames(addr.0).skip_all_loads() else {
             return found;
         };
         while let Ok(Some(frame)) = frames.next() {

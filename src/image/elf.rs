@@ -21,6 +21,9 @@ use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
 use crate::process::read_at_most;
 
+/// Lists of locations, by where the code is.
+type LocationLists = gimli::LocationLists<debug::Reader>;
+
 /// The largest section that is read whole. PostgreSQL's own are below 10 MiB; V8's and most of LLVM's code is below 64.
 const LARGEST_SECTION: u64 = 64 << 20;
 /// The most data (all that is loaded and not code) that is searched for addresses of functions.
@@ -155,6 +158,7 @@ pub struct Image {
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
+    locations: OnceCell<LocationLists>,
     spinlocks: RefCell<HashMap<Svma, Option<Rc<Spinlocks>>>>,
     hands_out_spinlocks: OnceCell<bool>,
     callers: RefCell<HashMap<Svma, Rc<Callers>>>,
@@ -243,6 +247,7 @@ impl Image {
             eh_frame: None,
             eh_frame_hdr: None,
             lines: OnceCell::new(),
+            locations: OnceCell::new(),
             spinlocks: RefCell::default(),
             hands_out_spinlocks: OnceCell::new(),
             callers: RefCell::default(),
@@ -467,6 +472,17 @@ impl Image {
         lines.as_ref()
     }
 
+    /// Where its variables are, read when first asked for; empty without debug information.
+    pub(crate) fn locations(&self) -> &LocationLists {
+        self.locations.get_or_init(|| {
+            let file = match self.has_debug_info() {
+                true => Some(self),
+                false => self.debug_file().map(|found| &found.image),
+            };
+            LineTable::load_locations(self, file)
+        })
+    }
+
     /// The build-id that the file carries.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
@@ -664,6 +680,12 @@ impl Image {
             let end = s.bytes.len().min(at + more);
             Some(s.bytes[at..end].to_vec())
         }))
+    }
+
+    /// Whether one of its loaded segments includes `at`.
+    pub fn covers(&self, at: Svma) -> bool {
+        let mut segments = self.segments.iter();
+        segments.any(|s| s.start <= at && at.0 - s.start.0 < s.size)
     }
 
     /// The bias of this image where a piece of its file from `file_offset` on is mapped at `start`.

@@ -24,16 +24,17 @@ pub use callers::Callers;
 pub use cfi::CallFrameEntry;
 pub use code::{Release, Spinlocks};
 pub use debug::{InlinedFrame, LineTable};
-pub use elf::{ElfError, Image};
+pub use elf::{ElfError, Image, build_id_in_memory};
 pub use imports::Import;
 pub use locate::DebugFiles;
 pub use space::{AddressSpace, Module, ModuleKind, ReadFrom, ReplacedFile};
 pub use symbols::{Symbol, SymbolSource, Symbols};
 
+pub(crate) use debug::Reader;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {
     debug::{decompress, unpack},
-    elf::{build_id_in_memory, build_id_in_notes},
+    elf::build_id_in_notes,
     locate::{alternate_link, debug_link},
 };
 

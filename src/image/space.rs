@@ -203,7 +203,10 @@ impl<'p> AddressSpace<'p> {
         let mapping = Mapping {
             start: range.start,
             end: range.end,
+            readable: true,
+            writable: false,
             executable: true,
+            shared: false,
             file_offset: 0,
             file: (0, 0, 1),
             path: "/image".into(),

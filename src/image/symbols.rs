@@ -177,6 +177,18 @@ impl Symbols {
         names.into_iter().map(|e| self.symbol(e))
     }
 
+    /// The function or variable that `addr` lies in, only if it really lies within its bounds.
+    pub fn at(&self, addr: Svma) -> Option<Symbol<'_>> {
+        let after = self.entries.partition_point(|e| e.start <= addr.0);
+        let variable = || {
+            let mut before = self.entries[..after].iter().rev().take(8);
+            let around =
+                |e: &&Entry| e.kind == SymbolKind::Object && addr.0 - e.start < u64::from(e.size);
+            before.find(around).map(|e| self.symbol(e))
+        };
+        self.function_at(addr).or_else(variable)
+    }
+
     /// Whether the entry's name is this one, without looking at more of it than that takes.
     fn is_named(&self, entry: &Entry, name: &[u8]) -> bool {
         let rest = self.names[entry.name as usize..].strip_prefix(name);
@@ -225,6 +237,11 @@ impl Symbols {
         }
         found.retain(|_, of_name| of_name.len() <= MOST_NAMESAKES);
         found
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether there is a symbol of this name.

@@ -1,4 +1,4 @@
-//! The ladder, as values: signal, wait for the backend to obey, look, ask, step in, verify; and from a cancel that had no
+//! The ladder, as values: signal, wait for the backend to obey, look, gather a report, ask, step in, verify; and from a cancel that had no
 //! effect to a terminate, where the operator said so. Each rung is reported as plain data.
 
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ pub enum Rung {
     Wait,
     /// It is stopped, copied, let go, and judged.
     Look,
+    /// What a maintainer will ask for is gathered, while it is still to be had.
+    Report,
     /// The operator is asked.
     Ask,
     /// A safe instruction is looked for, and `ProcessInterrupts()` is called there.

@@ -8,6 +8,7 @@ pub mod locks;
 pub mod lwlocks;
 mod memory_contexts;
 mod servers;
+pub mod settings;
 mod siblings;
 mod statics;
 pub mod status;

@@ -19,8 +19,14 @@ pub struct Mapping {
     pub start: Avma,
     /// One past the last address.
     pub end: Avma,
+    /// Whether it may be read.
+    pub readable: bool,
+    /// Whether it may be written to.
+    pub writable: bool,
     /// Whether code in it may run.
     pub executable: bool,
+    /// Whether what is written there is seen by whoever else has mapped it (MAP_SHARED).
+    pub shared: bool,
     /// Offset in the file of the first byte.
     pub file_offset: u64,
     /// Device and inode of the file, (major, minor, inode); inode 0 means no file.
@@ -65,6 +71,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         Some(p) => (p, true),
         None => (path, false),
     };
+    let has = |at: usize, letter: u8| perms.as_bytes().get(at) == Some(&letter);
     let hex = |s: &str| u64::from_str_radix(s, 16).ok();
     let (start, end) = (hex(start)?, hex(end)?);
     if end <= start {
@@ -73,7 +80,10 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
     Some(Mapping {
         start: Avma(start),
         end: Avma(end),
-        executable: perms.as_bytes().get(2) == Some(&b'x'),
+        readable: has(0, b'r'),
+        writable: has(1, b'w'),
+        executable: has(2, b'x'),
+        shared: has(3, b's'),
         file_offset: hex(offset)?,
         file: (
             u32::from_str_radix(major, 16).ok()?,
@@ -107,6 +117,8 @@ mod tests {
         assert_eq!(maps.len(), 3);
         assert_eq!(maps[0].path.as_os_str(), "/usr/lib/a b.so");
         assert!(maps[0].deleted && maps[0].executable && maps[0].has_file());
+        assert!(maps[0].readable && !maps[0].writable && !maps[0].shared);
+        assert!(maps[1].writable && !maps[2].readable);
         assert_eq!(maps[0].file, (0xfe, 0, 1234));
         assert_eq!(maps[1].path.as_os_str(), "[stack]");
         assert!(maps[2].path.as_os_str().is_empty() && !maps[2].has_file());
@@ -127,12 +139,9 @@ mod tests {
             assert_eq!(parse(line), [], "{line:?}");
         }
         // A name that is not text, or looks like a System V segment, is kept as it is.
-        assert_eq!(
-            parse(b"1000-2000 rw-s 0 0:0 7 /SYSV\xff")[0]
-                .path
-                .as_os_str(),
-            OsStr::from_bytes(b"/SYSV\xff")
-        );
+        let named = parse(b"1000-2000 rw-s 0 0:0 7 /SYSV\xff").remove(0);
+        assert_eq!(named.path.as_os_str(), OsStr::from_bytes(b"/SYSV\xff"));
+        assert!(named.shared && named.writable);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::ladder;
+use super::report::Written;
+use super::{ladder, variables};
 use crate::assess::{Assessment, Status, consequences, locks, rules, samples};
 use crate::intervene::{Outcome, Report, Step};
 use crate::process::permission::Rule;
@@ -87,6 +88,25 @@ pub fn several(results: &[(Value, u8)], exit: u8, not_tried: &[i32]) -> String {
         "exit_code": exit,
         "results": each.collect::<Vec<Value>>(),
         "not_tried": not_tried,
+    }))
+}
+
+/// The result of `pgpoke report`.
+pub fn report(written: &Written) -> String {
+    let path = |p: &std::path::Path| p.to_string_lossy().into_owned();
+    print(&json!({
+        "schema_version": SCHEMA_VERSION,
+        "pid": written.pid,
+        "verdict": written.verdict,
+        "cause": { "code": written.cause.code, "summary": written.cause.summary },
+        "directory": path(&written.directory),
+        "archive": written.archive.as_deref().map(path),
+        "files": written.contents.files,
+        "missing": written.contents.missing,
+        "looks": written.looks,
+        "stopped_ms": written.stopped_ms,
+        "redacted": written.redacted,
+        "complete": !written.contents.ended_early,
     }))
 }
 
@@ -284,7 +304,7 @@ fn stack(s: &Snapshot) -> Vec<Value> {
     frames
         .enumerate()
         .map(|(index, f)| {
-            json!({
+            let mut frame = json!({
                 "index": index,
                 "ip": f.ip,
                 "module": f.module,
@@ -297,7 +317,11 @@ fn stack(s: &Snapshot) -> Vec<Value> {
                 "found_by": f.found_by,
                 "signal_frame": f.signal_frame,
                 "extension": f.extension,
-            })
+            });
+            if let Some(known) = &f.variables {
+                (frame["arguments"], frame["locals"]) = variables::json(known);
+            }
+            frame
         })
         .collect()
 }

@@ -15,6 +15,7 @@ pub fn name(rung: Rung) -> &'static str {
         Rung::Signal => "signal",
         Rung::Wait => "wait",
         Rung::Look => "look",
+        Rung::Report => "report",
         Rung::Ask => "ask",
         Rung::StepIn => "step-in",
         Rung::Verify => "verify",

@@ -3,6 +3,9 @@
 pub mod json;
 pub mod ladder;
 pub mod list;
+pub mod report;
+pub mod samples;
 pub mod screen;
 pub mod selftest;
 pub mod text;
+mod variables;

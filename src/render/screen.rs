@@ -221,6 +221,11 @@ impl Page {
         self.text.push_str(&wrapped);
     }
 
+    /// Lines that are as they are to be.
+    pub fn lines(&mut self, lines: &str) {
+        self.text.push_str(lines);
+    }
+
     /// How many lines it has.
     pub fn height(&self) -> usize {
         self.text.lines().count()

@@ -5,6 +5,7 @@
 mod glance;
 mod outside;
 mod take;
+mod threads;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType, Worker};
 use crate::process::syscalls::BlockedCall;
+use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
 pub use glance::{Glance, ServerFacts};
 pub use outside::from_outside;
@@ -418,6 +420,18 @@ pub struct Frame {
     /// Of a library: whether it is one that PostgreSQL loads as an extension; none where that was not looked at.
     #[serde(default)]
     pub extension: Option<bool>,
+    /// Its arguments and local variables; none where they were not asked for, or there is no debug information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables: Option<FrameVariables>,
+}
+
+/// Where another thread than the main one was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThreadStack {
+    /// Its number.
+    pub tid: i32,
+    /// Its stack.
+    pub stack: Stack,
 }
 
 impl Stack {

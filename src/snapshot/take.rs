@@ -23,6 +23,7 @@ use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
+use crate::unwind::variables::{self, FrameVariables};
 use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind, unwind_until};
 
 /// The signals whose handlers matter: what cancels, what terminates, and what a borrowed frame rides on.
@@ -73,6 +74,7 @@ pub struct Plan<'b, 'p> {
     container: Option<String>,
     worker: Option<Worker>,
     facts: ProcessFacts,
+    variables: bool,
 }
 
 /// What one stop gave: bytes, not yet understood.
@@ -93,6 +95,19 @@ impl Capture {
     /// A set of signals from `/proc/PID/status`, as it was during the stop.
     fn signal_set(&self, name: &str) -> Option<u64> {
         field(&self.status, name).and_then(|t| u64::from_str_radix(t, 16).ok())
+    }
+
+    /// Of a thread of which nothing but its stack is known.
+    pub(super) fn of_thread(registers: Registers, memory: CapturedMemory) -> Self {
+        Capture {
+            unwind_registers: registers.for_unwinding(),
+            registers,
+            memory,
+            blocked: 0,
+            group_stop: false,
+            status: String::new(),
+            cut_short: false,
+        }
     }
 
     /// Memory as it was during the stop.
@@ -146,6 +161,16 @@ impl<'b, 'p> Plan<'b, 'p> {
                 .then(|| Worker::of(backend))
                 .flatten(),
             facts: facts(backend),
+            variables: false,
+        }
+    }
+
+    /// The same, which also looks up the arguments and local variables of frames, where there is debug information. It
+    /// reads what pointers lead to from the backend when that runs again.
+    pub fn with_variables(self) -> Self {
+        Plan {
+            variables: true,
+            ..self
         }
     }
 
@@ -577,7 +602,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    fn stack(
+    pub(super) fn stack(
         &self,
         capture: &Capture,
         exception_stack: Option<Avma>,
@@ -597,6 +622,16 @@ impl<'b, 'p> Plan<'b, 'p> {
             learn_callers(&raw, space);
             learn_entries(&raw, self.backend);
         }
+        let mut variables = match lines && self.variables {
+            true => variables::read(
+                &raw,
+                &capture.unwind_registers,
+                &capture.memory,
+                Some(&self.backend.memory),
+                space,
+            ),
+            false => Vec::new(),
+        };
         let sp = capture.registers.sp();
         let end = self.stack_end(sp);
         let mut entries = nameless_entries(&raw, space).peekable();
@@ -608,7 +643,11 @@ impl<'b, 'p> Plan<'b, 'p> {
                 end_of_stack = StackEnd::OutOfTime;
                 break;
             }
+            let before = frames.len();
             frames.extend(describe(frame, space, lines));
+            if let Some(levels) = variables.get_mut(i) {
+                add_variables(&mut frames[before..], std::mem::take(levels));
+            }
             if let Some(entry) = entries.next_if(|entry| entry.index == i) {
                 let name = space.called_as(entry.returns_to);
                 unread_entry |= name.is_none();
@@ -712,6 +751,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         signal_frame: raw.signal_frame,
         has_cleanup: raw.has_cleanup,
         extension: None,
+        variables: None,
     };
     let Some(module) = module else {
         return vec![frame];
@@ -756,6 +796,17 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         .collect();
     frames.push(frame);
     frames
+}
+
+/// Gives the frames of one address, those of inlined functions first, their variables.
+fn add_variables(frames: &mut [Frame], mut levels: Vec<FrameVariables>) {
+    // Some function may be without a name, and without a frame; the last one is the same in any case.
+    if levels.len() != frames.len() {
+        levels.drain(..levels.len().saturating_sub(1));
+    }
+    for (frame, level) in frames.iter_mut().rev().zip(levels.into_iter().rev()) {
+        frame.variables = Some(level);
+    }
 }
 
 /// A function of the C library without a name, by which the library was entered.

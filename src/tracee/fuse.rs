@@ -72,6 +72,11 @@ impl StopBudget {
             ]),
         }
     }
+
+    /// How long that is.
+    pub fn most(&self) -> Duration {
+        self.most
+    }
 }
 
 impl Default for StopBudget {

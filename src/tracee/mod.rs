@@ -10,6 +10,7 @@
 
 mod fuse;
 pub mod sys;
+pub mod threads;
 pub mod x86_64;
 
 use std::ops::Range;
@@ -203,6 +204,11 @@ impl<'p> Tracee<'p> {
     /// for.
     pub fn stopped_for(&self) -> Duration {
         self.stopped + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// See [`Stopped::give_up_at`].
+    fn give_up_at(&self) -> Instant {
+        self.seen + self.fuse.budget() / 2
     }
 
     /// Stops the thread, waiting for it until `limit` has passed, and longer if it has no processor to stop on. Signals
@@ -488,7 +494,7 @@ impl<'p> Stopped<'_, 'p> {
 
     /// When to leave off what cannot be finished in time: at half of the budget, so that there is time to let go.
     pub fn give_up_at(&self) -> Instant {
-        self.tracee.seen + self.tracee.fuse.budget() / 2
+        self.tracee.give_up_at()
     }
 
     /// Borrows a signal frame at this very instruction.

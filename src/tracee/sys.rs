@@ -111,18 +111,30 @@ pub fn registers(tid: i32) -> Result<RawRegisters, Errno> {
         iov_base: (&raw mut regs).cast(),
         iov_len: size_of::<RawRegisters>(),
     };
-    ptrace(
-        libc::PTRACE_GETREGSET as _,
-        tid,
-        NT_PRSTATUS,
-        &raw mut iov as usize,
-    )?;
+    get_register_set(tid, NT_PRSTATUS, &mut iov)?;
     // The kernel fills less for a 32-bit thread; such registers must not be taken for 64-bit ones.
     if iov.iov_len == size_of::<RawRegisters>() {
         Ok(regs)
     } else {
         Err(Errno::EINVAL)
     }
+}
+
+/// A register set of a stopped thread as core files have it, `kind` being the type of its note (`<elf.h>`); says how
+/// many bytes of `buf` it fills. The kernel cuts off what does not fit.
+pub fn register_set(tid: i32, kind: u32, buf: &mut [u8]) -> Result<usize, Errno> {
+    let mut iov = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    get_register_set(tid, kind as usize, &mut iov)?;
+    Ok(iov.iov_len)
+}
+
+/// PTRACE_GETREGSET into live memory that `iov` describes; afterwards it has the length that was filled.
+fn get_register_set(tid: i32, kind: usize, iov: &mut libc::iovec) -> Result<(), Errno> {
+    let iov = &raw mut *iov as usize;
+    ptrace(libc::PTRACE_GETREGSET as _, tid, kind, iov).map(drop)
 }
 
 /// Sets the general registers of a stopped thread (PTRACE_SETREGSET, NT_PRSTATUS).

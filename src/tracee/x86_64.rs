@@ -44,6 +44,39 @@ impl Registers {
         Avma(self.0.rsp)
     }
 
+    /// All of them by name, in the order in which gdb has them.
+    pub fn named(&self) -> [(&'static str, u64); 26] {
+        let r = &self.0;
+        [
+            ("rax", r.rax),
+            ("rbx", r.rbx),
+            ("rcx", r.rcx),
+            ("rdx", r.rdx),
+            ("rsi", r.rsi),
+            ("rdi", r.rdi),
+            ("rbp", r.rbp),
+            ("rsp", r.rsp),
+            ("r8", r.r8),
+            ("r9", r.r9),
+            ("r10", r.r10),
+            ("r11", r.r11),
+            ("r12", r.r12),
+            ("r13", r.r13),
+            ("r14", r.r14),
+            ("r15", r.r15),
+            ("rip", r.rip),
+            ("eflags", r.eflags),
+            ("cs", r.cs),
+            ("ss", r.ss),
+            ("ds", r.ds),
+            ("es", r.es),
+            ("fs_base", r.fs_base),
+            ("gs_base", r.gs_base),
+            ("orig_rax", r.orig_rax),
+            ("fs", r.fs),
+        ]
+    }
+
     /// The base of thread-local storage.
     pub fn thread_pointer(&self) -> Avma {
         Avma(self.0.fs_base)

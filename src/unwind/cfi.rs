@@ -126,7 +126,7 @@ impl Unwinder {
         let mut caller = *here;
         // Registers that the callee need not keep are not the caller's any more, unless a rule says so.
         for volatile in VOLATILE {
-            caller.forget(volatile);
+            caller.doubt(volatile);
         }
         caller.set(arch::DWARF_SP, cfa);
         caller.forget(arch::DWARF_RA);

@@ -5,6 +5,7 @@
 //! complete only when its root was reached by the rules: a guess is never passed off as knowledge.
 
 mod cfi;
+pub mod variables;
 
 use std::time::Instant;
 
@@ -117,6 +118,17 @@ pub fn unwind_until(
     memory: &dyn Memory,
     space: &AddressSpace,
 ) -> RawStack {
+    walk(give_up, registers, memory, space, |_| ())
+}
+
+/// The same, showing the registers of each frame to `visit`, innermost first.
+fn walk(
+    give_up: Option<Instant>,
+    registers: &UnwindRegisters,
+    memory: &dyn Memory,
+    space: &AddressSpace,
+    mut visit: impl FnMut(&Registers),
+) -> RawStack {
     let mut unwinder = cfi::Unwinder::default();
     let mut here = Registers::all(registers);
     let mut frames: Vec<RawFrame> = Vec::with_capacity(64);
@@ -139,6 +151,7 @@ pub fn unwind_until(
             has_cleanup: false,
             function: None,
         };
+        visit(&here);
         let step = unwinder.step(frame.lookup_address(), &here, memory, space);
         match step {
             Ok(step) => {
@@ -259,6 +272,8 @@ impl From<CfiError> for StackEnd {
 struct Registers {
     values: [u64; arch::DWARF_REGISTERS],
     known: u32,
+    /// Those that are known, or that only some function further in may have changed.
+    kept: u32,
 }
 
 impl Registers {
@@ -266,6 +281,7 @@ impl Registers {
         Registers {
             values: registers.0,
             known: (1 << arch::DWARF_REGISTERS) - 1,
+            kept: (1 << arch::DWARF_REGISTERS) - 1,
         }
     }
 
@@ -273,6 +289,7 @@ impl Registers {
         Registers {
             values: [0; arch::DWARF_REGISTERS],
             known: 0,
+            kept: 0,
         }
     }
 
@@ -281,14 +298,29 @@ impl Registers {
         (self.known >> number & 1 == 1).then_some(value)
     }
 
+    /// The same of a register that functions further in may change, for someone who has it from the compiler that none did.
+    fn get_if_kept(&self, number: u16) -> Option<u64> {
+        let value = *self.values.get(usize::from(number))?;
+        (self.kept >> number & 1 == 1).then_some(value)
+    }
+
     fn set(&mut self, number: u16, value: u64) {
         if let Some(slot) = self.values.get_mut(usize::from(number)) {
             *slot = value;
             self.known |= 1 << number;
+            self.kept |= 1 << number;
         }
     }
 
     fn forget(&mut self, number: u16) {
+        if usize::from(number) < arch::DWARF_REGISTERS {
+            self.known &= !(1 << number);
+            self.kept &= !(1 << number);
+        }
+    }
+
+    /// No longer known in a caller, unless it is known to be kept.
+    fn doubt(&mut self, number: u16) {
         if usize::from(number) < arch::DWARF_REGISTERS {
             self.known &= !(1 << number);
         }

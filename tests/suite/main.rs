@@ -14,8 +14,12 @@ mod spinlocks;
 mod aftermath;
 /// Servers in containers.
 mod containers;
+/// Core files, beside what gdb sees of the living process.
+mod core_file;
 /// Debug files beside an image, and files that were replaced under a running server.
 mod debug_files;
+/// What a maintainer asks for, in one directory.
+mod evidence;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
 mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
@@ -56,5 +60,7 @@ mod stacks;
 mod static_build;
 /// What a blocked system call waits for.
 mod syscalls;
+/// Arguments and local variables beside those of gdb.
+mod variables;
 /// Every version, and every way to build it.
 mod versions;

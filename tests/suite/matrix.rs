@@ -86,7 +86,7 @@ pub struct Scenario {
     /// Whether the signals set PostgreSQL's flags.
     flagged: bool,
     doing: Doing,
-    threads: u64,
+    pub threads: u64,
     /// Of SIGINT, SIGTERM and SIGUSR1.
     handlers: [Handler; 3],
     /// What else is said: JSON pointers and values, as JSON.
@@ -687,6 +687,16 @@ impl Scenario {
             ("pointless", _) => ("pointless", 5),
             (other, _) => panic!("there is no verdict {other:?}"),
         })
+    }
+
+    /// Brings a backend there.
+    pub fn start<'s>(&self, server: &'s Server) -> Actor<'s> {
+        Actor::new(server, self.start)
+    }
+
+    /// Nothing can stop it there, not even a tracer.
+    pub fn is_uninterruptible(&self) -> bool {
+        self.cause == "uninterruptible-syscall"
     }
 
     /// testext brings it there, and nothing else has a part in it.

@@ -109,7 +109,7 @@ fn it_lists_what_the_code_can_say() {
     let outcomes = all!(Outcome: Cancelled, Terminated, BarrierAccepted, ObeyedSignal, Returned, Refused, Pointless,
         TimedOut, Crashed, DryRun);
     assert_eq!(listed("outcome"), set(&outcomes.map(json::outcome)));
-    let rungs = all!(Rung: Signal, Wait, Look, Ask, StepIn, Verify, Escalate);
+    let rungs = all!(Rung: Signal, Wait, Look, Report, Ask, StepIn, Verify, Escalate);
     assert_eq!(listed("step"), set(&rungs.map(ladder::name)));
     let version = &schema()["$defs"]["schema_version"]["const"];
     assert_eq!(*version, json::SCHEMA_VERSION);
@@ -300,6 +300,22 @@ fn interventions_are_valid() {
     assert_eq!(output["results"][1]["exit_code"], 7);
     assert_strict(&output);
     server.assert_unharmed();
+}
+
+#[test]
+fn reports_are_valid() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r");
+    let args = format!("report --samples 2 -o {}", path.display());
+    let output = assert_valid("report", run(&args, stuck.pid()).assert_code(0));
+    assert_strict(&output);
+    assert_eq!(output["directory"], path.to_str().unwrap());
+    // Of two looks at one place, the tree.
+    let output = assert_valid("inspection", &run("inspect --samples 2", stuck.pid()));
+    assert!(!output["samples"]["tree"].as_array().unwrap().is_empty());
+    assert_strict(&output);
 }
 
 #[test]

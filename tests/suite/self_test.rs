@@ -201,6 +201,7 @@ stuck! {
     swallowed_errors: "pgpoke_swallow()",
     malloc: "pgpoke_malloc()",
     malloc_beside_a_thread: "pgpoke_malloc_threads()",
+    threads: "pgpoke_threads(8)",
     palloc: "pgpoke_palloc()",
     callback_of_libc: "pgpoke_qsort()",
     deep_recursion: "pgpoke_deep(10000)",

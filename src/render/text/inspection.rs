@@ -2,7 +2,8 @@
 
 use super::parts::{cause, checks, files, interrupts, next, process, signals, verdict, who};
 use super::stack::stack;
-use crate::assess::Assessment;
+use crate::assess::{Assessment, samples};
+use crate::render::samples as tree;
 use crate::render::screen::{Page, Screen};
 use crate::snapshot::Snapshot;
 
@@ -23,6 +24,7 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> 
     files(&mut before, s);
     signals(&mut before, s, a, whole);
     let mut after = Page::new(screen);
+    looks(&mut after, s, whole);
     checks(&mut after, &a.checks);
     if s.stopped_ms > 0.0 {
         after.line("stood still", &format!("for {:.2} ms", s.stopped_ms));
@@ -38,4 +40,26 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> 
     let mut between = Page::new(screen);
     stack(&mut between, s, frames);
     before.into_text() + &between.into_text() + &after.into_text()
+}
+
+/// Where the looks have met it, if there were several. What all of them have in common is in the stack already.
+fn looks(page: &mut Page, s: &Snapshot, whole: bool) {
+    let Some(motion) = samples::motion(s) else {
+        return;
+    };
+    let text = format!("{}: the share of them that met each function", motion.looks);
+    page.line("looks", &text);
+    let branches = match whole {
+        true => &motion.tree[..],
+        false => tree::crown(&motion.tree),
+    };
+    page.lines(&tree::tree(branches, motion.looks, usize::MAX));
+}
+
+/// The verdict and the cause in a few lines.
+pub fn judgement(s: &Snapshot, a: &Assessment, screen: Screen) -> String {
+    let mut page = Page::new(screen);
+    verdict(&mut page, s, a);
+    cause(&mut page, a);
+    page.into_text()
 }

@@ -10,9 +10,10 @@ mod outside;
 pub(super) mod parts;
 mod stack;
 
-pub use inspection::inspection;
+pub use inspection::{inspection, judgement};
 pub use outcome::{intervention, question};
 pub use outside::from_outside;
+pub use stack::{backtrace, thread_backtrace};
 
 /// Text of another process's, made fit for a terminal: control characters would be obeyed by it.
 pub(crate) fn printable(text: &str) -> String {

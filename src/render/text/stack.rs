@@ -1,8 +1,9 @@
 //! The stack, innermost frame first.
 
 use super::printable;
-use crate::render::screen::{Page, Tone};
-use crate::snapshot::{Frame, Snapshot};
+use crate::render::screen::{Page, Screen, Tone};
+use crate::render::variables;
+use crate::snapshot::{Frame, Snapshot, ThreadStack};
 use crate::unwind::FoundBy;
 
 /// Where a frame's text begins, behind its number.
@@ -30,11 +31,7 @@ pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, most: usize) {
         return;
     };
     let frames = &stack.frames;
-    let complete = match stack.complete {
-        true => "complete".to_owned(),
-        false => page.paint(Tone::Warn, "INCOMPLETE"),
-    };
-    let mut header = format!("{} frames, {complete}", frames.len());
+    let mut header = header(page, frames.len(), stack.complete);
     let shown = match frames.len() <= most.saturating_add(1) {
         true => frames.len(),
         false => most,
@@ -47,7 +44,39 @@ pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, most: usize) {
     page.line("stack", &header);
     for (index, frame) in frames.iter().enumerate().take(shown) {
         frame_line(page, index, frame);
+        variables::text(page, frame);
     }
+}
+
+/// The whole stack of one look, for a file.
+pub fn backtrace(s: &Snapshot) -> String {
+    let mut page = Page::new(Screen::PLAIN);
+    stack(&mut page, s, usize::MAX);
+    page.into_text()
+}
+
+/// The stack of another thread than the main one, for a file.
+pub fn thread_backtrace(thread: &ThreadStack) -> String {
+    let mut page = Page::new(Screen::PLAIN);
+    let frames = &thread.stack.frames;
+    page.line(
+        &format!("thread {}", thread.tid),
+        &header(&page, frames.len(), thread.stack.complete),
+    );
+    for (index, frame) in frames.iter().enumerate() {
+        frame_line(&mut page, index, frame);
+        variables::text(&mut page, frame);
+    }
+    page.into_text()
+}
+
+/// How many frames there are, and whether that is all of them.
+fn header(page: &Page, frames: usize, complete: bool) -> String {
+    let complete = match complete {
+        true => "complete".to_owned(),
+        false => page.paint(Tone::Warn, "INCOMPLETE"),
+    };
+    format!("{frames} frames, {complete}")
 }
 
 fn frame_line(page: &mut Page, index: usize, f: &Frame) {

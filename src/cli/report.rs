@@ -1,0 +1,439 @@
+//! `pgpoke report`
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::inspect::Looks;
+use super::open::{Failure, open, stop_budget};
+use super::patience::Patience;
+use super::{CoreKind, Exit, ReportArgs, messages, say};
+use crate::assess::{Request, assess, samples};
+use crate::evidence::core::{CoreError, CoreOptions, Progress};
+use crate::evidence::{
+    self, Bundle, Contents, Gathered, Material, Missing, Options, README, Spoken,
+};
+use crate::intervene::STOP_LIMIT;
+use crate::postgres::prove_with;
+use crate::render::report::Written;
+use crate::render::screen::Screen;
+use crate::render::{json, report, samples as tree, text};
+use crate::snapshot::{Plan, Snapshot};
+use crate::tracee::arch::Registers;
+use crate::tracee::sys::HeldSignals;
+use crate::tracee::{StopBudget, TraceError};
+
+/// The pause between two looks: long enough that the backend is elsewhere, if it gets on at all.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// How many looks there are before an interrupt.
+const LOOKS: u32 = 5;
+
+/// How often it is said what is being gathered.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// What is to be gathered, and where to.
+struct Wishes {
+    directory: PathBuf,
+    looks: Looks,
+    options: Options,
+    core: Option<CoreKind>,
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
+    let pid = args.target.pid();
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(why) => {
+            return Ok(failure(Exit::Usage, format!("--dsn: {why}")).tell(pid, args.json, None));
+        }
+    };
+    Ok(match gather(args, pid, options) {
+        Ok((written, warnings)) => {
+            messages::warnings(&warnings);
+            tell(args, &written)
+        }
+        Err(failure) => failure.tell(pid, args.json, None),
+    })
+}
+
+fn options(args: &ReportArgs) -> Result<Options, String> {
+    let dsn = args.dsn.as_deref().map(evidence::dsn_config).transpose()?;
+    Ok(Options {
+        dsn,
+        redact: args.redact,
+    })
+}
+
+fn failure(exit: Exit, message: String) -> Failure {
+    Failure {
+        exit,
+        message,
+        detail: None,
+        hint: None,
+        outcome: None,
+        told: None,
+    }
+}
+
+/// Says what came of it. Only a whole report is one.
+fn tell(args: &ReportArgs, written: &Written) -> Exit {
+    if args.json {
+        say(&json::report(written));
+    }
+    let directory = written.directory.display();
+    match (written.contents.ended_early, &written.archive) {
+        (true, _) => {
+            messages::error(
+                "a signal asked pgpoke to end before all was gathered",
+                Some(&format!(
+                    "what was gathered until then is in {directory}; the backend runs on, untouched"
+                )),
+                None,
+            );
+            Exit::Error
+        }
+        (false, None) => Exit::Error,
+        (false, Some(_)) => {
+            if !args.json {
+                say(&report::text(written, Screen::stdout()));
+            }
+            Exit::Done
+        }
+    }
+}
+
+fn gather(
+    args: &ReportArgs,
+    pid: i32,
+    options: Options,
+) -> Result<(Written, Vec<String>), Failure> {
+    let looking = (STOP_LIMIT + BETWEEN_LOOKS) * args.samples;
+    let patience = Patience::with(pid, looking, args.json, None);
+    let process = open(pid)?;
+    let backend = prove_with(&process, args.debug_files.find())
+        .map_err(|e| Failure::not_a_backend(e, &process))?;
+    // What variables hold is what queries are about.
+    let plan = match args.redact {
+        true => Plan::new(&backend),
+        false => Plan::new(&backend).with_variables(),
+    };
+    let budget = stop_budget(&process, args.max_stop, args.json, None);
+    let wishes = Wishes {
+        directory: args
+            .output
+            .clone()
+            .unwrap_or_else(|| default_directory(pid)),
+        looks: Looks {
+            passive: args.passive,
+            samples: args.samples,
+            pause: BETWEEN_LOOKS,
+        },
+        options,
+        core: args.core,
+        quiet: args.json,
+    };
+    write(&wishes, &plan, &budget, patience)
+}
+
+/// How long the looks of [`before_stepping_in`] may take.
+pub const TIME_TO_LOOK: Duration = STOP_LIMIT
+    .saturating_add(BETWEEN_LOOKS)
+    .saturating_mul(LOOKS);
+
+/// Makes the directory for the reports of several processes; each has one of its own in there.
+pub fn make_room(directory: &Path) -> Result<(), Failure> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            let shown = directory.display();
+            let message = format!("cannot make the directory {shown}: {e}");
+            Err(failure(Exit::Error, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gathers a report before an interrupt, and says how many files are in it.
+pub fn before_stepping_in(
+    directory: &Path,
+    plan: &Plan,
+    budget: &StopBudget,
+    patience: Patience,
+) -> Result<usize, Failure> {
+    let wishes = Wishes {
+        directory: directory.to_owned(),
+        looks: Looks {
+            passive: true,
+            samples: LOOKS,
+            pause: BETWEEN_LOOKS,
+        },
+        options: Options::default(),
+        core: None,
+        quiet: true,
+    };
+    let (written, _) = write(&wishes, plan, budget, patience)?;
+    if written.contents.ended_early {
+        let directory = written.directory.display();
+        let message =
+            format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
+        return Err(failure(Exit::Error, message));
+    }
+    Ok(written.contents.files.len())
+}
+
+fn default_directory(pid: i32) -> PathBuf {
+    format!(
+        "pgpoke-report-{pid}-{}",
+        evidence::timestamp(SystemTime::now(), "", "")
+    )
+    .into()
+}
+
+/// Looks, and writes the bundle. `patience` is for the looks; what is gathered afterwards has deadlines of its own.
+fn write(
+    wishes: &Wishes,
+    plan: &Plan,
+    budget: &StopBudget,
+    patience: Patience,
+) -> Result<(Written, Vec<String>), Failure> {
+    let shown = wishes.directory.display();
+    let cannot =
+        |what: &str, e: std::io::Error| failure(Exit::Error, format!("cannot {what} {shown}: {e}"));
+    let mut bundle =
+        Bundle::create(&wishes.directory).map_err(|e| cannot("make the directory", e))?;
+    // Who presses Ctrl-C is told what there is.
+    let signals = HeldSignals::hold(
+        &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT],
+        &[],
+    );
+    let seen = Seen::of(wishes, plan, budget);
+    let mut seen = match seen {
+        Ok(seen) => seen,
+        Err(failure) => {
+            bundle.give_up();
+            return Err(failure);
+        }
+    };
+    progress(
+        wishes,
+        &format!("looked at it {} times; it runs on", seen.looks),
+    );
+
+    let redactor = wishes.options.redactor(
+        plan.backend.process,
+        seen.snapshot.backend.client.as_deref(),
+    );
+    if let Some(redactor) = &redactor {
+        redactor.snapshot(&mut seen.snapshot);
+    }
+    let assessment = assess(&seen.snapshot, Request::Pending, &[]);
+    let spoken = seen.spoken(&assessment);
+    let judgement = text::judgement(&seen.snapshot, &assessment, Screen::stdout());
+    let modules = seen
+        .snapshot
+        .stack
+        .iter()
+        .flat_map(|s| &s.frames)
+        .filter_map(|f| f.module.clone());
+    let material = Material::of(
+        plan.backend,
+        wishes.options.clone(),
+        redactor,
+        modules.collect(),
+        spoken,
+    );
+    let material = Arc::new(material.map_err(|e| cannot("gather anything into", e))?);
+    drop(patience);
+
+    let mut said = Instant::now();
+    let mut signal = None;
+    let mut contents = evidence::gather(
+        &material,
+        &mut bundle,
+        |item| {
+            if said.elapsed() >= PROGRESS {
+                progress(wishes, &format!("gathering {}", item.file));
+                said = Instant::now();
+            }
+        },
+        || {
+            signal = signal.or_else(|| signals.take(Duration::ZERO));
+            signal.is_none()
+        },
+    );
+    if let Some(kind) = wishes.core.filter(|_| !contents.ended_early) {
+        seen.snapshot.stopped_ms += core(kind, wishes, plan, budget, &mut bundle, &mut contents);
+    }
+    let stopped_ms = seen.snapshot.stopped_ms;
+    let readme = evidence::readme(&material, &contents, stopped_ms, &seen.snapshot.warnings);
+    let readme = bundle.write(README, readme.as_bytes());
+    readme.map_err(|e| cannot(&format!("write {README} into"), e))?;
+    let archive = match contents.ended_early {
+        true => None,
+        false => packed(&bundle),
+    };
+    let written = Written {
+        pid: seen.snapshot.pid,
+        verdict: assessment.verdict,
+        cause: assessment.cause,
+        judgement,
+        directory: bundle.path().to_owned(),
+        archive,
+        contents,
+        looks: seen.looks,
+        stopped_ms,
+        redacted: wishes.options.redact,
+    };
+    Ok((written, seen.snapshot.warnings))
+}
+
+/// Writes a core file into the directory; it is not for the archive. Says for how long the backend stood still, in
+/// milliseconds.
+fn core(
+    kind: CoreKind,
+    wishes: &Wishes,
+    plan: &Plan,
+    budget: &StopBudget,
+    bundle: &mut Bundle,
+    contents: &mut Contents,
+) -> f64 {
+    const NAME: &str = "core";
+    const ABOUT: &str = "core.json";
+    let options = CoreOptions {
+        full: kind == CoreKind::Full,
+        budget: budget.clone(),
+    };
+    let mut said = Instant::now();
+    let mut progress = |p: Progress| {
+        if said.elapsed() >= PROGRESS {
+            progress(
+                wishes,
+                &format!("core file: {} of {} MiB", p.done >> 20, p.total >> 20),
+            );
+            said = Instant::now();
+        }
+    };
+    let path = bundle.path().join(NAME);
+    let core = match evidence::core::write(plan.backend.process, &options, &path, &mut progress) {
+        Ok(core) => core,
+        Err(e) => {
+            contents.ended_early |= matches!(e, CoreError::Trace(TraceError::AskedToEnd(_)));
+            contents.missing.push(Missing {
+                name: NAME.to_owned(),
+                why: e.to_string(),
+            });
+            return 0.0;
+        }
+    };
+    contents.files.push(Gathered {
+        name: NAME.to_owned(),
+        bytes: core.apparent_bytes as usize,
+        what: "a core file, for a debugger and the very same binaries; it is not in the archive"
+            .to_owned(),
+        cut_off: false,
+    });
+    let about = serde_json::to_string_pretty(&core).unwrap_or_default();
+    match bundle.write(ABOUT, about.as_bytes()) {
+        Ok(size) => contents.files.push(Gathered {
+            name: ABOUT.to_owned(),
+            bytes: size.bytes,
+            what: "what is in the core file, and what is not".to_owned(),
+            cut_off: size.cut_off,
+        }),
+        Err(e) => contents.missing.push(Missing {
+            name: ABOUT.to_owned(),
+            why: e.to_string(),
+        }),
+    }
+    core.stopped_ms
+}
+
+fn packed(bundle: &Bundle) -> Option<PathBuf> {
+    let directory = bundle.path().display();
+    let packed = bundle.pack();
+    packed
+        .inspect_err(|e| {
+            let message = format!("cannot write the archive {directory}.tar.gz: {e}");
+            messages::error(
+                &message,
+                Some(&format!("the files are in {directory}")),
+                None,
+            );
+        })
+        .ok()
+}
+
+fn progress(wishes: &Wishes, what: &str) {
+    if !wishes.quiet {
+        messages::progress(what);
+    }
+}
+
+/// What the looks have shown.
+struct Seen {
+    snapshot: Snapshot,
+    registers: Option<Registers>,
+    backtraces: String,
+    looks: usize,
+}
+
+impl Seen {
+    fn of(wishes: &Wishes, plan: &Plan, budget: &StopBudget) -> Result<Self, Failure> {
+        let (mut backtraces, mut looks, mut others_stood) = (String::new(), 0, Duration::ZERO);
+        let began = Instant::now();
+        let each = |snapshot: &Snapshot| {
+            looks += 1;
+            let after = began.elapsed().as_millis();
+            backtraces.push_str(&format!(
+                "look {looks}, after {after} ms\n{}",
+                text::backtrace(snapshot)
+            ));
+            if snapshot.stack.is_some() && snapshot.process.threads.is_some_and(|n| n > 1) {
+                // They are looked at right after the main thread; both at once would keep that one longer.
+                match plan.other_threads(budget, STOP_LIMIT) {
+                    Ok((threads, stood)) => {
+                        others_stood += stood;
+                        backtraces.extend(threads.iter().map(text::thread_backtrace));
+                    }
+                    Err(e) => backtraces.push_str(&format!("other threads: {e}\n")),
+                }
+            }
+            backtraces.push('\n');
+        };
+        let (mut snapshot, registers) = wishes.looks.take(plan, budget, each)?;
+        snapshot.stopped_ms += others_stood.as_secs_f64() * 1e3;
+        Ok(Seen {
+            snapshot,
+            registers,
+            backtraces,
+            looks,
+        })
+    }
+
+    /// In words.
+    fn spoken(&self, assessment: &crate::assess::Assessment) -> Spoken {
+        let s = &self.snapshot;
+        let stopped = s.stack.is_some();
+        let registers = self.registers.as_ref().map(|r| {
+            let lines = r
+                .named()
+                .map(|(name, value)| format!("{name:<9} {value:#018x}\n"));
+            lines.concat()
+        });
+        let tree = samples::motion(s).map(|m| tree::tree(&m.tree, m.looks, usize::MAX));
+        let judgement = text::judgement(s, assessment, Screen::PLAIN);
+        Spoken {
+            verdict: judgement.lines().next().unwrap_or_default().trim_start_matches("verdict").trim().to_owned(),
+            assessment_text: text::inspection(s, assessment, true, Screen::PLAIN),
+            assessment_json: json::inspection(s, assessment),
+            backtraces: stopped.then(|| self.backtraces.clone()),
+            tree: tree.or_else(|| stopped.then(|| "one look, or stacks that are not known to their root: there is no tree of several\n".to_owned())),
+            registers,
+        }
+    }
+}
