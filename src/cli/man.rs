@@ -349,7 +349,8 @@ mod tests {
         let page = page.replace("\\-", "-").replace("\\fR", "");
         let mut command = super::super::Cli::command();
         command.build();
-        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+        let shown = |c: &&clap::Command| c.get_name() != "help" && !c.is_hide_set();
+        for sub in command.get_subcommands().filter(shown) {
             assert!(page.contains(&format!(".SS \"pgpoke {}", sub.get_name())));
             for arg in sub.get_arguments().filter(|a| !a.is_hide_set()) {
                 let long = arg.get_long();
