@@ -120,10 +120,10 @@ pgpoke_worker(PG_FUNCTION_ARGS)
 	worker.bgw_notify_pid = MyProcPid;
 	if (dladdr((void *) pgpoke_worker_main, &library) == 0)
 		elog(ERROR, "dladdr: nothing found");
-	strlcpy(worker.bgw_library_name, library.dli_fname, sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "pgpoke_worker_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "pgpoke's worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pgpoke_worker", BGW_MAXLEN);
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "%s", library.dli_fname);
+	snprintf(worker.bgw_function_name, BGW_MAXLEN, "pgpoke_worker_main");
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pgpoke's worker");
+	snprintf(worker.bgw_type, BGW_MAXLEN, "pgpoke_worker");
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 		elog(ERROR, "no room for a background worker");
 	if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)

@@ -103,6 +103,20 @@ pub fn config(conninfo: &str) -> Result<Config, String> {
     {
         config.user(&user);
     }
+    // The client library would ask glibc's name service, which in a static program looks for libraries, and for those of
+    // its own version.
+    if config.get_user().is_none() {
+        return Err("no user is named, and ours has no name here: add user=NAME".into());
+    }
+    let is_name = |host: &String| host.parse::<std::net::IpAddr>().is_err();
+    if cfg!(target_feature = "crt-static")
+        && config.get_hostaddrs().is_empty()
+        && let Some(name) = hosts(&config).into_iter().find(is_name)
+    {
+        return Err(format!(
+            "a static pgpoke cannot look up the host name {name}: add hostaddr=ADDRESS"
+        ));
+    }
     config
         .connect_timeout(LIMIT / 2)
         .application_name("pgpoke report");
