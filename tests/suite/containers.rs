@@ -385,6 +385,22 @@ fn assert_inspected(place: Place, session: &Session, run: &Run) {
     }
 }
 
+/// It is among the stuck, by our number and by its own.
+#[track_caller]
+fn assert_listed(session: &Session) {
+    let run = Run::pgpoke(["list", "--stuck", "--json"]);
+    let object = run.assert_code(0).json();
+    let mut rows = object["backends"].as_array().expect("backends").iter();
+    let row = rows.find(|b| b["pid"] == session.backend.pid);
+    let row = row.unwrap_or_else(|| panic!("it is not listed: {run}"));
+    let backend = &row["backend"];
+    assert_eq!(backend["pid_in_container"], session.inner, "{run}");
+    assert_eq!(backend["container"], session.container.id(), "{run}");
+    assert_eq!(backend["database"], "postgres", "{run}");
+    assert_eq!(backend["user"], "postgres", "{run}");
+    assert_eq!(row["cause"]["code"], "blocked-syscall", "{run}");
+}
+
 fn works_from_every_place(suite: &str) {
     if !is_root() {
         skip!("only root runs containers here");
@@ -399,6 +415,9 @@ fn works_from_every_place(suite: &str) {
         session.prove_stuck("pg_cancel_backend", libc::SIGINT);
         assert_inspected(place, &session, &place.run(&session, &["inspect"]));
         session.backend.assert_running_untraced();
+        if place.is_host() {
+            assert_listed(&session);
+        }
         let run = place.run(&session, &["interrupt", "--yes"]);
         assert_eq!(
             run.assert_code(0).json()["outcome"],
