@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::harness::{
     Backend, DEADLINE, Run, Server, Stuck, checked, is_root, pgpoke, server_with_testext, skip,
-    wait_for,
+    tampered, wait_for,
 };
 use crate::matrix::ROWS;
 
@@ -423,17 +423,6 @@ fn more_memory_than_there_is_time_for() {
     // Its own wait for a processor comes on top.
     assert!(gap / 1e3 <= 80.0, "it stood still for {} ms", gap / 1e3);
     server.assert_unharmed();
-}
-
-/// pgpoke under strace, something done to its system calls.
-fn tampered(injections: &[&str], args: &[&str]) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
-    for injection in injections {
-        command.args(["-e", &format!("inject={injection}")]);
-    }
-    command.arg("--").arg(pgpoke().get_program()).args(args);
-    command
 }
 
 /// Whatever fails while the file is written, nothing of it is left, and the backend runs.

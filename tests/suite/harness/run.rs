@@ -28,6 +28,17 @@ pub fn heeding_signals(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// pgpoke under strace, with something done to its system calls.
+pub fn tampered(injections: &[impl AsRef<str>], args: &[&str]) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
+    for injection in injections {
+        command.args(["-e", &format!("inject={}", injection.as_ref())]);
+    }
+    command.arg("--").arg(pgpoke().get_program()).args(args);
+    command
+}
+
 /// A finished run of a program.
 pub struct Run {
     command: String,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{figure, times};
 use crate::harness::{
     Backend, DEADLINE, How, Installation, Run, Server, Stuck, checked, pgpoke, server_with_testext,
-    skip,
+    skip, tampered,
 };
 
 /// The budget where `--max-stop` does not say otherwise, in milliseconds.
@@ -232,17 +232,6 @@ fn an_executable_of_four_gibibytes() {
         format!("{stopped:.2} ms"),
     );
     server.assert_unharmed();
-}
-
-/// pgpoke under strace, with something done to its system calls.
-fn tampered(injections: &[String], args: &[&str]) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
-    for injection in injections {
-        command.args(["-e", &format!("inject={injection}")]);
-    }
-    command.arg("--").arg(pgpoke().get_program()).args(args);
-    command
 }
 
 /// Files are opened and read while the backend runs.
