@@ -202,7 +202,7 @@ fn selftests(texts: &mut Texts) {
     let text = |screen| {
         [
             selftest::promise(
-                "a call in a borrowed frame returns, and registers and red zone are as they were",
+                "a call in a borrowed frame returns, and all registers (general, x87, vector) and the red zone are as they were",
                 took,
                 None,
                 screen,

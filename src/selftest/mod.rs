@@ -81,7 +81,7 @@ const PROMISES: [Promise; 11] = [
         stops_and_goes_on,
     ),
     (
-        "a call in a borrowed frame returns, and registers and red zone are as they were",
+        "a call in a borrowed frame returns, and all registers (general, x87, vector) and the red zone are as they were",
         call_returns,
     ),
     (

@@ -82,6 +82,7 @@ pub fn be(kind: Kind) -> anyhow::Result<()> {
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
     catch(CARRIER)?;
     catch(numbered())?;
+    arch::prepare();
     let mut out = io::stdout();
     writeln!(out, "{:#x}", anchor())?;
     out.flush()?;

@@ -86,8 +86,8 @@ impl Calls {
 }
 
 impl Run {
-    /// Longer than any of pgpoke's own deadlines.
-    const DEADLINE: Duration = Duration::from_secs(60);
+    /// Longer than any of pgpoke's own deadlines, and any `--wait` of the tests (60 s).
+    const DEADLINE: Duration = Duration::from_secs(90);
 
     /// Runs pgpoke with these arguments, to its end.
     #[track_caller]

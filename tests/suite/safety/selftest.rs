@@ -1,10 +1,14 @@
 //! `pgpoke selftest`: what the kernel promises, seen here, and seen not to hold where it does not.
 
-use std::process::Command;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use object::{Object, ObjectSymbol, Symbol};
+
 use super::figure;
-use crate::harness::{Run, as_other_user, is_root, pgpoke, skip};
+use crate::harness::{DEADLINE, Run, as_other_user, is_root, pgpoke, skip, wait_for};
 
 const PROMISES: usize = 11;
 
@@ -68,4 +72,60 @@ fn a_promise_that_does_not_hold_is_noticed() {
         }
     }
     assert!(noticed >= 5, "only {noticed} of 15 were noticed");
+}
+
+/// The process that computes misses each kind of register that somebody else changes.
+#[test]
+fn a_change_of_any_register_is_noticed() {
+    let mut victim = pgpoke();
+    victim.args(["selftest", "--victim", "computes"]);
+    victim.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut victim = victim.spawn().expect("pgpoke");
+    let pid = victim.id().to_string();
+    let gdb = |command: &str| {
+        let mut gdb = Command::new("gdb");
+        gdb.args(["-nx", "-batch", "-iex", "set debuginfod enabled off"]);
+        gdb.args(["-p", &pid, "-ex", command]);
+        Run::of(gdb).assert_code(0);
+    };
+    let bytes = fs::read(pgpoke().get_program()).expect("pgpoke itself");
+    let file = object::File::parse(&*bytes).expect("an ELF file");
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let start = maps.split('-').next().expect("where it is loaded");
+    let bias = u64::from_str_radix(start, 16).expect("an address");
+    let counter = |name: &str| {
+        let is = |s: &Symbol| {
+            s.name()
+                .is_ok_and(|n| n.contains("selftest6x86_64") && n.contains(name))
+        };
+        let symbol = file.symbols().find(is);
+        let at = bias + symbol.unwrap_or_else(|| panic!("no {name}")).address();
+        let memory = File::open(format!("/proc/{pid}/mem")).expect("its memory");
+        move || {
+            let mut bytes = [0; 8];
+            memory.read_exact_at(&mut bytes, at).expect("a counter");
+            u64::from_le_bytes(bytes)
+        }
+    };
+    let (rounds, damage) = (counter("ROUNDS"), counter("DAMAGE"));
+    wait_for(DEADLINE, "it shall compute", || {
+        (rounds() > 1).then_some(())
+    });
+    let mut registers = vec!["r9", "rbp", "st2", "fctrl", "mxcsr", "xmm1.v4_int32[0]"];
+    if is_x86_feature_detected!("avx") {
+        registers.push("ymm3.v8_int32[5]");
+    }
+    if is_x86_feature_detected!("avx512f") {
+        registers.extend(["zmm3.v16_int32[9]", "zmm20.v16_int32[3]", "k3"]);
+    }
+    for (before, register) in registers.iter().enumerate() {
+        assert_eq!(damage(), before as u64, "before {register} is changed");
+        gdb(&format!("set var ${register} = 4077"));
+        wait_for(DEADLINE, &format!("{register} shall be missed"), || {
+            (damage() > before as u64).then_some(())
+        });
+    }
+    figure("registers changed, and missed", registers.join(" "));
+    victim.kill().expect("a child");
+    victim.wait().expect("a child");
 }
