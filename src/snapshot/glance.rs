@@ -15,22 +15,22 @@ use crate::process::{Process, RawCall, permission};
 /// The longest type of a background worker (`BGW_MAXLEN`, src/include/postmaster/bgworker.h).
 const LONGEST_WORKER: usize = 96;
 
-/// The variables that are read, with their sizes in bytes.
-const VARIABLES: [(&str, usize); 13] = [
-    ("InterruptPending", 4),
-    ("QueryCancelPending", 4),
-    ("ProcDiePending", 4),
-    ("ProcSignalBarrierPending", 4),
-    ("InterruptHoldoffCount", 4),
-    ("QueryCancelHoldoffCount", 4),
-    ("CritSectionCount", 4),
-    ("proc_exit_inprogress", 1),
-    ("ClientAuthInProgress", 1),
-    ("MyProc", 8),
-    ("my_wait_event_info", 8),
-    ("MyBgworkerEntry", 8),
-    ("MyBEEntry", 8),
+/// The variables that are read besides those of interrupts; all are 8 bytes wide.
+const POINTERS: [&str; 4] = [
+    "MyProc",
+    "my_wait_event_info",
+    "MyBgworkerEntry",
+    "MyBEEntry",
 ];
+
+/// How many that are.
+const COUNT: usize = Variables::OF_INTERRUPTS.len() + POINTERS.len();
+
+/// All variables that are read, with their sizes in bytes.
+fn names() -> impl Iterator<Item = (&'static str, usize)> {
+    let pointers = POINTERS.into_iter().map(|name| (name, 8));
+    Variables::OF_INTERRUPTS.into_iter().chain(pointers)
+}
 
 /// A server, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,21 +248,21 @@ fn worker_type(values: &Values, memory: &ProcessMemory) -> Option<String> {
 }
 
 /// What is in the variables.
-struct Values([Option<u64>; VARIABLES.len()]);
+struct Values([Option<u64>; COUNT]);
 
 impl Values {
     fn read(globals: &Globals, memory: &dyn Memory) -> Self {
-        let mut bytes = [[0u8; 8]; VARIABLES.len()];
-        let mut requests = Vec::with_capacity(VARIABLES.len());
-        let mut which = Vec::with_capacity(VARIABLES.len());
-        for (n, (bytes, (name, size))) in bytes.iter_mut().zip(VARIABLES).enumerate() {
+        let mut bytes = [[0u8; 8]; COUNT];
+        let mut requests = Vec::with_capacity(COUNT);
+        let mut which = Vec::with_capacity(COUNT);
+        for (n, (bytes, (name, size))) in bytes.iter_mut().zip(names()).enumerate() {
             if let Some(at) = globals.get(name) {
                 requests.push((at, &mut bytes[..size]));
                 which.push(n);
             }
         }
         let filled = memory.read_batch(&mut requests);
-        let mut values = [None; VARIABLES.len()];
+        let mut values = [None; COUNT];
         for (n, filled) in which.into_iter().zip(filled) {
             values[n] = filled.then(|| u64::from_le_bytes(bytes[n]));
         }
@@ -270,7 +270,7 @@ impl Values {
     }
 
     fn get(&self, name: &str) -> Option<u64> {
-        let at = VARIABLES.iter().position(|(n, _)| *n == name)?;
+        let at = names().position(|(n, _)| n == name)?;
         self.0[at]
     }
 
@@ -279,20 +279,9 @@ impl Values {
     }
 
     fn variables(&self, wait_event_info: Option<u32>) -> Variables {
-        let flag = |name: &str| self.get(name).map(|value| value != 0);
-        let count = |name: &str| self.get(name).map(|value| value as u32);
         Variables {
-            interrupt_pending: flag("InterruptPending"),
-            query_cancel_pending: flag("QueryCancelPending"),
-            proc_die_pending: flag("ProcDiePending"),
-            proc_signal_barrier_pending: flag("ProcSignalBarrierPending"),
-            interrupt_holdoff_count: count("InterruptHoldoffCount"),
-            query_cancel_holdoff_count: count("QueryCancelHoldoffCount"),
-            crit_section_count: count("CritSectionCount"),
-            proc_exit_in_progress: flag("proc_exit_inprogress"),
-            client_auth_in_progress: flag("ClientAuthInProgress"),
             wait_event_info,
-            ..Variables::default()
+            ..Variables::of_interrupts(|name| self.get(name))
         }
     }
 }

@@ -239,6 +239,38 @@ pub struct Variables {
 }
 
 impl Variables {
+    /// What an interrupt turns on, with sizes in bytes (src/backend/utils/init/globals.c, src/backend/storage/ipc/ipc.c,
+    /// src/backend/postmaster/postmaster.c).
+    const OF_INTERRUPTS: [(&str, usize); 9] = [
+        ("InterruptPending", 4),
+        ("QueryCancelPending", 4),
+        ("ProcDiePending", 4),
+        ("ProcSignalBarrierPending", 4),
+        ("InterruptHoldoffCount", 4),
+        ("QueryCancelHoldoffCount", 4),
+        ("CritSectionCount", 4),
+        ("proc_exit_inprogress", 1),
+        ("ClientAuthInProgress", 1),
+    ];
+
+    /// Those of [`Self::OF_INTERRUPTS`], by what `value` reads for a name; nothing else is known.
+    fn of_interrupts(value: impl Fn(&str) -> Option<u64>) -> Self {
+        let flag = |name: &str| value(name).map(|v| v != 0);
+        let count = |name: &str| value(name).map(|v| v as u32);
+        Variables {
+            interrupt_pending: flag("InterruptPending"),
+            query_cancel_pending: flag("QueryCancelPending"),
+            proc_die_pending: flag("ProcDiePending"),
+            proc_signal_barrier_pending: flag("ProcSignalBarrierPending"),
+            interrupt_holdoff_count: count("InterruptHoldoffCount"),
+            query_cancel_holdoff_count: count("QueryCancelHoldoffCount"),
+            crit_section_count: count("CritSectionCount"),
+            proc_exit_in_progress: flag("proc_exit_inprogress"),
+            client_auth_in_progress: flag("ClientAuthInProgress"),
+            ..Variables::default()
+        }
+    }
+
     /// The LWLocks that it holds; none where that is not known, or two variables contradict each other.
     pub fn lwlocks(&self) -> Option<&[HeldLwLock]> {
         // Every LWLockAcquire() holds interrupts off until the release (src/backend/storage/lmgr/lwlock.c).

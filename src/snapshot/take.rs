@@ -36,17 +36,8 @@ const MOST_STACK: u64 = 8 << 20;
 /// The most of a statement's text that is read (`track_activity_query_size` may be up to 1 MiB).
 const MOST_QUERY: usize = 16 << 10;
 
-/// The variables that are copied at each stop, with their sizes in bytes.
-const VARIABLES: [(&str, usize); 14] = [
-    ("InterruptPending", 4),
-    ("QueryCancelPending", 4),
-    ("ProcDiePending", 4),
-    ("ProcSignalBarrierPending", 4),
-    ("InterruptHoldoffCount", 4),
-    ("QueryCancelHoldoffCount", 4),
-    ("CritSectionCount", 4),
-    ("proc_exit_inprogress", 1),
-    ("ClientAuthInProgress", 1),
+/// The variables that are copied at each stop besides those of interrupts, with their sizes in bytes.
+const MORE_VARIABLES: [(&str, usize); 5] = [
     ("PG_exception_stack", 8),
     ("CurrentMemoryContext", 8),
     ("ErrorContext", 8),
@@ -135,9 +126,10 @@ impl<'b, 'p> Plan<'b, 'p> {
         let wait_event = pointer("my_wait_event_info")
             .or_else(|| Some(my_proc?.offset(layout?.pgproc.wait_event_info as i64)));
 
-        let mut ranges: Vec<(Avma, usize)> = VARIABLES
-            .iter()
-            .filter_map(|(name, size)| Some((globals.get(name)?, *size)))
+        let mut ranges: Vec<(Avma, usize)> = Variables::OF_INTERRUPTS
+            .into_iter()
+            .chain(MORE_VARIABLES)
+            .filter_map(|(name, size)| Some((globals.get(name)?, size)))
             .collect();
         ranges.extend(my_proc.map(|at| (at, PGPROC_SIZE)));
         ranges.extend(status_entry.map(|at| (at, backend_status::SIZE as usize)));
@@ -410,10 +402,13 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// The server's variables, out of a capture or out of the living process.
     pub fn variables(&self, memory: &dyn Memory) -> Variables {
         let globals = &self.backend.globals;
-        let int = |name: &str| memory.read_u32(globals.get(name)?).ok();
-        let flag = |name: &str| int(name).map(|v| v != 0);
-        let byte = |name: &str| memory.read_u8(globals.get(name)?).ok().map(|v| v != 0);
         let word = |name: &str| memory.read_u64(globals.get(name)?).ok();
+        let of_interrupts = |name: &str| {
+            let (_, size) = (Variables::OF_INTERRUPTS.into_iter()).find(|(n, _)| *n == name)?;
+            let mut bytes = [0; 8];
+            let read = memory.read(globals.get(name)?, &mut bytes[..size]);
+            read.is_ok().then(|| u64::from_le_bytes(bytes))
+        };
         let statics = &self.statics;
         let static_int = |at: Option<Avma>| memory.read_u32(at?).ok();
         // A bool is 0 or 1; anything else was no bool.
@@ -431,15 +426,6 @@ impl<'b, 'p> Plan<'b, 'p> {
             pgproc.map(|(at, layout)| at.offset(offset(&layout.pgproc) as i64))
         };
         Variables {
-            interrupt_pending: flag("InterruptPending"),
-            query_cancel_pending: flag("QueryCancelPending"),
-            proc_die_pending: flag("ProcDiePending"),
-            proc_signal_barrier_pending: flag("ProcSignalBarrierPending"),
-            interrupt_holdoff_count: int("InterruptHoldoffCount"),
-            query_cancel_holdoff_count: int("QueryCancelHoldoffCount"),
-            crit_section_count: int("CritSectionCount"),
-            proc_exit_in_progress: byte("proc_exit_inprogress"),
-            client_auth_in_progress: byte("ClientAuthInProgress"),
             exception_stack: word("PG_exception_stack").map(Avma),
             in_error_context: word("CurrentMemoryContext")
                 .zip(word("ErrorContext"))
@@ -461,6 +447,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             sending_message: static_flag(statics.busy),
             reading_message: static_flag(statics.reading_message),
             doing_command_read: static_flag(statics.doing_command_read),
+            ..Variables::of_interrupts(of_interrupts)
         }
     }
 
