@@ -49,6 +49,8 @@
 #include "pgstat.h"
 #endif
 
+#include "pgpoke_registers.h"
+
 /* Glibc's headers know it from 2.34 on; kernels, longer. */
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
@@ -1271,50 +1273,12 @@ hold(uint64 *held, uint64 count)
 			"	pushq	%rsi\n"				/* (%rsp): count */
 			"	.cfi_adjust_cfa_offset 8\n"
 
-			"	.irp	i, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16\n"
-			"	movq	8*(14+\\i)(%rdi), %rax\n"
-			"	movq	%rax, -8*\\i(%rsp)\n"
-			"	.endr\n"
-			"	movq	0(%rdi), %rax\n"
-			"	movq	8(%rdi), %rbx\n"
-			"	movq	16(%rdi), %rcx\n"
-			"	movq	24(%rdi), %rdx\n"
-			"	movq	32(%rdi), %rsi\n"
-			"	movq	40(%rdi), %rbp\n"
-			"	movq	48(%rdi), %r8\n"
-			"	movq	56(%rdi), %r9\n"
-			"	movq	64(%rdi), %r10\n"
-			"	movq	72(%rdi), %r11\n"
-			"	movq	80(%rdi), %r12\n"
-			"	movq	88(%rdi), %r13\n"
-			"	movq	96(%rdi), %r14\n"
-			"	movq	104(%rdi), %r15\n"
-			"	movq	112(%rdi), %rdi\n"
-			"	stc\n"
-			"	std\n"
+			LOAD_REGISTERS
 
 			"1:	decq	(%rsp)\n"
 			"	jnz		1b\n"
 
-			"	xchgq	%rax, 8(%rsp)\n"
-			"	movq	%rbx, 8(%rax)\n"
-			"	movq	%rcx, 16(%rax)\n"
-			"	movq	%rdx, 24(%rax)\n"
-			"	movq	%rsi, 32(%rax)\n"
-			"	movq	%rbp, 40(%rax)\n"
-			"	movq	%r8, 48(%rax)\n"
-			"	movq	%r9, 56(%rax)\n"
-			"	movq	%r10, 64(%rax)\n"
-			"	movq	%r11, 72(%rax)\n"
-			"	movq	%r12, 80(%rax)\n"
-			"	movq	%r13, 88(%rax)\n"
-			"	movq	%r14, 96(%rax)\n"
-			"	movq	%r15, 104(%rax)\n"
-			"	movq	%rdi, 112(%rax)\n"
-			"	.irp	i, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16\n"
-			"	movq	-8*\\i(%rsp), %rcx\n"
-			"	movq	%rcx, 8*(14+\\i)(%rax)\n"
-			"	.endr\n"
+			STORE_REGISTERS
 			"	leaq	8(%rsp), %rsp\n"
 			"	.cfi_adjust_cfa_offset -8\n"
 			"	pushfq\n"

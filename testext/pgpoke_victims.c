@@ -32,11 +32,13 @@
 #include "storage/procsignal.h"
 #include "utils/builtins.h"
 
+#include "pgpoke_registers.h"
+
 /* Signals 1 to 64. */
 #define SIGNALS 65
 #define MOST_RETURNS 128
 
-/* tests/suite/safety/shared.rs has the same. */
+/* tests/suite/safety/seen.rs has the same. */
 typedef struct Seen
 {
 	/* The process whose signals are counted. */
@@ -496,51 +498,13 @@ keep(Kept *kept)
 			"	orq		$0x200000, (%rsp)\n"
 			"	popfq\n"
 			/* From here on nothing is pushed until the red zone has been read. */
-			"	.irp	i, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16\n"
-			"	movq	8*(14+\\i)(%rdi), %rax\n"
-			"	movq	%rax, -8*\\i(%rsp)\n"
-			"	.endr\n"
-			"	movq	0(%rdi), %rax\n"
-			"	movq	8(%rdi), %rbx\n"
-			"	movq	16(%rdi), %rcx\n"
-			"	movq	24(%rdi), %rdx\n"
-			"	movq	32(%rdi), %rsi\n"
-			"	movq	40(%rdi), %rbp\n"
-			"	movq	48(%rdi), %r8\n"
-			"	movq	56(%rdi), %r9\n"
-			"	movq	64(%rdi), %r10\n"
-			"	movq	72(%rdi), %r11\n"
-			"	movq	80(%rdi), %r12\n"
-			"	movq	88(%rdi), %r13\n"
-			"	movq	96(%rdi), %r14\n"
-			"	movq	104(%rdi), %r15\n"
-			"	movq	112(%rdi), %rdi\n"
-			"	stc\n"
-			"	std\n"
+			LOAD_REGISTERS
 
 			/* DEC leaves the carry alone; XCHG, MOV and LEA leave all flags alone. */
 			"1:	decq	(%rsp)\n"
 			"	jnz		1b\n"
 
-			"	xchgq	%rax, 8(%rsp)\n"
-			"	movq	%rbx, 8(%rax)\n"
-			"	movq	%rcx, 16(%rax)\n"
-			"	movq	%rdx, 24(%rax)\n"
-			"	movq	%rsi, 32(%rax)\n"
-			"	movq	%rbp, 40(%rax)\n"
-			"	movq	%r8, 48(%rax)\n"
-			"	movq	%r9, 56(%rax)\n"
-			"	movq	%r10, 64(%rax)\n"
-			"	movq	%r11, 72(%rax)\n"
-			"	movq	%r12, 80(%rax)\n"
-			"	movq	%r13, 88(%rax)\n"
-			"	movq	%r14, 96(%rax)\n"
-			"	movq	%r15, 104(%rax)\n"
-			"	movq	%rdi, 112(%rax)\n"
-			"	.irp	i, 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16\n"
-			"	movq	-8*\\i(%rsp), %rcx\n"
-			"	movq	%rcx, 8*(14+\\i)(%rax)\n"
-			"	.endr\n"
+			STORE_REGISTERS
 			"	leaq	8(%rsp), %rsp\n"
 			"	pushfq\n"
 			"	cld\n"						/* which the ABI wants on return */

@@ -270,6 +270,7 @@ impl Installation {
             "pgpoke_workers.c",
             "pgpoke_cplusplus.cpp",
             "pgpoke_load.c",
+            "pgpoke_registers.h",
             "pgpoke_test.control",
             "pgpoke_test--1.0.sql",
         ] {
