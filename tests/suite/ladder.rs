@@ -424,6 +424,93 @@ fn an_autovacuum_worker_gives_up_and_comes_back() {
     server.assert_unharmed();
 }
 
+/// A trigger of the subscriber's hangs. The worker ends, and comes back; once the trigger is mended, it goes on.
+#[test]
+fn a_logical_replication_worker_comes_back() {
+    let server = server_with_testext!(
+        Server::builder()
+            .setting("wal_level", "logical")
+            .setting("wal_retrieve_retry_interval", "100ms")
+    );
+    let mut here = server.connect();
+    here.batch_execute("CREATE DATABASE source").expect("one");
+    let source = format!("{} dbname=source", server.conninfo());
+    let mut there = source
+        .parse::<postgres::Config>()
+        .and_then(|config| config.connect(postgres::NoTls))
+        .expect("a session in the other database");
+    let hangs = |how: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION hangs() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {how}; RETURN NEW; END $$"
+        )
+    };
+    there
+        .batch_execute("CREATE TABLE copied (n int); CREATE PUBLICATION all_of_it FOR TABLE copied")
+        .expect("a publication");
+    there
+        .batch_execute("SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
+        .expect("a slot");
+    here.batch_execute(&format!(
+        "CREATE TABLE copied (n int); {};
+         CREATE TRIGGER hangs BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION hangs();
+         ALTER TABLE copied ENABLE ALWAYS TRIGGER hangs;",
+        hangs("PERFORM pgpoke_spin()")
+    ))
+    .expect("a trigger");
+    here.batch_execute(&format!(
+        "CREATE SUBSCRIPTION copies CONNECTION '{source}' PUBLICATION all_of_it
+         WITH (create_slot = false, slot_name = 'slot', copy_data = false)"
+    ))
+    .expect("a subscription");
+    there
+        .batch_execute("INSERT INTO copied VALUES (1)")
+        .expect("a row");
+    let stuck = || {
+        let worker = find(
+            &server,
+            "pid IN (SELECT pid FROM pg_stat_subscription WHERE subname = 'copies')",
+        );
+        wait_until_it_spins(&worker);
+        worker
+    };
+    let interrupt = |worker: &Backend, how: How| {
+        let args = ["interrupt", how.option(), "--yes", "--grace", "50ms"];
+        let report = Report::of(&args, worker.pid);
+        report
+            .assert_code(0)
+            .assert_at("/backend/type", "logical replication worker")
+            .assert_at("/server_restarted", false);
+        wait_for_end(worker);
+        report
+    };
+    let report = interrupt(&stuck(), How::Cancel);
+    assert_means(&report, &["transaction fails", "the worker ends"]);
+    assert_means(&report, &["disable_on_error"]);
+    assert!(
+        server
+            .log()
+            .contains("canceling statement due to user request")
+    );
+    let last = stuck();
+    here.batch_execute(&hangs("NULL"))
+        .expect("a mended trigger");
+    let report = interrupt(&last, How::Terminate);
+    assert_means(&report, &["transaction is rolled back"]);
+    let end = "terminating logical replication worker due to administrator command";
+    assert!(server.log().contains(end), "{}", server.log());
+    wait_for(DEADLINE, "the row shall arrive", || {
+        let rows = here.query("SELECT FROM copied", &[]).expect("rows");
+        (rows.len() == 1).then_some(())
+    });
+    here.batch_execute(
+        "ALTER SUBSCRIPTION copies DISABLE; ALTER SUBSCRIPTION copies SET (slot_name = NONE);
+         DROP SUBSCRIPTION copies",
+    )
+    .expect("no more of it");
+    server.assert_unharmed();
+}
+
 #[test]
 fn a_background_workers_restart_time_is_told_and_true() {
     let server = server_with_testext!();

@@ -70,14 +70,17 @@ fn steps_once_pinned(args: &[&str]) -> Vec<Step> {
         .collect()
 }
 
-/// Some of the steps of each call, or all of them in the long form.
+/// Of the steps of one call in the long form: whoever looks for the other end of a pipe makes a thousand alike.
+const MOST_OF_A_NAME: usize = 200;
+
+/// Some of the steps of each call, or all of them in the long form, up to [`MOST_OF_A_NAME`], spread.
 fn some_of(steps: Vec<Step>, of_each: usize) -> Vec<Step> {
     let mut some = Vec::new();
     for call in CALLS {
         let these: Vec<Step> = steps.iter().copied().filter(|(c, _)| *c == call).collect();
         let every = these
             .len()
-            .div_ceil(times(of_each, these.len()).max(1))
+            .div_ceil(times(of_each, MOST_OF_A_NAME))
             .max(1);
         some.extend(these.into_iter().step_by(every));
     }
