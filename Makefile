@@ -61,8 +61,9 @@ fixtures: deps testext ## capture the snapshots in tests/fixtures anew
 snapshots: ## write the texts in tests/snapshots anew; review what changed
 	PGPOKE_WRITE_SNAPSHOTS=1 $(CARGO) test --release --test texts
 
-docs: ## write those pages of docs/ anew that are made from the code
+docs: testext ## write anew what in docs/ is made from the code, and the transcripts in README.md
 	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test docs
+	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test suite -- transcripts::the_transcripts
 
 lint: ## check formatting, lints and documentation
 	$(CARGO) fmt --all --check

@@ -210,6 +210,67 @@ fn every_cause_has_a_section_and_every_section_is_of_a_cause() {
     }
 }
 
+/// What pgpoke prints is never typed by hand: it is made from a fixture (`shown`), or a test prints it on a real server
+/// (`printed`, in tests/suite/transcripts.rs).
+#[test]
+fn everything_that_pgpoke_prints_was_printed() {
+    const OURS: [&str; 6] = [
+        "$ pgpoke ",
+        "pgpoke: ",
+        "pgpoke[",
+        "verdict ",
+        "outcome ",
+        "stack ",
+    ];
+    let mut seen = 0;
+    for path in pages() {
+        let page = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = page.lines().collect();
+        let fences = lines
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| l.starts_with("```"));
+        for (n, _) in fences.step_by(2) {
+            let block = lines[n + 1..].iter().take_while(|l| !l.starts_with("```"));
+            let is_ours = |line: &&str| OURS.iter().any(|o| line.starts_with(o));
+            if !block.copied().any(|line| is_ours(&line)) {
+                continue;
+            }
+            let marker = lines[n - 1];
+            let held = marker.starts_with(SHOWN) || marker.starts_with("<!-- printed: ");
+            assert!(held, "{path:?}, line {}: by hand", n + 1);
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen}");
+}
+
+#[test]
+fn every_target_of_make_that_is_named_exists() {
+    let makefile = read("Makefile");
+    let mut seen = 0;
+    for path in pages() {
+        let page = std::fs::read_to_string(&path).unwrap();
+        let in_code = page
+            .split(['`', '\n'])
+            .filter_map(|c| c.trim().strip_prefix("make "));
+        for named in in_code {
+            let target = named.split_whitespace().find(|word| !word.contains('='));
+            // "make it obey": prose.
+            let Some(target) = target.filter(|_| {
+                page.contains(&format!("`make {named}"))
+                    || page.contains(&format!("\nmake {named}\n"))
+            }) else {
+                continue;
+            };
+            seen += 1;
+            let rule = format!("\n{target}:");
+            assert!(makefile.contains(&rule), "{path:?}: make {target}");
+        }
+    }
+    assert!(seen > 15, "only {seen}");
+}
+
 /// All pages for people.
 fn pages() -> Vec<PathBuf> {
     let of = |directory: &str| std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap();

@@ -60,6 +60,8 @@ mod stacks;
 mod static_build;
 /// What a blocked system call waits for.
 mod syscalls;
+/// What README.md shows is what is printed.
+mod transcripts;
 /// Arguments and local variables beside those of gdb.
 mod variables;
 /// Every version, and every way to build it.
