@@ -20,6 +20,8 @@ mod core_file;
 mod debug_files;
 /// What a maintainer asks for, in one directory.
 mod evidence;
+/// The extension in docs/examples, as it is and mended.
+mod examples;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
 mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
