@@ -21,7 +21,8 @@ build: ## build target/release/pgpoke
 static: ## build one static file: target/x86_64-unknown-linux-gnu/release/pgpoke
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target x86_64-unknown-linux-gnu
 
-install: build ## install it, its manual page and its completions below PREFIX (/usr/local); DESTDIR goes before that
+# Under sudo there may be no cargo, and a program that was built before.
+install: $(if $(shell command -v $(CARGO)),build) ## install it, its manual page and its completions below PREFIX (/usr/local); DESTDIR goes before that
 	./scripts/install.sh $(TARGET)/release/pgpoke $(DESTDIR)$(PREFIX)
 
 deb: static ## make a Debian package of the static file: target/packages/pgpoke_….deb
