@@ -21,7 +21,8 @@ build: ## build target/release/pgpoke
 static: ## build one static file: target/x86_64-unknown-linux-gnu/release/pgpoke
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target x86_64-unknown-linux-gnu
 
-install: build ## install it, its manual page and its completions below PREFIX (/usr/local); DESTDIR goes before that
+# Under sudo there may be no cargo, and a program that was built before.
+install: $(if $(shell command -v $(CARGO)),build) ## install it, its manual page and its completions below PREFIX (/usr/local); DESTDIR goes before that
 	./scripts/install.sh $(TARGET)/release/pgpoke $(DESTDIR)$(PREFIX)
 
 deb: static ## make a Debian package of the static file: target/packages/pgpoke_….deb
@@ -61,8 +62,9 @@ fixtures: deps testext ## capture the snapshots in tests/fixtures anew
 snapshots: ## write the texts in tests/snapshots anew; review what changed
 	PGPOKE_WRITE_SNAPSHOTS=1 $(CARGO) test --release --test texts
 
-docs: ## write those pages of docs/ anew that are made from the code
+docs: testext ## write anew what in docs/ is made from the code, and the transcripts in README.md
 	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test docs
+	PGPOKE_WRITE_DOCS=1 $(CARGO) test --release --test suite -- transcripts::the_transcripts
 
 lint: ## check formatting, lints and documentation
 	$(CARGO) fmt --all --check

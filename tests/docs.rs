@@ -210,6 +210,67 @@ fn every_cause_has_a_section_and_every_section_is_of_a_cause() {
     }
 }
 
+/// What pgpoke prints is never typed by hand: it is made from a fixture (`shown`), or a test prints it on a real server
+/// (`printed`, in tests/suite/transcripts.rs).
+#[test]
+fn everything_that_pgpoke_prints_was_printed() {
+    const OURS: [&str; 6] = [
+        "$ pgpoke ",
+        "pgpoke: ",
+        "pgpoke[",
+        "verdict ",
+        "outcome ",
+        "stack ",
+    ];
+    let mut seen = 0;
+    for path in pages() {
+        let page = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = page.lines().collect();
+        let fences = lines
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| l.starts_with("```"));
+        for (n, _) in fences.step_by(2) {
+            let block = lines[n + 1..].iter().take_while(|l| !l.starts_with("```"));
+            let is_ours = |line: &&str| OURS.iter().any(|o| line.starts_with(o));
+            if !block.copied().any(|line| is_ours(&line)) {
+                continue;
+            }
+            let marker = lines[n - 1];
+            let held = marker.starts_with(SHOWN) || marker.starts_with("<!-- printed: ");
+            assert!(held, "{path:?}, line {}: by hand", n + 1);
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen}");
+}
+
+#[test]
+fn every_target_of_make_that_is_named_exists() {
+    let makefile = read("Makefile");
+    let mut seen = 0;
+    for path in pages() {
+        let page = std::fs::read_to_string(&path).unwrap();
+        let in_code = page
+            .split(['`', '\n'])
+            .filter_map(|c| c.trim().strip_prefix("make "));
+        for named in in_code {
+            let target = named.split_whitespace().find(|word| !word.contains('='));
+            // "make it obey": prose.
+            let Some(target) = target.filter(|_| {
+                page.contains(&format!("`make {named}"))
+                    || page.contains(&format!("\nmake {named}\n"))
+            }) else {
+                continue;
+            };
+            seen += 1;
+            let rule = format!("\n{target}:");
+            assert!(makefile.contains(&rule), "{path:?}: make {target}");
+        }
+    }
+    assert!(seen > 15, "only {seen}");
+}
+
 /// All pages for people.
 fn pages() -> Vec<PathBuf> {
     let of = |directory: &str| std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap();
@@ -304,6 +365,10 @@ fn the_worked_examples_apply() {
     let mut found = 0;
     for entry in std::fs::read_dir(&examples).unwrap() {
         let path = entry.unwrap().path();
+        // The extension's is tried in tests/suite/examples.rs.
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(
             page.contains(&format!("(examples/{name})")),
@@ -320,6 +385,38 @@ fn the_worked_examples_apply() {
         found += 1;
     }
     assert_eq!(found, 4, "a check, a cause, a version, an architecture");
+}
+
+/// With each of the changes pgpoke compiles. (That of the version is in it already.)
+#[test]
+fn the_worked_examples_compile() {
+    use std::process::Command;
+    // A copy each, at one place, so that what it is built from is built once.
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("worked-examples");
+    let copy = scratch.join("pgpoke");
+    let run = |command: &mut Command, what: &str| {
+        let output = command.output().expect("a program");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}:\n{said}");
+    };
+    for name in ["check", "cause", "architecture"] {
+        let _ = std::fs::remove_dir_all(&copy);
+        std::fs::create_dir_all(&copy).unwrap();
+        let mut cp = Command::new("cp");
+        cp.args(["-a", "Cargo.toml", "Cargo.lock", "src", "docs", "benches"]);
+        run(cp.arg(&copy).current_dir(ROOT), "a copy");
+        let mut apply = Command::new("git");
+        // Else git would look at the repository that all this lies in.
+        apply.env("GIT_CEILING_DIRECTORIES", &scratch);
+        apply.arg("apply");
+        apply.arg(Path::new(ROOT).join(format!("docs/examples/{name}.patch")));
+        run(apply.current_dir(&copy), name);
+        let mut check = Command::new(env!("CARGO"));
+        check.args(["check", "--offline", "--quiet", "--lib"]);
+        check.env("CARGO_TARGET_DIR", scratch.join("target"));
+        check.env("RUSTFLAGS", "-Dwarnings");
+        run(check.current_dir(&copy), name);
+    }
 }
 
 #[test]

@@ -30,6 +30,48 @@ const EXIT_STATUS: [(Exit, &str, &str); 10] = [
     (Exit::Crashed, "–", "the backend crashed"),
 ];
 
+/// What an exit code means to a command, where it can end with it.
+type Ends = &'static [(Exit, &'static str)];
+
+/// The same for the other commands that scripts go by.
+const EXIT_STATUS_OF_OTHERS: [(&str, Ends); 3] = [
+    (
+        "report",
+        &[
+            (
+                Exit::Done,
+                "the directory and its archive are written, whatever the verdict",
+            ),
+            (Exit::Error, "they cannot be, or a signal ended it"),
+            (Exit::Usage, "usage"),
+            (Exit::Denied, "as inspect"),
+            (Exit::NotABackend, "as inspect"),
+            (Exit::TimedOut, "as inspect"),
+        ],
+    ),
+    (
+        "list",
+        &[
+            (Exit::Done, "it was listed, with nobody to show, too"),
+            (Exit::Error, "error"),
+            (Exit::Usage, "usage"),
+            (
+                Exit::Denied,
+                "it may look into none of PostgreSQL's processes",
+            ),
+        ],
+    ),
+    (
+        "selftest",
+        &[
+            (Exit::Done, "all promises hold"),
+            (Exit::Error, "one does not"),
+            (Exit::Usage, "usage"),
+            (Exit::Denied, "nothing at all may be traced"),
+        ],
+    ),
+];
+
 /// When this version was made, as `CHANGELOG.md` has it.
 const DATE: &str = "2026-11-25";
 
@@ -76,12 +118,28 @@ const AFTER: &[(&str, &[Piece])] = &[
                 "When to use colours, where --color does not say: always, auto (on a terminal) or never.",
             ),
             Item(
+                "PG_COLORS",
+                "The colours of messages, as for PostgreSQL's own tools: error=01;31:warning=01;35:note=01;36:locus=01.",
+            ),
+            Item(
                 "NO_COLOR",
-                "Where it is set, a terminal gets no colours, unless --color or PG_COLOR says always.",
+                "Where it is set, a terminal gets no colours, unless --color or PG_COLOR says always. TERM=dumb does the same.",
             ),
             Item(
                 "COLUMNS",
                 "How wide the terminal is to be taken for. A pipe has no width: each thing that is said is one line there.",
+            ),
+            Item(
+                "PGUSER, PGPASSWORD",
+                "For report --dsn, where the connection string names no user or has no password. No other variable of libpq's is read.",
+            ),
+            Item(
+                "SUDO_USER",
+                "Where root runs it, the records in the system log name this user, too.",
+            ),
+            Item(
+                "KUBERNETES_SERVICE_HOST",
+                "Where it is set, as in a pod, a hint about permissions speaks of kubectl.",
             ),
         ],
     ),
@@ -251,7 +309,7 @@ fn write_command(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
 fn exit_status() -> Roff {
     let mut roff = section("EXIT STATUS");
     roff.text([roman(
-        "Of inspect and interrupt; what a script should do for each is in exit-codes.md.",
+        "First of inspect and interrupt, then of the others; what a script should do for each is in exit-codes.md.",
     )]);
     for (exit, inspect, interrupt) in EXIT_STATUS {
         roff.control("TP", []);
@@ -262,6 +320,15 @@ fn exit_status() -> Roff {
             italic("interrupt"),
             roman(format!(": {interrupt}")),
         ]);
+    }
+    for (command, ends) in EXIT_STATUS_OF_OTHERS {
+        let ends: Vec<String> = ends
+            .iter()
+            .map(|(exit, what)| format!("{}: {what}", *exit as u8))
+            .collect();
+        roff.control("TP", []);
+        roff.text([italic(command)]);
+        roff.text([roman(ends.join("; "))]);
     }
     roff
 }
@@ -301,6 +368,8 @@ fn write_piece(roff: &mut Roff, piece: &Piece, first: bool) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use clap::CommandFactory;
 
     use super::*;
 
@@ -342,9 +411,69 @@ mod tests {
         }
     }
 
+    /// docs/exit-codes.md names the same codes of them, and no other.
+    #[test]
+    fn the_exit_codes_of_the_others_are_the_same() {
+        let page = read("docs/exit-codes.md");
+        for (command, ends) in EXIT_STATUS_OF_OTHERS {
+            let start = format!("`pgpoke {command}` ends with");
+            let said = page.split("\n\n").find(|p| p.starts_with(&start));
+            let said = said.unwrap_or_else(|| panic!("no paragraph on {command}"));
+            // Code is no code of ours: `.backends == []`.
+            let prose: String = said.split('`').step_by(2).collect();
+            let mut said: Vec<u8> = prose
+                .split(|c: char| !c.is_ascii_digit())
+                .filter_map(|number| number.parse().ok())
+                .collect();
+            said.sort_unstable();
+            let known: Vec<u8> = ends.iter().map(|(exit, _)| *exit as u8).collect();
+            assert_eq!(said, known, "{command}: {prose}");
+        }
+    }
+
+    /// The code of pgpoke, without that of its tests.
+    fn sources(directory: &Path, texts: &mut Vec<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, texts);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                texts.push(code.to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn each_variable_that_is_read_is_on_the_page() {
+        let page = page(super::super::Cli::command()).unwrap();
+        let environment = page.split("\n.SH ").find(|s| s.starts_with("ENVIRONMENT"));
+        let environment = environment.expect("the section").replace("\\fB", "");
+        let mut texts = Vec::new();
+        sources(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut texts,
+        );
+        let mut read = Vec::new();
+        for text in &texts {
+            for call in text.split("env::var").skip(1) {
+                let call = call.trim_start_matches("_os");
+                let name = call.strip_prefix("(\"").and_then(|c| c.split('"').next());
+                read.push(name.unwrap_or_else(|| panic!("which variable? {:.60}", call)));
+            }
+        }
+        // By the crate that colours.
+        read.extend(["NO_COLOR", "TERM"]);
+        assert!(read.len() > 9, "{read:?}");
+        for name in read {
+            let words = environment.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            assert!(words.into_iter().any(|word| word == name), "{name}");
+        }
+    }
+
     #[test]
     fn every_command_and_option_is_on_the_page() {
-        use clap::CommandFactory;
         let page = page(super::super::Cli::command()).unwrap();
         let page = page.replace("\\-", "-").replace("\\fR", "");
         let mut command = super::super::Cli::command();

@@ -422,6 +422,86 @@ mod tests {
         assert_eq!(args.targets.pids(), [7, 8, 9]);
     }
 
+    /// The commands in a page's code, as far as the shell would pass them on.
+    fn commands_in(page: &str) -> Vec<Vec<String>> {
+        const PLACEHOLDERS: [(&str, &str); 8] = [
+            ("PID...", "1"),
+            ("PID", "1"),
+            ("$pid", "1"),
+            ("DIR/PID", "DIR"),
+            ("N", "5"),
+            ("D", "2s"),
+            ("CHECK", "threads"),
+            ("SHELL", "bash"),
+        ];
+        let mut code = String::new();
+        let mut in_block = false;
+        for line in page.lines() {
+            if line.starts_with("```") {
+                in_block = !in_block;
+            } else if in_block {
+                code.push_str(line);
+                code.push('\n');
+            } else {
+                // A span may go on in the next line; its command is then cut short, which is allowed for.
+                for span in line.split('`').skip(1).step_by(2) {
+                    code.push_str(span);
+                    code.push('\n');
+                }
+            }
+        }
+        let mut commands = Vec::new();
+        for line in code.lines() {
+            for rest in line.split("pgpoke ").skip(1) {
+                let mut words = vec!["pgpoke".to_owned()];
+                // What is quoted is one word.
+                for (n, part) in rest.split('\'').enumerate() {
+                    if n % 2 == 1 {
+                        words.push(part.to_owned());
+                        continue;
+                    }
+                    let end = part.find(['|', ';', ')', '<', '>', '…', '#', ',']);
+                    let typed = part[..end.unwrap_or(part.len())].replace('"', "");
+                    words.extend(typed.split_whitespace().map(|word| {
+                        let stands_for = PLACEHOLDERS.iter().find(|(name, _)| *name == word);
+                        stands_for.map_or(word, |(_, value)| value).to_owned()
+                    }));
+                    if end.is_some() {
+                        break;
+                    }
+                }
+                commands.push(words);
+            }
+        }
+        let known = |name: &String| Cli::command().find_subcommand(name).is_some();
+        commands.retain(|words| words.get(1).is_some_and(known));
+        commands
+    }
+
+    /// No option that is not there. A command in a sentence may leave out the PID.
+    #[test]
+    fn the_commands_in_the_docs_can_be_typed() {
+        use clap::error::ErrorKind::MissingRequiredArgument;
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut seen = 0;
+        for directory in [root.to_owned(), root.join("docs")] {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_none_or(|e| e != "md") {
+                    continue;
+                }
+                for words in commands_in(&std::fs::read_to_string(&path).unwrap()) {
+                    seen += 1;
+                    if let Err(wrong) = Cli::try_parse_from(&words) {
+                        let cut_short = wrong.kind() == MissingRequiredArgument;
+                        assert!(cut_short, "{path:?}: {words:?}: {wrong}");
+                    }
+                }
+            }
+        }
+        assert!(seen > 60, "only {seen}");
+    }
+
     #[test]
     fn a_pid_in_either_place_and_exactly_one() {
         let pid = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {

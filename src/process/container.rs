@@ -49,7 +49,12 @@ impl Engine {
             Engine::Docker => format!("docker exec -u {user} {container} {what}"),
             Engine::Podman => format!("podman exec -u {user} {container} {what}"),
             // It has no option for the user.
-            Engine::Kubernetes => format!("kubectl exec POD -- su {user} -c '{what}'"),
+            Engine::Kubernetes => match user.split_once(':') {
+                Some((uid, gid)) => format!(
+                    "kubectl exec POD -- setpriv --reuid={uid} --regid={gid} --clear-groups {what}"
+                ),
+                None => format!("kubectl exec POD -- su {user} -c '{what}'"),
+            },
         }
     }
 }

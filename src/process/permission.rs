@@ -36,9 +36,41 @@ impl User {
 
     /// As `docker exec -u` takes it.
     fn typed(&self) -> String {
-        self.name
-            .clone()
-            .unwrap_or_else(|| format!("{}:{}", self.uid, self.gid))
+        self.name.clone().unwrap_or_else(|| self.numbers())
+    }
+
+    /// The same, whatever its name stands for.
+    fn numbers(&self) -> String {
+        format!("{}:{}", self.uid, self.gid)
+    }
+}
+
+/// One of a process's six ids (credentials(7)) that is not the one that we go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Difference {
+    what: &'static str,
+    theirs: u32,
+    ours: u32,
+}
+
+impl Difference {
+    /// The first: `__ptrace_may_access()` wants all of them to be our fsuid and fsgid.
+    fn between(us: &procfs::process::Status, them: &procfs::process::Status) -> Option<Self> {
+        [
+            ("effective user", them.euid, us.fuid),
+            ("real user", them.ruid, us.fuid),
+            ("saved user", them.suid, us.fuid),
+            ("effective group", them.egid, us.fgid),
+            ("real group", them.rgid, us.fgid),
+            ("saved group", them.sgid, us.fgid),
+        ]
+        .into_iter()
+        .find(|(_, theirs, ours)| theirs != ours)
+        .map(|(what, theirs, ours)| Difference { what, theirs, ours })
+    }
+
+    fn is_of_group(self) -> bool {
+        self.what.ends_with("group")
     }
 }
 
@@ -52,6 +84,8 @@ pub struct Permission {
     them: Option<User>,
     /// Real, effective and saved user and group of the target all match ours.
     same_user: bool,
+    /// The first of them that does not.
+    difference: Option<Difference>,
     has_capability: bool,
     /// Its permitted capabilities are not all among our effective ones (cap_ptrace_access_check(),
     /// security/commoncap.c); none where that is unknown.
@@ -153,10 +187,8 @@ impl Permission {
                     None => passwd::name_here(s.euid),
                 },
             }),
-            same_user: both.is_some_and(|(us, them)| {
-                [them.ruid, them.euid, them.suid] == [us.fuid; 3]
-                    && [them.rgid, them.egid, them.sgid] == [us.fgid; 3]
-            }),
+            same_user: both.is_some_and(|(us, them)| Difference::between(us, them).is_none()),
+            difference: both.and_then(|(us, them)| Difference::between(us, them)),
             has_capability: ours
                 .as_ref()
                 .is_ok_and(|us| us.capeff & CAP_SYS_PTRACE != 0),
@@ -224,6 +256,24 @@ impl Permission {
         }
     }
 
+    /// What differs where the effective user, which is the one that we name, does not.
+    fn beside_the_user(&self) -> Option<Difference> {
+        self.difference.filter(|d| d.what != "effective user")
+    }
+
+    fn another_user(&self, them: &str) -> String {
+        match self.beside_the_user() {
+            Some(Difference { what, theirs, ours }) => format!(
+                "it runs as {them} as we do, but its {what} is {theirs} and ours is {ours}, and we run without CAP_SYS_PTRACE: all have to be the same"
+            ),
+            None => format!(
+                "it runs as {them}, we run as {}{} without CAP_SYS_PTRACE",
+                self.us.describe(),
+                if self.us.uid == 0 { " but" } else { "," },
+            ),
+        }
+    }
+
     /// The rule, in one sentence.
     pub fn sentence(&self) -> String {
         let them = self
@@ -238,11 +288,7 @@ impl Permission {
                 Some((pid, None)) => format!("it is traced already, by process {pid}"),
                 None => "it is traced already, by a process outside of this PID namespace".into(),
             },
-            Rule::User => format!(
-                "it runs as {them}, we run as {}{} without CAP_SYS_PTRACE",
-                self.us.describe(),
-                if self.us.uid == 0 { " but" } else { "," },
-            ),
+            Rule::User => self.another_user(&them),
             Rule::UserNamespace => {
                 "it lives in another user namespace, where our capabilities do not count".into()
             }
@@ -288,10 +334,12 @@ impl Permission {
 
     /// The one thing to type next.
     pub fn next_step(&self) -> String {
-        let user = self
-            .them
-            .as_ref()
-            .map_or_else(|| "postgres".into(), User::typed);
+        // The group that a name stands for may be the very one that it has not.
+        let typed = match self.difference.is_some_and(Difference::is_of_group) {
+            true => User::numbers,
+            false => User::typed,
+        };
+        let user = self.them.as_ref().map_or_else(|| "postgres".into(), typed);
         let root = match self.engines.0 {
             None => "run pgpoke as root: sudo pgpoke …".to_owned(),
             Some(_) => {
@@ -362,7 +410,7 @@ impl Permission {
             }
             (None, 0) => {
                 let groups = match user.split_once(':') {
-                    // One without a name here.
+                    // One without a name here, or in another group than its own.
                     Some((uid, gid)) => format!("--reuid={uid} --regid={gid} --clear-groups"),
                     None => format!("--reuid={user} --regid={user} --init-groups"),
                 };
@@ -373,7 +421,9 @@ impl Permission {
             (None, _) if self.inner_pid.is_some() => "run pgpoke as root: sudo pgpoke …".into(),
             (None, _) if user == "root" => "run pgpoke as root: sudo pgpoke …".into(),
             (None, _) => match user.split_once(':') {
-                Some((uid, _)) => format!("sudo -u '#{uid}' pgpoke …, or as root: sudo pgpoke …"),
+                Some((uid, gid)) => {
+                    format!("sudo -u '#{uid}' -g '#{gid}' pgpoke …, or as root: sudo pgpoke …")
+                }
                 None => format!("sudo -u {user} pgpoke …, or as root: sudo pgpoke …"),
             },
         }
@@ -455,6 +505,7 @@ mod tests {
             us: user(1000, "alice"),
             them: Some(user(999, "postgres")),
             same_user: false,
+            difference: None,
             has_capability: false,
             has_more_capabilities: Some(false),
             same_user_namespace: Some(true),
@@ -544,6 +595,72 @@ mod tests {
             "runs as uid 999",
             "sudo podman exec -u 999:999 0123456789ab pgpoke inspect 42",
         );
+    }
+
+    #[test]
+    fn the_same_user_in_another_group() {
+        let other = |what, theirs| Permission {
+            difference: Some(Difference {
+                what,
+                theirs,
+                ours: 999,
+            }),
+            same_user: false,
+            may_look: false,
+            ..same()
+        };
+        let p = Permission {
+            them: Some(User {
+                gid: 101,
+                ..user(999, "postgres")
+            }),
+            ..other("effective group", 101)
+        };
+        check(
+            &p,
+            Rule::User,
+            "runs as postgres as we do, but its effective group is 101 and ours is 999",
+            "sudo -u '#999' -g '#101' pgpoke",
+        );
+        for (engine, next) in [
+            (Engine::Docker, "docker exec -u 999:101 CONTAINER pgpoke"),
+            (
+                Engine::Kubernetes,
+                "setpriv --reuid=999 --regid=101 --clear-groups pgpoke",
+            ),
+        ] {
+            let p = Permission {
+                engines: (Some(engine), None),
+                ..p.clone()
+            };
+            check(&p, Rule::User, "effective group is 101", next);
+        }
+        check(
+            &other("saved user", 0),
+            Rule::User,
+            "but its saved user is 0 and ours is 999",
+            "sudo -u postgres pgpoke",
+        );
+    }
+
+    /// In the order in which they are of interest.
+    #[test]
+    fn what_differs() {
+        let us = procfs::process::Process::myself().and_then(|p| p.status());
+        let us = us.unwrap();
+        assert_eq!(Difference::between(&us, &us), None);
+        let mut them = us.clone();
+        them.sgid = us.fgid + 1;
+        let found = Difference::between(&us, &them).unwrap();
+        assert!(found.is_of_group(), "{found:?}");
+        assert_eq!(
+            (found.what, found.theirs, found.ours),
+            ("saved group", us.fgid + 1, us.fgid)
+        );
+        them.euid = us.fuid + 1;
+        let found = Difference::between(&us, &them).unwrap();
+        assert_eq!(found.what, "effective user");
+        assert!(!found.is_of_group());
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod core_file;
 mod debug_files;
 /// What a maintainer asks for, in one directory.
 mod evidence;
+/// The extension in docs/examples, as it is and mended.
+mod examples;
 /// Foreign code: language runtimes, client libraries, C++; and several looks at a loop.
 mod foreign;
 /// Why it is stuck and whether it is safe to step in, for every way of getting stuck.
@@ -60,6 +62,8 @@ mod stacks;
 mod static_build;
 /// What a blocked system call waits for.
 mod syscalls;
+/// What README.md shows is what is printed.
+mod transcripts;
 /// Arguments and local variables beside those of gdb.
 mod variables;
 /// Every version, and every way to build it.

@@ -50,7 +50,7 @@ fn the_manual_page_is_one_without_a_complaint() {
     for text in [
         "pgpoke interrupt [OPTIONS] PID...\n",
         "--max-stop <DURATION> [default: 50ms]",
-        "EXIT STATUS\n       Of inspect and interrupt",
+        "EXIT STATUS\n       First of inspect and interrupt",
         "ENVIRONMENT\n       DEBUGINFOD_URLS",
         "SECURITY\n       pgpoke needs",
         "EXAMPLES\n       Why does it",

@@ -310,6 +310,53 @@ fn told_commands() -> Vec<(String, i32)> {
     commands
 }
 
+/// The lines of a page's code that call kubectl.
+fn told_to_kubectl(page: &str) -> Vec<&str> {
+    let code = page.split(['`', '\n']);
+    code.filter(|code| code.starts_with("kubectl "))
+        .filter(|code| code.split(' ').count() > 3)
+        .collect()
+}
+
+/// There is no cluster here. Each command gets as far as that: kubectl knows its options, its profile, and what is in its file.
+#[test]
+fn kubectl_takes_the_commands_for_kubernetes() {
+    const NO_CLUSTER: &str = "connection to the server 127.0.0.1:1 was refused";
+    let mut version = Command::new("sh");
+    version.args(["-c", "command -v kubectl"]);
+    if Run::of(version).code() != Some(0) {
+        skip!("there is no kubectl here");
+    }
+    let page = std::fs::read_to_string(format!("{ROOT}/docs/containers.md")).expect("the page");
+    let (_, json) = page.split_once("```json\n").expect("the file for --custom");
+    let (json, _) = json.split_once("```").expect("its end");
+    let here = tempfile::tempdir().expect("a directory");
+    std::fs::write(here.path().join("as-server.json"), json).expect("a file");
+    std::fs::write(here.path().join("pgpoke"), "").expect("a file");
+    let kubectl = |line: &str| {
+        let line = line
+            .replace("REGISTRY/pgpoke:VERSION", "registry/pgpoke:1")
+            .replace("node/NODE", "node/node")
+            .replace("POD", "pod")
+            .replace("PID", "1")
+            .replacen(
+                "kubectl",
+                "kubectl --kubeconfig=/dev/null --server=http://127.0.0.1:1",
+                1,
+            );
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).current_dir(here.path());
+        Run::of(command)
+    };
+    let told = told_to_kubectl(&page);
+    assert!(told.len() > 5, "{told:?}");
+    for line in told {
+        kubectl(line).assert_says(NO_CLUSTER);
+    }
+    // Else it would say so.
+    kubectl("kubectl debug POD --profile=nobodys --image=x").assert_says("unknown profile");
+}
+
 /// As they stand there: none is left out, and each does what is said of it.
 #[test]
 fn the_commands_for_containers_are_run() {

@@ -11,13 +11,14 @@ use serde_json::Value;
 use crate::harness::{How, Run, Server, Stuck, is_root, pgpoke, server_with_testext, skip};
 
 /// A system log of our own, which only programs in a mount namespace of their own see.
-struct Log {
+pub struct Log {
     dir: tempfile::TempDir,
     socket: UnixDatagram,
 }
 
 impl Log {
-    fn new() -> Self {
+    /// Nothing is in it yet.
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = UnixDatagram::bind(dir.path().join("dev-log")).expect("a socket");
         socket.set_nonblocking(true).expect("not to wait");
@@ -25,7 +26,7 @@ impl Log {
     }
 
     /// What was written, a record a line.
-    fn records(&self) -> Vec<String> {
+    pub fn records(&self) -> Vec<String> {
         let mut bytes = [0; 8192];
         std::iter::from_fn(|| {
             self.socket
@@ -37,7 +38,8 @@ impl Log {
         .collect()
     }
 
-    fn pgpoke(&self, args: &[&str]) -> Run {
+    /// Runs pgpoke, which finds it in the usual place.
+    pub fn pgpoke(&self, args: &[&str]) -> Run {
         run_with_log_in(self.dir.path(), args)
     }
 }

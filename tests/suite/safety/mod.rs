@@ -3,7 +3,7 @@
 //! `make test` runs the short form of each, `make soak` the long one.
 
 /// The audit line.
-mod audit;
+pub mod audit;
 /// Processes that pretend to be backends, to lure a pgpoke that runs as root.
 mod forged;
 /// Killed at any system call, and at any moment: a backend that goes on.
