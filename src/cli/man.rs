@@ -263,6 +263,13 @@ fn exit_status() -> Roff {
             roman(format!(": {interrupt}")),
         ]);
     }
+    roff.control("PP", []);
+    roff.text([
+        italic("report"),
+        roman(
+            ": 0 if the directory and the archive are there, and with --core the core file; 1 if not; 2, 6, 7 and 8 as inspect.",
+        ),
+    ]);
     roff
 }
 
