@@ -367,7 +367,7 @@ fn enter_core(core: &CoreReport, bundle: &mut Bundle, contents: &mut Contents) {
     contents.files.push(Gathered {
         name: CORE.to_owned(),
         bytes: core.apparent_bytes as usize,
-        what: "a core file, for a debugger and the very same binaries; it is not in the archive"
+        what: "a core file, for a debugger and the very same binaries: all that was in its memory, data and passwords, too; it is not in the archive"
             .to_owned(),
         cut_off: false,
     });

@@ -88,6 +88,12 @@ pub fn text(written: &Written, screen: Screen) -> String {
         }
     };
     page.line("", fit);
+    if written.core.is_some() {
+        page.line(
+            "",
+            "the core file is not in the archive: it holds all that was in the backend's memory, data and passwords, too",
+        );
+    }
     page.into_text()
 }
 

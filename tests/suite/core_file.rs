@@ -266,43 +266,35 @@ fn gdb_takes_it_as_its_own() {
         command.args(["-nx", "-batch", "-iex", "set debuginfod enabled off"]);
         command.args(["-iex", "set width 0", "-ex", "info threads"]);
         command.args(["-ex", "thread apply all -q -- info registers"]);
-        // The processor's flags for MXCSR come with them.
-        command.args(["-ex", "thread apply all -q -- info registers vector"]);
+        for kind in ["xmm", "ymm"] {
+            let names: Vec<String> = (0..16).map(|n| format!("{kind}{n}")).collect();
+            let show = format!(
+                "thread apply all -q -- info registers mxcsr {}",
+                names.join(" ")
+            );
+            command.args(["-ex", &show]);
+        }
         command.arg(server.installation().server()).arg(core);
         let run = Run::of(command);
         let complaints = run.stderr.lines().filter(|l| l.starts_with("warning: "));
         let complaints: Vec<String> = complaints.map(str::to_owned).collect();
-        let registers = run.stdout.lines().filter(|line| is_comparable(line));
-        (
-            complaints,
-            registers.map(str::to_owned).collect::<Vec<_>>(),
-            run,
-        )
+        // gdb up to 13 looks for the masks of AVX-512 where an AMD processor does not have them.
+        let is_mask = |line: &&str| line.starts_with('k');
+        let seen = run.stdout.lines().filter(|line| !is_mask(line));
+        (complaints, seen.map(str::to_owned).collect::<Vec<_>>(), run)
     };
     let (ours, theirs) = (look(&dir.path().join("r/core")), look(&theirs));
     for complaint in &ours.0 {
         assert!(theirs.0.contains(complaint), "{}", ours.2);
     }
     assert_eq!(ours.1, theirs.1);
-    for name in ["rip ", "rsp ", "xmm15 ", "ymm15 ", "mxcsr "] {
+    for name in ["rip ", "rsp ", "xmm0 ", "xmm15 "] {
         let found = ours.1.iter().filter(|line| line.starts_with(name));
         assert_eq!(found.count(), 3, "{name}: {}", ours.2);
     }
     stuck.backend().send(libc::SIGCONT);
     stuck.backend().assert_running_untraced();
     server.assert_unharmed();
-}
-
-/// A register; not those of AVX-512, which gdb up to 13 looks for where an AMD processor does not have them.
-fn is_comparable(line: &str) -> bool {
-    let name = line.split_once(' ').map_or("", |(name, _)| name);
-    let number = name.trim_start_matches(['x', 'y', 'm']).parse::<u8>();
-    let is_vector = name.starts_with("xmm") || name.starts_with("ymm");
-    let is_general = name.len() <= 6 && name.starts_with(['r', 'e', 'c', 'd', 's', 'f', 'g', 'm']);
-    match is_vector {
-        true => number.is_ok_and(|n| n < 16),
-        false => is_general && line.contains("  "),
-    }
 }
 
 /// The functions on the stack, but for the innermost, which come and go.
