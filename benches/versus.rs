@@ -10,7 +10,7 @@ mod harness;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use harness::{DEADLINE, How, Run, Server, Stuck, pgpoke, wait_for};
 const RUNS: usize = 25;
 
 /// How often a core file is written, which takes gcore seconds.
-const CORES: usize = 5;
+const CORES: usize = 3;
 
 /// The first argument of this program when it is its own helper.
 const MEASURE: &str = "--measure-one-run";
@@ -426,6 +426,7 @@ fn cores(pgpoke: &str) {
     let server = Server::builder()
         .setting("shared_buffers", "2GB")
         .setting("max_wal_size", "8GB")
+        .setting("max_parallel_workers_per_gather", "0")
         .start_with_testext()
         .expect("testext");
     // A row a page.
@@ -434,36 +435,29 @@ fn cores(pgpoke: &str) {
         INSERT INTO large SELECT repeat('x', 7000) FROM generate_series(1, 250000);";
     server.connect().batch_execute(fill).expect("a large table");
     let dir = tempfile::tempdir_in("/tmp").expect("a directory for cores");
-    let core = dir.path().join("core");
-    let path = core.to_str().expect("a path in /tmp");
-    let with_pid = PathBuf::from(format!("{path}.PID"));
+    let path = dir.path().join("r");
+    let path = path.to_str().expect("a path in /tmp");
+    // All that is in a report is gathered, too.
+    let report = |name, core| {
+        let command = [pgpoke, "report", "--samples", "1", core, "-o", path, "PID"];
+        (
+            Tool::new(name, &[0], &command),
+            format!("{path}/core"),
+            Vec::new(),
+        )
+    };
     let mut tools = [
-        (
-            Tool::new(
-                "pgpoke, by default",
-                &[0],
-                &[pgpoke, "core-file", "-o", path, "PID"],
-            ),
-            core.clone(),
-            Vec::new(),
-        ),
-        (
-            Tool::new(
-                "pgpoke, with shared memory",
-                &[0],
-                &[pgpoke, "core-file", "--full", "-o", path, "PID"],
-            ),
-            core.clone(),
-            Vec::new(),
-        ),
+        report("pgpoke report --core", "--core"),
+        report("pgpoke report --core=full", "--core=full"),
         (
             Tool::new("gcore", &[0], &["gcore", "-o", path, "PID"]),
-            with_pid,
+            format!("{path}.PID"),
             Vec::new(),
         ),
     ];
     // Every page is read by this very backend, and then it looks at the clock.
-    let sql = "SELECT pgpoke_gap(3600) FROM (SELECT sum(length(filler)) FROM large OFFSET 0) read";
+    let sql = "SELECT pgpoke_gap(3600)
+        FROM (SELECT sum(length(filler)) FROM large OFFSET 0) read WHERE read.sum > 0";
     let mut resident = Vec::new();
     for _ in 0..CORES {
         for (tool, file, sizes) in &mut tools {
@@ -472,17 +466,22 @@ fn cores(pgpoke: &str) {
                 let cost = tool.run(pid);
                 tool.wall.push(cost.wall.as_secs_f64() * 1e3);
                 tool.memory.push(cost.memory as f64 / 1024.0);
-                let file = file
-                    .to_str()
-                    .expect("a path")
-                    .replace("PID", &pid.to_string());
+                let file = file.replace("PID", &pid.to_string());
                 sizes.push(on_disk_mib(Path::new(&file)));
-                fs::remove_file(file).expect("the core");
+                for entry in fs::read_dir(dir.path()).expect("the cores").flatten() {
+                    let path = entry.path();
+                    let removed = match path.is_dir() {
+                        true => fs::remove_dir_all(path),
+                        false => fs::remove_file(path),
+                    };
+                    removed.expect("nothing left of it");
+                }
             });
             tool.gap.push(gap);
         }
     }
     println!();
+    assert!(median(&resident) > 1900.0, "{resident:?} MiB are resident");
     println!(
         "Core files with shared_buffers = 2GB, {:.0} MiB resident: medians of {CORES} runs each, taking turns",
         median(&resident)

@@ -40,9 +40,9 @@ const EXIT_STATUS_OF_OTHERS: [(&str, Ends); 3] = [
         &[
             (
                 Exit::Done,
-                "the directory and its archive are written, whatever the verdict",
+                "the directory and its archive are there, and with --core the core file, whatever the verdict",
             ),
-            (Exit::Error, "they cannot be, or a signal ended it"),
+            (Exit::Error, "one of them is not, or a signal ended it"),
             (Exit::Usage, "usage"),
             (Exit::Denied, "as inspect"),
             (Exit::NotABackend, "as inspect"),

@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand, and the exit codes.
 
 mod audit;
-mod core_file;
 mod duration;
 mod inspect;
 mod interrupt;
@@ -106,9 +105,6 @@ enum Command {
     /// Gather all that a maintainer will ask for, into one directory and an archive
     #[command(override_usage = "pgpoke report [OPTIONS] PID")]
     Report(ReportArgs),
-    /// Write a core file of a backend, which goes on
-    #[command(hide = true)]
-    CoreFile(CoreFileArgs),
     /// List the backends of all servers of this machine, and which of them are stuck
     List(ListArgs),
     /// Try on processes of its own whether this kernel keeps what pgpoke rests on
@@ -120,22 +116,6 @@ enum Command {
     },
     /// Print the manual page
     Man,
-}
-
-#[derive(Debug, Args)]
-struct CoreFileArgs {
-    /// With shared memory
-    #[arg(long)]
-    full: bool,
-    /// How long it may be made to stand still (1ms to 1s)
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration::parse_stop)]
-    max_stop: Duration,
-    /// Where to
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// PID of the backend
-    #[arg(value_name = "PID", value_parser = parse_pid)]
-    pid: i32,
 }
 
 #[derive(Debug, Args)]
@@ -373,7 +353,6 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Interrupt(args) => interrupt::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::CoreFile(args) => core_file::run(&args),
         Command::List(args) => list::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {

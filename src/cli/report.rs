@@ -12,10 +12,8 @@ use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{CoreKind, Exit, ReportArgs, messages, say};
 use crate::assess::{Request, assess, samples};
-use crate::evidence::core::{CoreError, CoreOptions, Progress};
-use crate::evidence::{
-    self, Bundle, Contents, Gathered, Material, Missing, Options, README, Spoken,
-};
+use crate::evidence::core::{CoreError, CoreOptions, CoreReport, Progress};
+use crate::evidence::{self, Bundle, Contents, Gathered, Material, Options, README, Spoken};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
 use crate::render::report::Written;
@@ -31,6 +29,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// How many looks there are before an interrupt.
 const LOOKS: u32 = 5;
+
+/// The core file, and what is in it.
+const CORE: &str = "core";
+const ABOUT_CORE: &str = "core.json";
 
 /// How often it is said what is being gathered.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -81,7 +83,7 @@ fn failure(exit: Exit, message: String) -> Failure {
     }
 }
 
-/// Says what came of it. Only a whole report is one.
+/// Says what came of it. Only a whole report is one, and one with a core file, if that was asked for.
 fn tell(args: &ReportArgs, written: &Written) -> Exit {
     if args.json {
         say(&json::report(written));
@@ -103,7 +105,10 @@ fn tell(args: &ReportArgs, written: &Written) -> Exit {
             if !args.json {
                 say(&report::text(written, Screen::stdout()));
             }
-            Exit::Done
+            match args.core.is_some() && written.core.is_none() {
+                true => Exit::Error,
+                false => Exit::Done,
+            }
         }
     }
 }
@@ -219,10 +224,11 @@ fn write(
             return Err(failure);
         }
     };
-    progress(
-        wishes,
-        &format!("looked at it {} times; it runs on", seen.looks),
-    );
+    let times = match seen.looks {
+        1 => "once".to_owned(),
+        looks => format!("{looks} times"),
+    };
+    progress(wishes, &format!("looked at it {times}; it runs on"));
 
     let redactor = wishes.options.redactor(
         plan.backend.process,
@@ -266,13 +272,43 @@ fn write(
             signal.is_none()
         },
     );
-    if let Some(kind) = wishes.core.filter(|_| !contents.ended_early) {
-        seen.snapshot.stopped_ms += core(kind, wishes, plan, budget, &mut bundle, &mut contents);
+    let readme = |bundle: &mut Bundle, contents: &Contents, stopped_ms: f64| {
+        let text = evidence::readme(&material, contents, stopped_ms, &seen.snapshot.warnings);
+        let written = bundle.rewrite(README, text.as_bytes());
+        written.map_err(|e| cannot(&format!("write {README} into"), e))
+    };
+    let mut stopped_ms = seen.snapshot.stopped_ms;
+    let mut warnings = seen.snapshot.warnings.clone();
+    let mut core = None;
+    if let Some(kind) = wishes.core {
+        // Whoever finds it without a core file, since pgpoke had to end here, shall know what it is.
+        contents.miss(CORE, "pgpoke came to an end before it was written");
+        if !contents.ended_early {
+            readme(&mut bundle, &contents, stopped_ms)?;
+            contents.missing.pop();
+            let written = match seen.snapshot.stack {
+                Some(_) => write_core(kind, wishes, plan, budget, bundle.path()),
+                // What holds the looks up would hold it up, too.
+                None => Err(CoreError::NotStopped),
+            };
+            match written {
+                Ok(written) => {
+                    stopped_ms += written.stopped_ms;
+                    enter_core(&written, &mut bundle, &mut contents);
+                    core = Some(written);
+                }
+                Err(e) => {
+                    contents.ended_early = matches!(e, CoreError::Trace(TraceError::AskedToEnd(_)));
+                    contents.miss(CORE, &e.to_string());
+                    // Else what is said in the end says it.
+                    if !contents.ended_early {
+                        warnings.push(format!("no core file: {e}"));
+                    }
+                }
+            }
+        }
     }
-    let stopped_ms = seen.snapshot.stopped_ms;
-    let readme = evidence::readme(&material, &contents, stopped_ms, &seen.snapshot.warnings);
-    let readme = bundle.write(README, readme.as_bytes());
-    readme.map_err(|e| cannot(&format!("write {README} into"), e))?;
+    readme(&mut bundle, &contents, stopped_ms)?;
     let archive = match contents.ended_early {
         true => None,
         false => packed(&bundle),
@@ -288,69 +324,63 @@ fn write(
         looks: seen.looks,
         stopped_ms,
         redacted: wishes.options.redact,
+        core,
     };
-    Ok((written, seen.snapshot.warnings))
+    Ok((written, warnings))
 }
 
-/// Writes a core file into the directory; it is not for the archive. Says for how long the backend stood still, in
-/// milliseconds.
-fn core(
+/// Writes a core file into the directory; it is not for the archive.
+fn write_core(
     kind: CoreKind,
     wishes: &Wishes,
     plan: &Plan,
     budget: &StopBudget,
-    bundle: &mut Bundle,
-    contents: &mut Contents,
-) -> f64 {
-    const NAME: &str = "core";
-    const ABOUT: &str = "core.json";
+    directory: &Path,
+) -> Result<CoreReport, CoreError> {
+    let process = plan.backend.process;
     let options = CoreOptions {
         full: kind == CoreKind::Full,
-        budget: budget.clone(),
+        budget: StopBudget::new(process.pid(), budget.most(), |error| {
+            let failure = Failure {
+                detail: Some(format!(
+                    "There is no core file. All else is in {}; there is no archive of it.",
+                    directory.display()
+                )),
+                ..Failure::trace(error, process)
+            };
+            failure.last_words(process.pid(), wishes.quiet, None)
+        }),
     };
     let mut said = Instant::now();
     let mut progress = |p: Progress| {
         if said.elapsed() >= PROGRESS {
-            progress(
-                wishes,
-                &format!("core file: {} of {} MiB", p.done >> 20, p.total >> 20),
-            );
+            let (done, total) = (p.done >> 20, p.total >> 20);
+            progress(wishes, &format!("core file: {done} of {total} MiB"));
             said = Instant::now();
         }
     };
-    let path = bundle.path().join(NAME);
-    let core = match evidence::core::write(plan.backend.process, &options, &path, &mut progress) {
-        Ok(core) => core,
-        Err(e) => {
-            contents.ended_early |= matches!(e, CoreError::Trace(TraceError::AskedToEnd(_)));
-            contents.missing.push(Missing {
-                name: NAME.to_owned(),
-                why: e.to_string(),
-            });
-            return 0.0;
-        }
-    };
+    evidence::core::write(process, &options, &directory.join(CORE), &mut progress)
+}
+
+/// Enters a core file that was written among what is there, and says what is in it.
+fn enter_core(core: &CoreReport, bundle: &mut Bundle, contents: &mut Contents) {
     contents.files.push(Gathered {
-        name: NAME.to_owned(),
+        name: CORE.to_owned(),
         bytes: core.apparent_bytes as usize,
-        what: "a core file, for a debugger and the very same binaries; it is not in the archive"
+        what: "a core file, for a debugger and the very same binaries: all that was in its memory, data and passwords, too; it is not in the archive"
             .to_owned(),
         cut_off: false,
     });
-    let about = serde_json::to_string_pretty(&core).unwrap_or_default();
-    match bundle.write(ABOUT, about.as_bytes()) {
+    let about = serde_json::to_string_pretty(core).unwrap_or_default() + "\n";
+    match bundle.write(ABOUT_CORE, about.as_bytes()) {
         Ok(size) => contents.files.push(Gathered {
-            name: ABOUT.to_owned(),
+            name: ABOUT_CORE.to_owned(),
             bytes: size.bytes,
             what: "what is in the core file, and what is not".to_owned(),
             cut_off: size.cut_off,
         }),
-        Err(e) => contents.missing.push(Missing {
-            name: ABOUT.to_owned(),
-            why: e.to_string(),
-        }),
+        Err(e) => contents.miss(ABOUT_CORE, &e.to_string()),
     }
-    core.stopped_ms
 }
 
 fn packed(bundle: &Bundle) -> Option<PathBuf> {

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The most lines of the tree: it shall fit on a screen.
 const LINES: usize = 40;
 
+/// So many callers are shown of the innermost function that all looks have met; --stack shows all.
+const CALLERS: usize = 5;
+
 /// How a terminal's screen is cleared, and its cursor sent to the top (ECMA-48, ED and CUP).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -89,7 +92,7 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
             .map(|(now, before)| now.saturating_sub(before));
         let share = used.map(|used| used.as_secs_f64() / before.0.elapsed().as_secs_f64() * 100.0);
         if let Some(look) = last {
-            say(&seen.show(&look, share));
+            say(&seen.show(&look, share, args.stack));
         }
     }
 }
@@ -111,7 +114,7 @@ impl Seen {
         }
     }
 
-    fn show(&self, last: &Snapshot, share: Option<f64>) -> String {
+    fn show(&self, last: &Snapshot, share: Option<f64>, whole: bool) -> String {
         let clear = if std::io::stdout().is_terminal() {
             CLEAR
         } else {
@@ -125,21 +128,24 @@ impl Seen {
         let share = share.map_or_else(String::new, |s| {
             format!(", {:.0} % CPU in the last second", s.min(100.0))
         });
+        let followed = match self.tree.looks() {
+            all if all == self.looks => String::new(),
+            some => format!(", {some} of them with a stack that is known to its root"),
+        };
         page.line(
             "looks",
             &format!(
-                "{} in {} s, {} of them with a stack that is known to its root; it stood still for {:.2} ms in all{share}",
+                "{} in {} s{followed}; it stood still for {:.2} ms in all{share}",
                 self.looks,
                 self.since.elapsed().as_secs(),
-                self.tree.looks(),
                 self.stopped_ms,
             ),
         );
-        page.lines(&samples::tree(
-            &self.tree.branches(),
-            self.tree.looks(),
-            LINES,
-        ));
+        // What every backend has on its stack would leave no room for where it is.
+        let branches = self.tree.branches();
+        let callers = if whole { usize::MAX } else { CALLERS };
+        let crown = samples::crown(&branches, callers);
+        page.lines(&samples::tree(crown, self.tree.looks(), LINES));
         if clear.is_empty() {
             page.lines("\n");
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 
 /// The most that one file may hold, and all of them together.
@@ -74,6 +74,23 @@ impl Bundle {
 
     /// Writes a file that is not there yet, as much of it as is allowed.
     pub fn write(&mut self, name: &str, content: &[u8]) -> io::Result<Size> {
+        let size = self.put(name, content)?;
+        self.files.push(name.to_owned());
+        Ok(size)
+    }
+
+    /// Writes a file of ours that may be there already. At no moment is it there and not whole, or not there any more.
+    pub fn rewrite(&mut self, name: &str, content: &[u8]) -> io::Result<Size> {
+        let fresh = format!("{name}.new");
+        let size = self.put(&fresh, content)?;
+        renameat(&self.directory, &*fresh, &self.directory, name)?;
+        if !self.files.iter().any(|file| file == name) {
+            self.files.push(name.to_owned());
+        }
+        Ok(size)
+    }
+
+    fn put(&mut self, name: &str, content: &[u8]) -> io::Result<Size> {
         let most = MOST_OF_ONE.min(self.left);
         let cut_off = content.len() > most;
         let content = &content[..content.len().min(most)];
@@ -95,7 +112,6 @@ impl Bundle {
             return Err(e);
         }
         self.left -= content.len();
-        self.files.push(name.to_owned());
         Ok(Size {
             bytes: content.len() + if cut_off { CUT_OFF.len() } else { 0 },
             cut_off,
@@ -206,6 +222,23 @@ mod tests {
         let gone = dir.path().join("gone");
         Bundle::create(&gone).unwrap().give_up();
         assert!(!gone.exists());
+    }
+
+    #[test]
+    fn a_file_written_anew_is_there_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        let mut bundle = Bundle::create(&path).unwrap();
+        bundle.write("a.txt", b"before").unwrap();
+        bundle.rewrite("a.txt", b"after").unwrap();
+        let names: Vec<_> = fs::read_dir(&path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["a.txt"]);
+        assert_eq!(fs::read_to_string(path.join("a.txt")).unwrap(), "after");
+        assert_eq!(mode(&path.join("a.txt")), 0o600);
+        assert_eq!(bundle.files, ["a.txt"]);
     }
 
     #[test]

@@ -477,6 +477,16 @@ pub struct Contents {
     pub ended_early: bool,
 }
 
+impl Contents {
+    /// Enters what is not to be had.
+    pub fn miss(&mut self, name: &str, why: &str) {
+        self.missing.push(Missing {
+            name: name.to_owned(),
+            why: printable(why),
+        });
+    }
+}
+
 /// Gathers all items into the bundle. `go_on` is asked again and again, and `progress` told of each item before it is
 /// gathered.
 pub fn gather(

@@ -106,6 +106,7 @@ pub fn report(written: &Written) -> String {
         "looks": written.looks,
         "stopped_ms": written.stopped_ms,
         "redacted": written.redacted,
+        "core": written.core,
         "complete": !written.contents.ended_early,
     }))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::screen::{Page, Screen};
 use super::text::printable;
 use crate::assess::{Cause, Verdict};
+use crate::evidence::core::CoreReport;
 use crate::evidence::{Contents, README};
 
 /// How many names of files are told of those that share a reason not to be there.
@@ -34,6 +35,8 @@ pub struct Written {
     pub stopped_ms: f64,
     /// Whether query text and the like were left out.
     pub redacted: bool,
+    /// The core file, if one was asked for and written.
+    pub core: Option<CoreReport>,
 }
 
 /// Where it is, what it cost, what is not in it, and what to do with it.
@@ -51,6 +54,9 @@ pub fn text(written: &Written, screen: Screen) -> String {
     );
     if let Some(archive) = &written.archive {
         page.line("archive", &shown(archive));
+    }
+    if let Some(core) = &written.core {
+        page.line("core file", &core_file(core));
     }
     let mut label = "not had";
     for (why, files) in by_reason(&written.contents) {
@@ -82,7 +88,45 @@ pub fn text(written: &Written, screen: Screen) -> String {
         }
     };
     page.line("", fit);
+    if written.core.is_some() {
+        page.line(
+            "",
+            "the core file is not in the archive: it holds all that was in the backend's memory, data and passwords, too",
+        );
+    }
     page.into_text()
+}
+
+/// Where it is, how large, and what a debugger will not find in it as it was at the stop.
+fn core_file(core: &CoreReport) -> String {
+    let mut text = format!(
+        "{}, {} on the disk; for it alone it stood still for {:.2} ms",
+        printable(&core.path.to_string_lossy()),
+        mebibytes(core.size_bytes),
+        core.stopped_ms
+    );
+    let own: u64 = (core.copied_later.iter())
+        .map(|part| part.end.0 - part.start.0)
+        .sum();
+    if own > 0 {
+        let _ = write!(
+            text,
+            "; {} were copied when it ran again (core.json says which)",
+            mebibytes(own)
+        );
+    }
+    if !core.threads_missing.is_empty() {
+        let _ = write!(
+            text,
+            "; {} threads did not stop in time, and are not in it",
+            core.threads_missing.len()
+        );
+    }
+    text
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn by_reason(contents: &Contents) -> Vec<(&str, Vec<&str>)> {

@@ -38,13 +38,14 @@ pub fn tree(branches: &[Branch], looks: usize, most: usize) -> String {
     out
 }
 
-/// The tree without its trunk: from the innermost function on in which all looks have met it.
-pub fn crown(branches: &[Branch]) -> &[Branch] {
+/// The tree without its trunk: from the innermost function on in which all looks have met it, and with so many of its
+/// callers.
+pub fn crown(branches: &[Branch], callers: usize) -> &[Branch] {
     let trunk = branches
         .windows(2)
         .take_while(|two| two[0].calls == 1 && two[0].innermost == 0 && two[1].depth > 0)
         .count();
-    &branches[trunk..]
+    &branches[trunk.saturating_sub(callers)..]
 }
 
 fn innermost(branch: &Branch, looks: usize) -> String {
@@ -85,10 +86,11 @@ mod tests {
         );
         assert!(tree(&branches, 4, 2).ends_with("  … 3 more\n"));
         assert_eq!(
-            tree(crown(&branches), 4, 2),
+            tree(crown(&branches, 0), 4, 2),
             "  100 % run()  ← 25 %\n   50 %   malloc()\n        … 2 more\n"
         );
         assert_eq!(tree(&[], 0, 9), "");
-        assert!(crown(&[]).is_empty());
+        assert_eq!(crown(&branches, 1), &branches[..]);
+        assert!(crown(&[], 5).is_empty());
     }
 }

@@ -139,6 +139,8 @@ pub struct Tracee<'p> {
     fuse: Fuse,
     signals: HeldSignals,
     since: Option<Instant>,
+    /// When it was last seen not to have stopped yet.
+    ran: Instant,
     /// When it was seen to stand still.
     seen: Instant,
     stopped: Duration,
@@ -183,6 +185,7 @@ impl<'p> Tracee<'p> {
             fuse,
             signals,
             since: None,
+            ran: Instant::now(),
             seen: Instant::now(),
             stopped: Duration::ZERO,
             letting_go: false,
@@ -200,8 +203,9 @@ impl<'p> Tracee<'p> {
         self.process.pid()
     }
 
-    /// How long the thread has stood still in all, up to now: at most so long, as a stop counts from when it was asked
-    /// for.
+    /// How long the thread has stood still in all, up to now: at most so long, as a stop counts from when the thread was
+    /// last seen not to have stopped. That is a quarter of the budget before it was seen to stand still, or less. What
+    /// it waited for a processor to stop on is not in it: it could not run then, whoever held it.
     pub fn stopped_for(&self) -> Duration {
         self.stopped + self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -226,7 +230,7 @@ impl<'p> Tracee<'p> {
                     });
                 }
                 Some(Event::Interrupted | Event::GroupStop) => {
-                    self.since = Some(asked);
+                    self.since = Some(self.ran.max(asked));
                     return Ok(Stopped { tracee: self });
                 }
                 Some(Event::Exiting(_) | Event::Ended(_)) => {
@@ -258,9 +262,10 @@ impl<'p> Tracee<'p> {
         loop {
             // What stops from here on is seen to within a step, or the fuse blows.
             self.fuse.light();
+            let now = Instant::now();
             match sys::wait_now(self.tid()) {
                 Ok(Some(status)) => return self.stopped_with(status).map(Some),
-                Ok(None) => {}
+                Ok(None) => self.ran = now,
                 Err(e) => return Err(self.lost(e)),
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -670,6 +670,34 @@ fn an_interrupt_gathers_before_it_steps_in() {
 }
 
 #[test]
+fn an_interrupt_of_two_gathers_for_each() {
+    let server = server_with_testext!();
+    let both = [
+        server.stuck("SELECT pgpoke_spin()"),
+        server.stuck("SELECT pgpoke_sleep()"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("both");
+    let mut command = pgpoke();
+    command.args(["interrupt", "--yes", "--report"]).arg(&path);
+    for stuck in &both {
+        stuck.prove_stuck(How::Cancel);
+        command.arg(stuck.pid().to_string());
+    }
+    Run::of(command).assert_code(0);
+    for (stuck, function) in both.iter().zip(["pgpoke_spin", "pgpoke_sleep"]) {
+        assert_eq!(stuck.result().unwrap_err().code(), "57014");
+        let report = path.join(stuck.pid().to_string());
+        let files = read_all(&report);
+        assert!(files["backtraces.txt"].contains(function), "{function}");
+        assert!(files["README.txt"].contains(&format!("process   {},", stuck.pid())));
+        assert!(report.with_extension("tar.gz").exists());
+        stuck.backend().assert_running_untraced();
+    }
+    server.assert_unharmed();
+}
+
+#[test]
 fn several_looks_are_a_tree_of_shares() {
     let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_spin()");

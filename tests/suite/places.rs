@@ -1,11 +1,10 @@
 //! Kernels that lack a system call, filters that deny one, and users who lack a right.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::harness::{
-    How, Run, Server, as_other_user, as_server_user, as_user_without_ptrace, is_root, pgpoke,
-    server_with_testext, skip,
+    How, Run, Server, as_other_user, as_server_user, as_user_without_ptrace, denying, is_root,
+    pgpoke, server_with_testext, skip,
 };
 use crate::report::Report;
 
@@ -298,48 +297,8 @@ fn a_backend_that_may_not_be_dumped_is_for_root() {
 }
 
 /// Makes every ptrace(2) call of the program fail, as a container runtime's filter would.
-fn without_ptrace_call(mut command: Command) -> Command {
-    const fn statement(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-        libc::sock_filter {
-            code: code as u16,
-            jt,
-            jf,
-            k,
-        }
-    }
-    // SAFETY: only prctl is called between fork and exec, with pointers to live data.
-    unsafe {
-        command.pre_exec(|| {
-            let filter = [
-                // The number of the call is the first field of struct seccomp_data.
-                statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-                statement(
-                    libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-                    0,
-                    1,
-                    libc::SYS_ptrace as u32,
-                ),
-                statement(
-                    libc::BPF_RET | libc::BPF_K,
-                    0,
-                    0,
-                    libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-                ),
-                statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-            ];
-            let program = libc::sock_fprog {
-                len: filter.len() as u16,
-                filter: filter.as_ptr().cast_mut(),
-            };
-            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
-            {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
-    command
+fn without_ptrace_call(command: Command) -> Command {
+    denying(command, libc::SYS_ptrace, None, libc::EPERM)
 }
 
 #[test]

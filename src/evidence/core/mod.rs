@@ -9,6 +9,7 @@ mod elf;
 mod file;
 mod pages;
 mod regions;
+mod xstate;
 
 use std::fs::File;
 use std::io;
@@ -18,15 +19,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Whence, lseek};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, maps, printable, read_at_most};
-use crate::tracee::sys::HeldSignals;
+use crate::tracee::sys::{HeldSignals, xsave_place};
 use crate::tracee::threads::stand_still;
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
-use elf::{Front, MappedFile, Notes, ProcessInfo, Segment};
+use elf::{Front, MappedFile, Notes, ProcessInfo, Segment, Thread};
 use file::Draft;
 pub use regions::Why;
 use regions::{PAGE, Take};
@@ -68,6 +69,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Serialize)]
 pub struct CoreReport {
     /// Where it is.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// How much of the disk it takes.
     pub size_bytes: u64,
@@ -87,6 +89,11 @@ pub struct CoreReport {
     pub copied_later: Vec<Part>,
     /// What is not in the file.
     pub left_out: Vec<LeftOut>,
+}
+
+/// A path need not be in UTF-8, as JSON has to be.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// A part of the process's memory.
@@ -144,6 +151,9 @@ pub enum CoreError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// It is not of those that can be stopped, and was not even tried.
+    #[error("it was not stopped, nor would it be for this: assessment.txt says why")]
+    NotStopped,
     /// It could not be stopped, or a signal asked pgpoke to end.
     #[error(transparent)]
     Trace(#[from] TraceError),
@@ -300,7 +310,7 @@ impl About {
         let files = mappings.iter().filter(|m| m.has_file() && !m.shared);
         Notes {
             process: self.process.clone(),
-            threads: look.threads.clone(),
+            threads: look.threads.iter().map(with_known_registers).collect(),
             auxiliary: self.auxiliary.clone(),
             files: files
                 .map(|m| MappedFile {
@@ -310,6 +320,13 @@ impl About {
                 })
                 .collect(),
         }
+    }
+}
+
+fn with_known_registers(thread: &Thread) -> Thread {
+    Thread {
+        extended: xstate::in_known_layout(&thread.extended, xsave_place),
+        ..thread.clone()
     }
 }
 

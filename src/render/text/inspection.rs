@@ -51,7 +51,7 @@ fn looks(page: &mut Page, s: &Snapshot, whole: bool) {
     page.line("looks", &text);
     let branches = match whole {
         true => &motion.tree[..],
-        false => tree::crown(&motion.tree),
+        false => tree::crown(&motion.tree, 0),
     };
     page.lines(&tree::tree(branches, motion.looks, usize::MAX));
 }

@@ -39,6 +39,54 @@ pub fn tampered(injections: &[impl AsRef<str>], args: &[&str]) -> Command {
     command
 }
 
+/// Makes a system call of the program fail, as a container runtime's filter would; with `argument` only where those bits
+/// are set in the argument of that number.
+pub fn denying(
+    mut command: Command,
+    call: libc::c_long,
+    argument: Option<(u32, u32)>,
+    errno: i32,
+) -> Command {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    let statement = |code: u32, if_not_skip: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: if_not_skip,
+        k,
+    };
+    let returns = |what| statement(libc::BPF_RET | libc::BPF_K, 0, what);
+    let jump = |kind| libc::BPF_JMP | kind | libc::BPF_K;
+    // struct seccomp_data: the number of the call first, the arguments of 8 bytes each from 16 on.
+    let mut filter = vec![
+        statement(LOAD, 0, 0),
+        statement(jump(libc::BPF_JEQ), 1, call as u32),
+    ];
+    if let Some((number, bits)) = argument {
+        filter[1].jf = 3;
+        filter.push(statement(LOAD, 0, 16 + 8 * number));
+        filter.push(statement(jump(libc::BPF_JSET), 1, bits));
+    }
+    filter.push(returns(libc::SECCOMP_RET_ERRNO | errno as u32));
+    filter.push(returns(ALLOW));
+    // SAFETY: only prctl is called between fork and exec, with pointers to live data.
+    unsafe {
+        command.pre_exec(move || {
+            let program = libc::sock_fprog {
+                len: filter.len() as u16,
+                filter: filter.as_ptr().cast_mut(),
+            };
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 /// A finished run of a program.
 pub struct Run {
     command: String,

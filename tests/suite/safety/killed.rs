@@ -1,9 +1,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::pipe;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use object::elf::ProgramHeader64;
+use object::endian::LittleEndian as LE;
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 
 use super::{figure, times};
 use crate::harness::{
@@ -174,10 +179,16 @@ fn calls_of(args: &[&str]) -> Vec<(String, usize)> {
 /// Of each name this many calls at most: whoever looks for a safe instruction looks hundreds of times, in the same way.
 const MOST_OF_A_NAME: usize = 200;
 
-/// Of all the calls but [`CALLS`], some thirty in the short form, spread over all of them, and every one in the long.
+/// How many of all the calls but [`CALLS`] are tried: every one in the long form.
+fn some() -> usize {
+    times(30, usize::MAX)
+}
+
+/// Of all the calls but [`CALLS`] at most `number`, spread over all of them.
 fn sweep_others(
     what: &str,
     calls: &[(String, usize)],
+    number: usize,
     mut run: impl FnMut(&str, usize) -> bool,
 ) -> usize {
     let others: Vec<(&str, usize)> = calls
@@ -185,7 +196,7 @@ fn sweep_others(
         .filter(|(name, _)| !CALLS.contains(&name.as_str()))
         .flat_map(|(name, count)| (1..=*count.min(&MOST_OF_A_NAME)).map(|nth| (name.as_str(), nth)))
         .collect();
-    let step = times(others.len().div_ceil(30), 1);
+    let step = others.len().div_ceil(number).max(1);
     let tried: Vec<_> = others.iter().step_by(step).collect();
     let hits = tried.iter().filter(|(name, nth)| run(name, *nth)).count();
     // How often calls are made differs from run to run, with the looks that it takes.
@@ -214,8 +225,79 @@ fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
     };
     sweep(&CALLS, TIMES, &mut kill);
     let calls = calls_of(&["inspect", &witness.pid()]);
-    sweep_others("inspect", &calls, kill);
+    sweep_others("inspect", &calls, some(), kill);
     witness.assert_untouched();
+}
+
+/// Of all calls of a report with a core file some, and in the long form every one.
+#[test]
+fn report_killed_at_any_call_leaves_no_half_core() {
+    let server = server_with_testext!();
+    let witness = Witness::new(&server);
+    let dir = tempfile::tempdir().expect("a directory for reports");
+    let (pid, report) = (witness.pid(), dir.path().join("r"));
+    let path = report.to_str().expect("a path in /tmp");
+    let args = ["report", "--samples", "1", "--core", "-o", path, &pid];
+    let clear = || {
+        let _ = fs::remove_dir_all(&report);
+        let _ = fs::remove_file(report.with_extension("tar.gz"));
+    };
+    let kill = |call: &str, nth: usize| {
+        let run = hit(call, nth, "KILL", &args);
+        witness.assert_computes_on();
+        let killed = run.signal() == Some(libc::SIGKILL);
+        if !killed {
+            assert_sane_exit(&run);
+        }
+        assert_no_half_core(&report, &run);
+        clear();
+        killed
+    };
+    let calls = calls_of(&args);
+    clear();
+    let touching: Vec<(&str, usize)> = (calls.iter())
+        .filter(|(name, _)| CALLS.contains(&name.as_str()))
+        .flat_map(|(name, count)| (1..=*count).map(|nth| (name.as_str(), nth)))
+        .collect();
+    let step = times(touching.len().div_ceil(10), 1);
+    let hits = touching
+        .iter()
+        .step_by(step)
+        .filter(|(name, nth)| kill(name, *nth));
+    let hits = hits.count();
+    assert!(hits > 3, "{hits} of {touching:?}");
+    figure(
+        "report --core: killed at ptrace and its waits",
+        format!("{hits} of {}", touching.len()),
+    );
+    sweep_others("report --core", &calls, times(10, usize::MAX), kill);
+    witness.assert_untouched();
+}
+
+/// What has the name of a core file is one, to its last byte; and what else there is, is explained.
+#[track_caller]
+fn assert_no_half_core(report: &Path, run: &Run) {
+    let names = fs::read_dir(report).map(|dir| dir.flatten().map(|e| e.file_name()).collect());
+    let names: Vec<std::ffi::OsString> = names.unwrap_or_default();
+    let partial = names
+        .iter()
+        .find(|name| name.to_string_lossy().ends_with(".partial"));
+    assert!(partial.is_none(), "{partial:?}:\n{run}");
+    if names.iter().any(|name| name == "core") {
+        let bytes = fs::read(report.join("core")).expect("the core");
+        let file: ElfFile64<LE> = ElfFile64::parse(&*bytes).expect("an ELF file");
+        let segments = file
+            .elf_header()
+            .program_headers(LE, &*bytes)
+            .expect("its segments");
+        let end = |p: &ProgramHeader64<LE>| p.p_offset(LE) + p.p_filesz(LE);
+        assert_eq!(
+            segments.iter().map(end).max(),
+            Some(bytes.len() as u64),
+            "{run}"
+        );
+        assert!(names.iter().any(|name| name == "README.txt"), "{run}");
+    }
 }
 
 /// A backend to be interrupted, and another when that has happened.
@@ -500,7 +582,7 @@ fn interrupt_killed_at_any_call(
         );
         figure(&format!("{what}: {call} calls killed at"), hits);
     }
-    sweep_others(what, &calls, kill);
+    sweep_others(what, &calls, some(), kill);
     // Killed before it could act, and after it had.
     assert!(untouched > 20, "{untouched}");
     assert!(subject.done() > 1, "{}", subject.done());

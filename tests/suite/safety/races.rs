@@ -78,10 +78,7 @@ fn some_of(steps: Vec<Step>, of_each: usize) -> Vec<Step> {
     let mut some = Vec::new();
     for call in CALLS {
         let these: Vec<Step> = steps.iter().copied().filter(|(c, _)| *c == call).collect();
-        let every = these
-            .len()
-            .div_ceil(times(of_each, MOST_OF_A_NAME))
-            .max(1);
+        let every = these.len().div_ceil(times(of_each, MOST_OF_A_NAME)).max(1);
         some.extend(these.into_iter().step_by(every));
     }
     some
