@@ -455,7 +455,7 @@ fn a_logical_replication_worker_comes_back() {
         "CREATE TABLE copied (n int); {};
          CREATE TRIGGER hangs BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION hangs();
          ALTER TABLE copied ENABLE ALWAYS TRIGGER hangs;",
-        hangs("PERFORM pgpoke_spin()")
+        hangs("PERFORM public.pgpoke_spin()")
     ))
     .expect("a trigger");
     here.batch_execute(&format!(
@@ -479,7 +479,7 @@ fn a_logical_replication_worker_comes_back() {
         let report = Report::of(&args, worker.pid);
         report
             .assert_code(0)
-            .assert_at("/backend/type", "logical replication worker")
+            .assert_at("/backend/type", "background worker")
             .assert_at("/server_restarted", false);
         wait_for_end(worker);
         report
