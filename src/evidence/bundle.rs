@@ -11,6 +11,8 @@ use flate2::write::GzEncoder;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 
+use super::draft::{Draft, InOrder};
+
 /// The most that one file may hold, and all of them together.
 const MOST_OF_ONE: usize = 16 << 20;
 const MOST_OF_ALL: usize = 128 << 20;
@@ -125,26 +127,19 @@ impl Bundle {
         }
     }
 
-    /// Packs all files into `DIRECTORY.tar.gz`, beside the directory, where there must be nothing yet.
+    /// Packs all files into `DIRECTORY.tar.gz`, beside the directory, where there must be nothing yet. It is there when it
+    /// is whole, and not before.
     pub fn pack(&self) -> io::Result<PathBuf> {
         let mut name = self.path.clone().into_os_string();
         name.push(".tar.gz");
         let path = PathBuf::from(name);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)?;
-        let packed = self.pack_into(file);
-        if packed.is_err() {
-            let _ = std::fs::remove_file(&path);
-        }
-        packed.map(|()| path)
+        let mut draft = Draft::new(&path)?;
+        let len = self.pack_into(draft.in_order())?;
+        draft.keep(len).map(|_| path)
     }
 
-    fn pack_into(&self, file: File) -> io::Result<()> {
-        let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
+    fn pack_into(&self, draft: InOrder<'_>) -> io::Result<u64> {
+        let mut archive = tar::Builder::new(GzEncoder::new(draft, Compression::default()));
         let folder = self
             .path
             .file_name()
@@ -165,7 +160,7 @@ impl Bundle {
             header.set_mtime(metadata.mtime().max(0) as u64);
             archive.append_data(&mut header, folder.join(name), &mut file)?;
         }
-        archive.into_inner()?.finish()?.flush()
+        Ok(archive.into_inner()?.finish()?.len)
     }
 }
 

@@ -8,6 +8,7 @@
 mod bundle;
 pub mod core;
 mod deadline;
+mod draft;
 mod dsn;
 mod kernel;
 mod log;

@@ -6,7 +6,6 @@
 
 mod copy;
 mod elf;
-mod file;
 mod pages;
 mod regions;
 mod xstate;
@@ -21,6 +20,7 @@ use std::time::Duration;
 use nix::unistd::{Whence, lseek};
 use serde::{Serialize, Serializer};
 
+use super::draft::Draft;
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, maps, printable, read_at_most};
 use crate::tracee::sys::{HeldSignals, xsave_place};
@@ -28,7 +28,6 @@ use crate::tracee::threads::stand_still;
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
 use elf::{Front, MappedFile, Notes, ProcessInfo, Segment, Thread};
-use file::Draft;
 pub use regions::Why;
 use regions::{PAGE, Take};
 

@@ -78,6 +78,14 @@ impl Draft {
         Ok(())
     }
 
+    /// Writes one byte after the other, from the beginning.
+    pub fn in_order(&mut self) -> InOrder<'_> {
+        InOrder {
+            draft: self,
+            len: 0,
+        }
+    }
+
     /// Waits until the disk has it, and gives back the memory that it took: it is the server's disk cache.
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
@@ -107,6 +115,26 @@ impl Draft {
         // The name, too. It is there in any case, and not every file system can do this.
         let _ = File::open(directory(&self.path)).and_then(|dir| dir.sync_all());
         Ok(blocks * 512)
+    }
+}
+
+/// Writes a draft in one go.
+#[derive(Debug)]
+pub struct InOrder<'d> {
+    draft: &'d mut Draft,
+    /// How many bytes were written.
+    pub len: u64,
+}
+
+impl io::Write for InOrder<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.draft.write(bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
