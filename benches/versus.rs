@@ -447,8 +447,8 @@ fn cores(pgpoke: &str) {
         )
     };
     let mut tools = [
-        report("pgpoke report --core", "--core"),
-        report("pgpoke report --core=full", "--core=full"),
+        report("report --core", "--core"),
+        report("report --core=full", "--core=full"),
         (
             Tool::new("gcore", &[0], &["gcore", "-o", path, "PID"]),
             format!("{path}.PID"),

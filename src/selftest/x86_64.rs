@@ -1,10 +1,11 @@
 //! x86-64: code that sees the least change of anything that is its own, and code that changes all of it.
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::__cpuid_count;
 use std::arch::{asm, naked_asm};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+
+use crate::tracee::sys;
 
 /// Rounds of [`compute`].
 pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -97,19 +98,18 @@ impl Area {
 
 /// Where XSAVE puts a component behind the first two.
 fn place_of(component: u32) -> std::ops::Range<usize> {
-    let leaf = __cpuid_count(0xd, component);
-    let start = leaf.ebx as usize;
-    start..start + leaf.eax as usize
+    let (start, size) = sys::xsave_place(component);
+    start..start + size
 }
 
 /// Those of [`TRIED`] that this machine has; none where XSAVE is not to be used, and FXSAVE is.
 fn components() -> u32 {
-    const OSXSAVE: u32 = 1 << 27;
-    if __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
+    // This takes into account whether the kernel has allowed it (OSXSAVE).
+    if !is_x86_feature_detected!("xsave") {
         return 0;
     }
     let enabled: u32;
-    // SAFETY: reads a register; the kernel has allowed it (OSXSAVE).
+    // SAFETY: reads a register, and the kernel has allowed it.
     unsafe {
         asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack));
     }

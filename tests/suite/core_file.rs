@@ -76,7 +76,15 @@ fn assert_without(run: &Run, dir: &Path, why: &str) {
     let (_, missing) = readme.split_once("Not to be had").expect(&readme);
     let line = missing.lines().find(|l| l.starts_with("  core "));
     assert!(line.is_some_and(|l| l.contains(why)), "{readme}");
-    assert!(dir.with_extension("tar.gz").exists(), "{run}");
+    // What lets no file be finished leaves nothing of the archive, either.
+    let archive = dir.with_extension("tar.gz").exists();
+    let told = run.stderr.contains("cannot write the archive");
+    assert!(archive != told, "{run}");
+    let beside = fs::read_dir(dir.parent().expect("a directory")).expect("a directory");
+    for entry in beside {
+        let name = entry.expect("an entry").file_name();
+        assert!(!name.to_string_lossy().ends_with(".partial"), "{name:?}");
+    }
 }
 
 /// What gdb's `thread apply … bt` says: the frames of each thread, by its ID.
