@@ -140,7 +140,7 @@ fn report(server: &Server) -> [String; 2] {
     let told = ignores(server, "pgpoke_spin()", How::Cancel, |stuck| {
         let (dsn, pid) = (server.conninfo(), stuck.pid().to_string());
         let dir = dir.to_str().expect("a path");
-        let run = Run::pgpoke(["report", "--dsn", &dsn, "-o", dir, &pid]);
+        let run = Run::pgpoke(["report", "--core", "--dsn", &dsn, "-o", dir, &pid]);
         run.assert_code(0);
         let stacks_of = Path::new(dir).join("backtraces.txt");
         stacks = std::fs::read_to_string(stacks_of).expect("the backtraces");
@@ -151,7 +151,7 @@ fn report(server: &Server) -> [String; 2] {
             .filter(|line| !line.starts_with("not had ") && !line.contains(".txt: "));
         let kept: Vec<&str> = kept.copied().collect();
         format!(
-            "$ pgpoke report --dsn '{dsn}' -o {dir} {pid}\n{}\n",
+            "$ pgpoke report --core --dsn '{dsn}' -o {dir} {pid}\n{}\n",
             kept.join("\n")
         )
     });
