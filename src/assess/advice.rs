@@ -177,6 +177,17 @@ fn is_asleep(snapshot: &Snapshot) -> bool {
     call.is_some_and(|c| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&c.number))
 }
 
+/// Whoever holds the other end of a pipe, by their PIDs.
+fn holders(names: String, have: &str, pids: &[i32]) -> Advice {
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    Advice::typing(
+        format!(
+            "look at {names}, which {have}, so does the wait (a program that hangs is ended with kill)"
+        ),
+        format!("ps -o pid,ppid,stat,etime,args -p {}", pids.join(",")),
+    )
+}
+
 fn about(thing: &Thing) -> Option<Advice> {
     Some(match thing {
         Thing::Socket(socket) => match &socket.remote {
@@ -186,24 +197,22 @@ fn about(thing: &Thing) -> Option<Advice> {
         },
         Thing::Fifo { path } => {
             format!(
-                "it needs somebody at the other end of {path}: whoever opens that lets it go on"
+                "whoever opens the other end of {path} lets it go on, without any interrupt"
             )
             .into()
         }
         Thing::Pipe { also_open_in } => match also_open_in.as_deref()? {
             [] => "only this process itself has that pipe open: if none of its threads or signal handlers has to do with it, nothing will ever come".into(),
-            [one] => format!(
-                "look at {}, which has that pipe open, too: when it ends, so does the wait",
-                one.describe()
-            )
-            .into(),
+            [one] => holders(
+                one.describe(),
+                "has that pipe open, too: when it ends",
+                &[one.pid],
+            ),
             several => {
-                let several: Vec<String> = several.iter().map(Other::describe).collect();
-                format!(
-                    "look at {}, which have that pipe open, too: when the last of them ends, so does the wait",
-                    several.join(", ")
-                )
-                .into()
+                let names: Vec<String> = several.iter().map(Other::describe).collect();
+                let pids: Vec<i32> = several.iter().map(|o| o.pid).collect();
+                let have = "have that pipe open, too: when the last of them ends";
+                holders(names.join(", "), have, &pids)
             }
         },
         Thing::Child(child) => format!(
