@@ -128,7 +128,7 @@ impl Audit {
     pub fn warning(&self) -> Option<String> {
         let e = self.failure.as_ref()?;
         Some(format!(
-            "cannot write to the system log: {e}; --no-syslog leaves it out"
+            "cannot write to the system log: {e}; only the record is missing (--no-syslog leaves it out)"
         ))
     }
 
