@@ -181,9 +181,7 @@ fn is_asleep(snapshot: &Snapshot) -> bool {
 fn holders(names: String, have: &str, pids: &[i32]) -> Advice {
     let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
     Advice::typing(
-        format!(
-            "look at {names}, which {have}, so does the wait (a program that hangs is ended with kill)"
-        ),
+        format!("look at {names}, which {have}, so does the wait"),
         format!("ps -o pid,ppid,stat,etime,args -p {}", pids.join(",")),
     )
 }
