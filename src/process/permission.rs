@@ -167,6 +167,7 @@ impl Permission {
         let ours = procfs::process::Process::myself().and_then(|p| p.status());
         let theirs = process.status();
         let both = ours.as_ref().ok().zip(theirs.as_ref().ok());
+        let difference = both.and_then(|(us, them)| Difference::between(us, them));
         let inner_pid = process.inner_pid().ok().filter(|p| *p != process.pid());
         let tracer = theirs.as_ref().map_or(0, |s| s.tracerpid);
         let us = nix::unistd::geteuid().as_raw();
@@ -187,8 +188,8 @@ impl Permission {
                     None => passwd::name_here(s.euid),
                 },
             }),
-            same_user: both.is_some_and(|(us, them)| Difference::between(us, them).is_none()),
-            difference: both.and_then(|(us, them)| Difference::between(us, them)),
+            same_user: both.is_some() && difference.is_none(),
+            difference,
             has_capability: ours
                 .as_ref()
                 .is_ok_and(|us| us.capeff & CAP_SYS_PTRACE != 0),

@@ -10,7 +10,7 @@ use object::elf::ProgramHeader64;
 use object::endian::LittleEndian as LE;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 
-use super::{figure, times};
+use super::{MOST_OF_A_NAME, figure, times};
 use crate::harness::{
     Backend, DEADLINE, How, Outcome, Run, Server, Stuck, heeding_signals, pgpoke,
     server_with_testext, skip, wait_for,
@@ -175,9 +175,6 @@ fn calls_of(args: &[&str]) -> Vec<(String, usize)> {
     calls.remove("execve");
     calls.into_iter().collect()
 }
-
-/// Of each name this many calls at most: whoever looks for a safe instruction looks hundreds of times, in the same way.
-const MOST_OF_A_NAME: usize = 200;
 
 /// How many of all the calls but [`CALLS`] are tried: every one in the long form.
 fn some() -> usize {

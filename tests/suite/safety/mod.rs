@@ -34,6 +34,10 @@ fn times(short: usize, soak: usize) -> usize {
     }
 }
 
+/// Of the system calls of one name so many at most, in the long form: whoever looks for a safe instruction, or for the
+/// other end of a pipe, makes hundreds alike.
+const MOST_OF_A_NAME: usize = 200;
+
 /// A figure for docs/safety.md.
 fn figure(what: &str, value: impl std::fmt::Display) {
     eprintln!("figure: {what}: {value}");

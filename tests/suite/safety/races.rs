@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::seen::SeenFile;
-use super::{figure, times};
+use super::{MOST_OF_A_NAME, figure, times};
 use crate::harness::{
     Backend, DEADLINE, How, Run, Server, Stuck, is_root, pgpoke, server_with_testext, skip,
     wait_for,
@@ -69,9 +69,6 @@ fn steps_once_pinned(args: &[&str]) -> Vec<Step> {
         .skip(1)
         .collect()
 }
-
-/// Of the steps of one call in the long form: whoever looks for the other end of a pipe makes a thousand alike.
-const MOST_OF_A_NAME: usize = 200;
 
 /// Some of the steps of each call, or all of them in the long form, up to [`MOST_OF_A_NAME`], spread.
 fn some_of(steps: Vec<Step>, of_each: usize) -> Vec<Step> {
