@@ -894,6 +894,12 @@ fn comes_of_it<'s>(
             if let Some(stuck) = &actor.stuck {
                 assert_eq!(stuck.ended_within(Duration::ZERO), None, "{run}");
             }
+            if let Start::CallAndStop(_) = scenario.start {
+                // On its way back into the stop it is in state R for a moment (ptrace_unlink(), kernel/ptrace.c).
+                wait_for(DEADLINE, "it shall be stopped as before", || {
+                    (actor.backend.state() == Some('T')).then_some(())
+                });
+            }
             Some(actor)
         }
     }
