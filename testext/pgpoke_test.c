@@ -375,6 +375,37 @@ pgpoke_vfork(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static void *
+vforking_thread(void *seconds)
+{
+	vfork_and_wait(*(double *) seconds);
+	return NULL;
+}
+
+/* A loop beside a thread in state D. */
+PG_FUNCTION_INFO_V1(pgpoke_thread_in_vfork);
+Datum
+pgpoke_thread_in_vfork(PG_FUNCTION_ARGS)
+{
+	static double seconds;
+	sigset_t	all,
+				before;
+	pthread_t	thread;
+	int			failed;
+
+	seconds = PG_GETARG_FLOAT8(0);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	failed = pthread_create(&thread, NULL, vforking_thread, &seconds);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed)
+		elog(ERROR, "pthread_create: error %d", failed);
+	pthread_detach(thread);
+	say_stuck(__func__);
+	spin();
+	PG_RETURN_VOID();
+}
+
 /* ---- Signals that do not arrive where PostgreSQL expects them ---- */
 
 static void

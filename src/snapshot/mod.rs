@@ -463,7 +463,21 @@ pub struct ThreadStack {
     /// Its number.
     pub tid: i32,
     /// Its stack.
-    pub stack: Stack,
+    pub stack: Result<Stack, Unseen>,
+}
+
+/// Why the stack of another thread than the main one is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unseen {
+    /// It is in an uninterruptible call, or had no turn on a processor.
+    #[error("it did not stop in time")]
+    RanOn,
+    /// The budget of the stop was for those before it.
+    #[error("the time for which all may stand still was over")]
+    NoTime,
+    /// It has ended since, or its stack is no memory.
+    #[error("its registers or its stack cannot be read")]
+    Unreadable,
 }
 
 impl Stack {

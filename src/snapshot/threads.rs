@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::take::{Capture, Plan};
-use super::{Stack, ThreadStack};
+use super::{Stack, ThreadStack, Unseen};
 use crate::memory::{Avma, CapturedMemory, Memory, ProcessMemory};
 use crate::tracee::arch::{self, Registers};
 use crate::tracee::threads::{Standstill, stand_still};
@@ -15,7 +15,6 @@ const MOST_STACK: u64 = 256 << 10;
 
 /// One thread, as it stood.
 struct Copied {
-    tid: i32,
     registers: Registers,
     start: Avma,
     stack: Vec<u8>,
@@ -23,7 +22,7 @@ struct Copied {
 
 impl Plan<'_, '_> {
     /// Stops all threads once, copies the stacks of all but the main one, lets them run, and unwinds. Says for how long
-    /// they stood still at most.
+    /// they stood still at most. Of more than [`MOST_THREADS`] the rest is left out.
     pub fn other_threads(
         &self,
         budget: &StopBudget,
@@ -52,20 +51,19 @@ impl Plan<'_, '_> {
         })?;
         let stacks = copied
             .into_iter()
-            .map(|thread| self.understand(thread))
+            .map(|(tid, copied)| ThreadStack {
+                tid,
+                stack: copied.map(|thread| self.understand(thread)),
+            })
             .collect();
         Ok((stacks, stopped))
     }
 
-    fn understand(&self, thread: Copied) -> ThreadStack {
+    fn understand(&self, thread: Copied) -> Stack {
         let mut memory = CapturedMemory::default();
         memory.add(thread.start, thread.stack);
         let capture = Capture::of_thread(thread.registers, memory);
-        let stack: Stack = self.stack(&capture, None, true, None);
-        ThreadStack {
-            tid: thread.tid,
-            stack,
-        }
+        self.stack(&capture, None, true, None)
     }
 }
 
@@ -74,27 +72,30 @@ fn copy(
     pid: i32,
     memory: &ProcessMemory,
     end_of: impl Fn(Avma) -> Option<Avma>,
-) -> Vec<Copied> {
-    let mut copied = Vec::with_capacity(MOST_THREADS);
-    for tid in all.threads().filter(|tid| *tid != pid).take(MOST_THREADS) {
+) -> Vec<(i32, Result<Copied, Unseen>)> {
+    let one = |tid| {
         if Instant::now() >= all.give_up_at() {
-            break;
+            return Err(Unseen::NoTime);
         }
-        let Ok(registers) = all.registers(tid) else {
-            continue;
-        };
+        let registers = all.registers(tid).map_err(|_| Unseen::Unreadable)?;
         let start = registers.sp().offset(-(arch::RED_ZONE as i64));
         let size =
             end_of(registers.sp()).map_or(0, |end| end.0.saturating_sub(start.0).min(MOST_STACK));
         let mut stack = vec![0; size as usize];
-        if memory.read(start, &mut stack).is_ok() {
-            copied.push(Copied {
-                tid,
-                registers,
-                start,
-                stack,
-            });
-        }
-    }
-    copied
+        memory
+            .read(start, &mut stack)
+            .map_err(|_| Unseen::Unreadable)?;
+        Ok(Copied {
+            registers,
+            start,
+            stack,
+        })
+    };
+    let stopped = all.threads().filter(|tid| *tid != pid);
+    let ran_on = all.missing().into_iter();
+    stopped
+        .map(|tid| (tid, one(tid)))
+        .chain(ran_on.map(|tid| (tid, Err(Unseen::RanOn))))
+        .take(MOST_THREADS)
+        .collect()
 }

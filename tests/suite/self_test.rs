@@ -202,6 +202,7 @@ stuck! {
     malloc: "pgpoke_malloc()",
     malloc_beside_a_thread: "pgpoke_malloc_threads()",
     threads: "pgpoke_threads(8)",
+    a_thread_in_vfork: "pgpoke_thread_in_vfork(3600)",
     palloc: "pgpoke_palloc()",
     callback_of_libc: "pgpoke_qsort()",
     deep_recursion: "pgpoke_deep(10000)",

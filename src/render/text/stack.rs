@@ -55,17 +55,20 @@ pub fn backtrace(s: &Snapshot) -> String {
     page.into_text()
 }
 
-/// The stack of another thread than the main one, for a file.
+/// The stack of another thread than the main one, for a file, or why there is none.
 pub fn thread_backtrace(thread: &ThreadStack) -> String {
     let mut page = Page::new(Screen::PLAIN);
-    let frames = &thread.stack.frames;
-    page.line(
-        &format!("thread {}", thread.tid),
-        &header(&page, frames.len(), thread.stack.complete),
-    );
-    for (index, frame) in frames.iter().enumerate() {
-        frame_line(&mut page, index, frame);
-        variables::text(&mut page, frame);
+    let label = format!("thread {}", thread.tid);
+    match &thread.stack {
+        Ok(stack) => {
+            let header = header(&page, stack.frames.len(), stack.complete);
+            page.line(&label, &header);
+            for (index, frame) in stack.frames.iter().enumerate() {
+                frame_line(&mut page, index, frame);
+                variables::text(&mut page, frame);
+            }
+        }
+        Err(unseen) => page.line(&label, &format!("not seen: {unseen}")),
     }
     page.into_text()
 }
