@@ -3,7 +3,7 @@
 # random, and nothing but the README to free it by. `make rehearsal` runs it, and builds the pgpoke in there before.
 #
 #   rehearsal.sh PROGRAM                        picks a way at random; Ctrl-C gives up
-#   rehearsal.sh PROGRAM WAY                    this one: fifo, session, program or stopped
+#   rehearsal.sh PROGRAM WAY                    this one: fifo, session, program, stopped, loop or client
 #   rehearsal.sh PROGRAM WAY --trainee SCRIPT   a script for the trainee, called with the container and the PID: how the
 #                                               tests rehearse; it may say "give up" in its last line
 #
@@ -13,7 +13,7 @@ set -euo pipefail
 
 program=$(realpath "${1:?which pgpoke?}")
 cd "$(dirname "$0")/.."
-ways=(fifo session program stopped)
+ways=(fifo session program stopped loop client)
 way=${2:-${ways[RANDOM % ${#ways[@]}]}}
 trainee=''
 [ "${3:-}" != --trainee ] || trainee=$(realpath "${4:?which script?}")
@@ -56,6 +56,7 @@ wait_for() {
 
 # ---- The server, a session that has nothing to do with it, and the one that gets stuck ----
 
+echo "A server starts in a container; one of its sessions will be stuck."
 start='
 install -d -o postgres -g postgres /var/run/postgresql
 mkfifo -m 666 /tmp/fifo
@@ -67,8 +68,9 @@ podman --runtime runc run --detach --network=none --ulimit nofile=20000:20000 --
 wait_for "the server shall take connections" ask "SELECT 1"
 ask "CREATE TABLE import (line text)"
 
+# A third argument is what reads the session's output, if it is not thrown away.
 session() {
-    in_there sh -c "PGAPPNAME=$1 exec psql -X -q" >/dev/null 2>&1 <<<"$2" &
+    in_there sh -c "PGAPPNAME=$1 psql -X -q | ${3:-cat}" >/dev/null 2>&1 <<<"$2" &
     wait_for "the session $1 shall be at work" backend_of "$1"
 }
 backend_of() { ask "SELECT pid FROM pg_stat_activity WHERE application_name = '$1' AND state = 'active'" | grep .; }
@@ -78,18 +80,25 @@ case $way in
     # A cancel goes to the program, too.
     program) stuck="COPY import FROM PROGRAM 'trap \"\" INT; sleep 7000';" ;;
     stopped) stuck="SELECT pg_sleep(7000);" ;;
+    # It compares the pattern at each place in the text, and never looks up.
+    loop) stuck="SELECT repeat('a', 30000000) LIKE '%' || repeat('a', 1000000) || 'b';" ;;
+    client) stuck="COPY (SELECT repeat('x', 1000000) FROM generate_series(1, 10000)) TO STDOUT;" ;;
     *) cannot "no such way to get stuck: $way" ;;
 esac
 session bystander "SELECT pg_sleep(7200);"
 bystander=$(backend_of bystander)
 # What the session does next, if it can.
+reader=cat
+[ "$way" != client ] || reader="sleep 7200"
 session import "$stuck
-SELECT pg_sleep(7200);"
+SELECT pg_sleep(7200);" "$reader"
 pid=$(backend_of import)
 postmaster=$(in_there head -n 1 /var/lib/postgresql/17/main/postmaster.pid)
 
 is_stuck() { [ "$(ask "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND query = \$\$$stuck\$\$")" = 1 ]; }
 wait_for "the statement shall run" is_stuck
+waits_for_client() { [ "$(ask "SELECT wait_event FROM pg_stat_activity WHERE pid = $pid")" = ClientWrite ]; }
+[ "$way" != client ] || wait_for "the client shall not read" waits_for_client
 [ "$way" != stopped ] || in_there sh -c "kill -STOP $pid"
 function=pg_cancel_backend
 [ "$way" != session ] || function=pg_terminate_backend
@@ -140,6 +149,9 @@ trap 'exit 130' INT
 
 # ---- What came of it ----
 
+echo
+echo "Looking at what came of it, and whether anybody was harmed."
+
 verdict() {
     printf '\n%s\n' "$2"
     exit "$1"
@@ -156,7 +168,7 @@ fi
     verdict 3 "The server was restarted: every session was ended."
 ! is_stuck || verdict 1 "It was not freed. Nothing was harmed either. It was this way to get stuck: $way."
 [ "$(backend_of bystander)" = "$bystander" ] || verdict 3 "Freed, but another session was ended, too."
-if [ "$way" != session ] && [ "$(backend_of import)" != "$pid" ]; then
+if [ "$way" != session ] && [ "$way" != client ] && [ "$(backend_of import)" != "$pid" ]; then
     verdict 0 "Freed without harm to others. (A cancel would have been enough: the session need not have ended.)"
 fi
 verdict 0 "Freed without harm: nothing was restarted, and no other session noticed."

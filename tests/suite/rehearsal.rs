@@ -67,6 +67,20 @@ fn a_stopped_process() {
 }
 
 #[test]
+fn a_loop_of_the_server_s_own() {
+    let run = rehearse!("loop", "reads-the-advice");
+    run.assert_code(WITHOUT_HARM)
+        .assert_says("Freed without harm: nothing was restarted");
+}
+
+#[test]
+fn a_client_that_does_not_read() {
+    let run = rehearse!("client", "reads-the-advice");
+    run.assert_code(WITHOUT_HARM)
+        .assert_says("Freed without harm: nothing was restarted");
+}
+
+#[test]
 fn kill_9_is_called_what_it_is() {
     let run = rehearse!("fifo", "loses-patience");
     run.assert_code(WITH_HARM)
