@@ -12,7 +12,7 @@ use crate::render::ladder;
 use crate::render::screen::Screen;
 
 /// How often the line is written over.
-const BEAT: Duration = Duration::from_millis(100);
+const BEAT: Duration = Duration::from_millis(500);
 
 /// What is over sooner is not worth a line that flickers.
 const SOON: Duration = Duration::from_millis(300);
