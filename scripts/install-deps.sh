@@ -12,7 +12,7 @@ headers=postgresql-server-dev-$pg
 languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
 tools=(build-essential strace gdb elfutils debuginfod dwz procps util-linux curl ca-certificates unzip podman runc mmdebstrap
     musl musl-dev musl-tools busybox-static
-    man-db groff mandoc zsh fish rpm cpio jq)
+    man-db groff mandoc zsh fish rpm cpio jq sudo)
 server_user=pgpoke-test
 
 demo=false

@@ -6,6 +6,7 @@
 use std::path::{Component, Path};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -246,7 +247,7 @@ pub fn snapshots(data: &[u8]) {
         let json = render::json::inspection(&snapshot, &judged);
         let json: Value = serde_json::from_str(&json).expect("JSON");
         assert!(json.is_object());
-        let _ = render::text::question(&snapshot, &judged, narrow);
+        let _ = render::text::question(&snapshot, &judged, Duration::from_secs(5), narrow);
     }
 }
 

@@ -47,6 +47,16 @@ impl Serialize for Avma {
     }
 }
 
+impl schemars::JsonSchema for Avma {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "address".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^0x[0-9a-f]{1,16}$" })
+    }
+}
+
 impl<'de> Deserialize<'de> for Avma {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;

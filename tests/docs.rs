@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use pgpoke::assess::checks::{Row, TABLE, Weight};
 use pgpoke::assess::{Request, Verdict, assess, cause, rules};
 use pgpoke::render::screen::Screen;
-use pgpoke::render::text;
+use pgpoke::render::{schema, text};
 use pgpoke::snapshot::Snapshot;
 use serde_json::Value;
 
@@ -102,6 +102,13 @@ fn assert_page(path: &str, wanted: &str) {
         std::fs::write(Path::new(ROOT).join(path), wanted).unwrap();
     }
     assert!(read(path) == wanted, "{path} is out of date: make docs");
+}
+
+#[test]
+fn the_schema_is_what_the_code_says() {
+    let mut wanted = serde_json::to_string_pretty(&schema::schema()).unwrap();
+    wanted.push('\n');
+    assert_page("docs/pgpoke.schema.json", &wanted);
 }
 
 #[test]
@@ -416,6 +423,33 @@ fn the_worked_examples_compile() {
         check.env("CARGO_TARGET_DIR", scratch.join("target"));
         check.env("RUSTFLAGS", "-Dwarnings");
         run(check.current_dir(&copy), name);
+    }
+}
+
+/// Each package that pgpoke is made of is in the table of carrying-on.md, and no other.
+#[test]
+fn every_package_has_its_reason() {
+    let manifest = read("Cargo.toml");
+    let named = |section: &str| -> BTreeSet<String> {
+        let lines = manifest.lines().skip_while(|l| *l != section).skip(1);
+        let lines = lines.take_while(|l| !l.starts_with('['));
+        let names = lines.filter_map(|l| Some(l.split_once(" = ")?.0.to_owned()));
+        names.collect()
+    };
+    let packages = named("[dependencies]");
+    assert!(packages.len() > 20, "{packages:?}");
+    let page = read("docs/carrying-on.md");
+    let (_, section) = page.split_once("\n## Packages\n").expect("## Packages");
+    let cells = section
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `")?.split_once(" | "));
+    let explained: BTreeSet<String> = cells
+        .flat_map(|(names, _)| names.trim_end_matches('`').split("`, `"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(explained, packages);
+    for package in named("[dev-dependencies]").difference(&packages) {
+        assert!(section.contains(&format!("`{package}`")), "{package}");
     }
 }
 

@@ -237,7 +237,7 @@ fn inspections(texts: &mut Texts) {
             let judged = assess(&snapshot, request, &[]);
             if judged.verdict != Verdict::Pointless {
                 texts.keep(&format!("{name}.interrupt-{option}"), |screen| {
-                    text::question(&snapshot, &judged, screen) + "\n"
+                    text::question(&snapshot, &judged, Duration::from_secs(5), screen) + "\n"
                 });
             }
         }

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::{Serialize, Serializer};
-
 use super::checks::{self, TABLE};
 use super::{Assessment, Interrupt, Request, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
@@ -44,12 +42,6 @@ impl fmt::Display for Advice {
             None => f.write_str(&self.text),
             Some(command) => write!(f, "{}: {command}", self.text),
         }
-    }
-}
-
-impl Serialize for Advice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

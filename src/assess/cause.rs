@@ -21,6 +21,23 @@ const fn row(code: &'static str, recognise: fn(&Snapshot) -> Found) -> Row {
     Row { code, recognise }
 }
 
+/// The name of no cause.
+const UNKNOWN: &str = "unknown";
+
+/// The names in [`TABLE`], and that of no cause, for the schema of the JSON output.
+#[derive(Debug)]
+pub enum Code {}
+
+impl schemars::JsonSchema for Code {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "cause_code".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        super::one_of(TABLE.iter().map(|row| row.code).chain([UNKNOWN]))
+    }
+}
+
 /// All causes, the most specific first. The first that is recognised wins.
 pub const TABLE: &[Row] = &[
     row("being-traced", being_traced),
@@ -59,7 +76,7 @@ pub fn find(snapshot: &Snapshot) -> Cause {
         }
     }
     Cause {
-        code: "unknown",
+        code: UNKNOWN,
         summary: "what it does could not be told".into(),
         evidence: Vec::new(),
     }

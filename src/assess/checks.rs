@@ -107,6 +107,20 @@ pub struct Row {
     pub next: Option<&'static str>,
 }
 
+/// The names in [`TABLE`], for the schema of the JSON output.
+#[derive(Debug)]
+pub enum Code {}
+
+impl schemars::JsonSchema for Code {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "check_code".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        super::one_of(TABLE.iter().map(|row| row.code))
+    }
+}
+
 /// All checks, in the order in which they are shown.
 pub const TABLE: &[Row] = &[
     Row {

@@ -14,6 +14,7 @@ pub mod samples;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::Snapshot;
@@ -31,8 +32,9 @@ pub enum Request {
 }
 
 /// What `ProcessInterrupts()` would act on first: terminate over cancel over barrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "interrupt")]
 pub enum Interrupt {
     /// FATAL: the session ends.
     Terminate,
@@ -72,8 +74,9 @@ impl fmt::Display for Interrupt {
 }
 
 /// Whether to step in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "verdict")]
 pub enum Verdict {
     /// Every check passed at this instruction.
     Safe,
@@ -97,7 +100,8 @@ impl fmt::Display for Verdict {
 }
 
 /// The verdicts for what could be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "verdict_if", deny_unknown_fields)]
 pub struct VerdictIf {
     /// Had a cancel been asked for.
     pub cancel: Verdict,
@@ -106,8 +110,9 @@ pub struct VerdictIf {
 }
 
 /// The result of one check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "check_status")]
 pub enum Status {
     /// No objection.
     Pass,
@@ -120,13 +125,16 @@ pub enum Status {
 }
 
 /// One check, done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "check", deny_unknown_fields)]
 pub struct Check {
     /// Its stable name.
+    #[schemars(with = "checks::Code")]
     pub code: &'static str,
     /// How it came out.
     pub status: Status,
     /// Why, naming the frame, the variable or the rule.
+    #[schemars(length(min = 1))]
     pub detail: String,
     /// What it does to the verdict, and how weighty that is.
     #[serde(skip)]
@@ -134,11 +142,14 @@ pub struct Check {
 }
 
 /// Why the backend is stuck.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "cause", deny_unknown_fields)]
 pub struct Cause {
     /// Its stable name.
+    #[schemars(with = "cause::Code")]
     pub code: &'static str,
     /// One sentence.
+    #[schemars(length(min = 1))]
     pub summary: String,
     /// What it rests on.
     pub evidence: Vec<String>,
@@ -212,4 +223,9 @@ fn verdict_of(checks: &[Check]) -> Verdict {
         .filter_map(|c| c.objection)
         .min_by_key(|o| o.weight)
         .map_or(Verdict::Safe, |o| o.verdict)
+}
+
+/// Says that a value is one of these names.
+fn one_of(names: impl IntoIterator<Item = &'static str>) -> schemars::Schema {
+    schemars::json_schema!({ "enum": names.into_iter().collect::<Vec<_>>() })
 }

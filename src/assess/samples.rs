@@ -3,6 +3,7 @@
 //! Stacks are merged into a tree, from the outermost function on. What all of them have in common is where the
 //! loop is; what lies below that is what the loop calls.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::rules;
@@ -28,15 +29,17 @@ struct Node {
 }
 
 /// One function in a tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "branch", deny_unknown_fields)]
 pub struct Branch {
     /// How many functions called each other to get there.
     pub depth: usize,
     /// The function, in words.
     pub function: String,
     /// In how many looks it was there.
+    #[schemars(range(min = 1))]
     pub looks: usize,
-    /// In how many of these it was the innermost.
+    /// In how many looks it was the innermost.
     pub innermost: usize,
     /// How many functions it was seen to call.
     #[serde(skip)]
@@ -151,26 +154,31 @@ fn same(a: &Place, b: &Place) -> bool {
 }
 
 /// What several looks say together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "samples", deny_unknown_fields)]
 pub struct Motion {
     /// How many looks found a stack that is known to its root.
+    #[schemars(range(min = 2))]
     pub looks: usize,
-    /// The functions that all of them have in common, innermost first, in words.
+    /// The functions that all of them have in common, innermost first, in words: there the loop is, if it is one.
     pub common: Vec<String>,
-    /// What was found below the innermost of these.
+    /// What the innermost of the common functions called, the most frequent first.
     pub below: Vec<Share>,
     /// Why it gets on, if it does.
     pub progress: Option<&'static str>,
-    /// All stacks in one tree, outermost first: each function before those that it called.
+    /// All stacks in one tree, outermost first: each function stands before those that it called, the most frequent of
+    /// these first. Its share is its own looks divided by those of the whole.
     pub tree: Vec<Branch>,
 }
 
 /// How often something was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "share", deny_unknown_fields)]
 pub struct Share {
     /// The function, in words.
     pub function: String,
     /// In how many looks.
+    #[schemars(range(min = 1))]
     pub looks: usize,
 }
 

@@ -219,10 +219,8 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
                 failure.hint.as_deref(),
             );
             let outcome = failure.outcome.unwrap_or(Outcome::Refused);
-            let mut object = failure.as_json(pid, Some(outcome));
-            object["steps"] = json::steps_of(ladder.steps());
             Answer {
-                object,
+                object: failure.after(pid, outcome, ladder.steps()),
                 outcome: json::outcome(outcome),
                 exit: failure.exit,
             }
@@ -544,7 +542,7 @@ impl<'c> Climb<'c, '_> {
         let args = self.args;
         let done = |done: Done| Ok(Looked::Done(Box::new(done)));
         let budget = self.budget();
-        let (snapshot, assessment) = self.ladder.climb(
+        let (mut snapshot, assessment) = self.ladder.climb(
             Rung::Look,
             ("looking into it", None),
             || {
@@ -595,7 +593,7 @@ impl<'c> Climb<'c, '_> {
             }
             return done(Done::new(snapshot, assessment, report));
         }
-        self.gather(plan)?;
+        snapshot.stopped_ms += self.gather(plan)?;
         if args.dry_run {
             let report = dry(&assessment);
             return done(Done::new(snapshot, assessment, report));
@@ -603,10 +601,11 @@ impl<'c> Climb<'c, '_> {
         Ok(Looked::GoOn(Box::new((snapshot, assessment))))
     }
 
-    /// Gathers a report, once: afterwards it is too late. Without it, nothing is done.
-    fn gather(&mut self, plan: &Plan) -> Result<(), Failure> {
+    /// Gathers a report, once: afterwards it is too late. Without it, nothing is done. Says how long the backend stood
+    /// still for it, in milliseconds.
+    fn gather(&mut self, plan: &Plan) -> Result<f64, Failure> {
         let Some(directory) = self.args.report.as_ref().filter(|_| !self.reported) else {
-            return Ok(());
+            return Ok(0.0);
         };
         let budget = self.budget();
         let patience = self.time(report::TIME_TO_LOOK, Outcome::TimedOut);
@@ -617,17 +616,20 @@ impl<'c> Climb<'c, '_> {
             }
             false => directory.clone(),
         };
-        self.ladder.climb(
+        let written = self.ladder.climb(
             Rung::Report,
             ("gathering a report", None),
             || report::before_stepping_in(&directory, plan, &budget, patience),
             |written| match written {
-                Ok(files) => format!("{files} files are in {}", directory.display()),
+                Ok(written) => {
+                    let files = written.contents.files.len();
+                    format!("{files} files are in {}", directory.display())
+                }
                 Err(failure) => failure.message.clone(),
             },
         )?;
         self.reported = true;
-        Ok(())
+        Ok(written.stopped_ms)
     }
 
     /// Waits for one that is on its way out already.
@@ -651,7 +653,7 @@ impl<'c> Climb<'c, '_> {
         }
         let question = format!(
             "{before}{}",
-            text::question(snapshot, assessment, Screen::stderr())
+            text::question(snapshot, assessment, self.args.wait, Screen::stderr())
         );
         self.confirmed = self.ladder.climb(
             Rung::Ask,

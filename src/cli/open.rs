@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Exit, messages, say};
-use crate::intervene::Outcome;
+use crate::intervene::{Outcome, Step};
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
@@ -60,12 +60,20 @@ impl Failure {
 
     /// As an object.
     pub fn as_json(&self, pid: i32, outcome: Option<Outcome>) -> Value {
+        let outcome = outcome.map(|o| (self.outcome.unwrap_or(o), None));
+        self.object(pid, outcome)
+    }
+
+    /// The same of an intervention that had begun, with the rungs that it took.
+    pub fn after(&self, pid: i32, outcome: Outcome, steps: &[Step]) -> Value {
+        self.object(pid, Some((outcome, Some(steps))))
+    }
+
+    fn object(&self, pid: i32, interrupt: Option<(Outcome, Option<&[Step]>)>) -> Value {
         json::failure(
             pid,
-            outcome.map(|o| json::outcome(self.outcome.unwrap_or(o))),
-            &self.message,
-            self.detail.as_deref(),
-            self.hint.as_deref(),
+            interrupt,
+            (&self.message, self.detail.as_deref(), self.hint.as_deref()),
             self.told.as_deref().map(|t| (t.rule, &t.facts)),
         )
     }

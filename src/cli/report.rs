@@ -163,13 +163,13 @@ pub fn make_room(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Gathers a report before an interrupt, and says how many files are in it.
+/// Gathers a report before an interrupt.
 pub fn before_stepping_in(
     directory: &Path,
     plan: &Plan,
     budget: &StopBudget,
     patience: Patience,
-) -> Result<usize, Failure> {
+) -> Result<Written, Failure> {
     let wishes = Wishes {
         directory: directory.to_owned(),
         looks: Looks {
@@ -188,7 +188,7 @@ pub fn before_stepping_in(
             format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
         return Err(failure(Exit::Error, message));
     }
-    Ok(written.contents.files.len())
+    Ok(written)
 }
 
 fn default_directory(pid: i32) -> PathBuf {

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use bundle::Bundle;
@@ -446,24 +447,28 @@ fn words(command_line: &[u8]) -> String {
 }
 
 /// A file that is in the bundle.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "gathered_file", deny_unknown_fields)]
 pub struct Gathered {
     /// Its name.
     pub name: String,
     /// How long it is.
     pub bytes: usize,
     /// What it is.
+    #[schemars(length(min = 1))]
     pub what: String,
     /// There would have been more.
     pub cut_off: bool,
 }
 
 /// What is not in the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "missing_file", deny_unknown_fields)]
 pub struct Missing {
     /// The file's name.
     pub name: String,
     /// Why it is not to be had.
+    #[schemars(length(min = 1))]
     pub why: String,
 }
 

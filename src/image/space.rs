@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::elf::{Image, build_id_in_memory};
@@ -14,7 +15,7 @@ use super::locate::{DebugFiles, Finder, Roots};
 use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
 use crate::process::root::Links;
-use crate::process::{Mapping, Process, maps, same_file};
+use crate::process::{Mapping, Process, as_text, maps, same_file};
 
 /// What part a mapped image plays in a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -106,8 +107,9 @@ pub struct AddressSpace<'p> {
 }
 
 /// What an image was read from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "read_from")]
 pub enum ReadFrom {
     /// The very file that is mapped, or one with the same build-id.
     File,
@@ -116,15 +118,18 @@ pub enum ReadFrom {
 }
 
 /// A file with code that was replaced or deleted since the process loaded it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "replaced_file", deny_unknown_fields)]
 pub struct ReplacedFile {
     /// Where the process had it.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub path: PathBuf,
-    /// Whether another file is there now.
+    /// Whether another file is there now; else it was deleted.
     pub replaced: bool,
     /// It is the server's executable.
     pub executable: bool,
-    /// What its code was read from; none where it was not needed, or is not to be had.
+    /// What its code was read from; null where it was not needed, or is not to be had.
     pub read_from: Option<ReadFrom>,
 }
 

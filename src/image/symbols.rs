@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Svma;
 
 /// Where a name was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "symbol_source")]
 #[serde(rename_all = "kebab-case")]
 pub enum SymbolSource {
     /// The dynamic symbols that every image carries.

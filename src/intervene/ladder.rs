@@ -3,12 +3,17 @@
 
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::{Outcome, Report};
 use crate::assess::Verdict;
 use crate::assess::checks::{self, Weight};
 
 /// One rung.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "rung")]
 pub enum Rung {
     /// The signal of pg_cancel_backend() or pg_terminate_backend() is sent.
     Signal,

@@ -6,6 +6,9 @@ mod server;
 
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 pub use ladder::{Ladder, Listener, Rung, Step};
 pub use server::ServerWatch;
 
@@ -15,7 +18,7 @@ use crate::memory::{Avma, Memory};
 use crate::postgres::{Activity, Globals};
 use crate::process::Process;
 use crate::snapshot::{Capture, Plan, Snapshot};
-use crate::tracee::{CallEnd, Declined, Frame, StopBudget, Stopped, TraceError, Tracee};
+use crate::tracee::{CallEnd, Declined, Frame, Registers, StopBudget, Stopped, TraceError, Tracee};
 
 /// How long a backend may take to stop when asked to.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -26,6 +29,8 @@ const PAUSES: std::ops::Range<u64> = 20..120;
 const PAUSE_PER_STOP: u32 = 2;
 /// So many times longer where the objection is not to where the backend is, and haste is no use.
 const PATIENCE: u64 = 200;
+/// So often the pause is doubled where look after look finds it in the same system call.
+const MOST_DOUBLINGS: u32 = 5;
 
 /// What the operator allows.
 #[derive(Debug, Clone)]
@@ -45,7 +50,9 @@ pub struct Options {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "outcome")]
 pub enum Outcome {
     /// The statement was cancelled by an ERROR.
     Cancelled,
@@ -163,7 +170,14 @@ enum Look {
     /// Still in an allocator, by its innermost frame: not safe for the reason that was seen before.
     StillAllocating,
     /// Not safe here.
-    Objected(Verdict, Vec<Check>, Option<Box<Capture>>),
+    Objected {
+        verdict: Verdict,
+        objections: Vec<Check>,
+        /// It goes through code that is to be read.
+        to_learn: Option<Box<Capture>>,
+        /// The system call that it is in.
+        in_syscall: Option<Call>,
+    },
     /// Safe, but the frame was not lent, for this reason.
     Declined(Declined),
     /// The statement that was to be cancelled is over.
@@ -215,6 +229,7 @@ pub fn step_in(
     tracee = let_go_and_learn(tracee, plan, options, &ahead, &mut stood_still)?;
     let deadline = Instant::now() + options.wait;
     let mut pause = Pause::new();
+    let mut wait = Wait::default();
     let (end, interrupt, started) = loop {
         report.attempts += 1;
         let started = Instant::now();
@@ -227,13 +242,14 @@ pub fn step_in(
         report.stopped = stood_still + still_now;
         match look {
             Look::Called(end, interrupt) => break (end, interrupt, started),
-            Look::StillAllocating => {}
+            Look::StillAllocating => wait.goes_on_in(None),
             Look::StatementOver => {
                 report.outcome = Outcome::ObeyedSignal;
                 report.detail = "the statement ended by itself".into();
                 return Ok(Stepped::Not(report));
             }
             Look::Declined(why) => {
+                wait.goes_on_in(None);
                 // The carrier itself cannot be ridden; that will not change from one look to the next.
                 let lasting = matches!(why, Declined::SmallStack(_));
                 report.verdict = Some(Verdict::Unsafe);
@@ -242,7 +258,13 @@ pub fn step_in(
                     return Ok(Stepped::Not(refused(report, Verdict::Unsafe, options.wait)));
                 }
             }
-            Look::Objected(verdict, objections, to_learn) => {
+            Look::Objected {
+                verdict,
+                objections,
+                to_learn,
+                in_syscall,
+            } => {
+                wait.goes_on_in(in_syscall);
                 let give_up = Instant::now() >= deadline || !may_change(verdict, &objections);
                 report.verdict = Some(verdict);
                 report.objections = objections;
@@ -258,7 +280,8 @@ pub fn step_in(
             .objections
             .iter()
             .all(|c| advice::MOVES_ON.contains(&c.code));
-        tracee.let_run(pause.next(still_now - still_before, moves))?;
+        let scale = if moves { wait.patience() } else { PATIENCE };
+        tracee.let_run(pause.next(still_now - still_before, scale))?;
     };
     report.call_time = Some(started.elapsed());
     report.objections.clear();
@@ -339,13 +362,19 @@ fn look(
     if verdict != Verdict::Safe {
         // Code that was not met before is read once the backend runs again.
         let unread = snapshot.stack.is_some_and(|s| s.unread);
+        let in_syscall = Call::of(&capture.registers);
         let to_learn = unread.then(|| Box::new(capture));
         if unread {
             // It is let go from this stop; one that runs would have to stop once more for that.
             stopped.keep();
         }
         let objections = checks.into_iter().filter(|c| c.objection.is_some());
-        return Ok(Look::Objected(verdict, objections.collect(), to_learn));
+        return Ok(Look::Objected {
+            verdict,
+            objections: objections.collect(),
+            to_learn,
+            in_syscall,
+        });
     }
     let interrupt = Interrupt::of(&snapshot, options.request);
     // One of the telltales: without it, the process would not have been taken for a backend.
@@ -418,8 +447,8 @@ fn set_flags(
     Ok(())
 }
 
-/// Whether another look may come out otherwise.
-fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
+/// Whether another look may come out otherwise than with these objections.
+pub fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
     match checks::weight(objections) {
         Some(Weight::Identity | Weight::Occasion) | None => false,
         Some(Weight::CriticalSection | Weight::HeldOff) => true,
@@ -615,6 +644,47 @@ fn had_its_turn(process: &Process, used: Option<Duration>) -> bool {
         || more.is_none_or(|(now, then)| now.saturating_sub(then) >= SOME)
 }
 
+/// A system call, by its number, its arguments, and the program counter and stack pointer it was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Call {
+    number: i64,
+    arguments: [u64; 6],
+    from: (Avma, Avma),
+}
+
+impl Call {
+    fn of(registers: &Registers) -> Option<Self> {
+        Some(Call {
+            number: registers.syscall()?,
+            arguments: registers.syscall_arguments(),
+            from: (registers.ip(), registers.sp()),
+        })
+    }
+}
+
+/// For how many looks on end it has been in one and the same system call: a loop that makes the same call again and
+/// again looks so, too, but not for long.
+#[derive(Default)]
+struct Wait {
+    call: Option<Call>,
+    looks: u32,
+}
+
+impl Wait {
+    /// A look has found it in this system call, or in none.
+    fn goes_on_in(&mut self, call: Option<Call>) {
+        let same = call.is_some() && call == self.call;
+        self.looks = if same { self.looks + 1 } else { 0 };
+        self.call = call;
+    }
+
+    /// How many times longer the pause is to be: twice as long with each look that has found nothing new, but never so
+    /// long that the short time between two calls of a loop is missed for good.
+    fn patience(&self) -> u64 {
+        1 << self.looks.min(MOST_DOUBLINGS)
+    }
+}
+
 /// Irregular pauses.
 struct Pause(u64);
 
@@ -624,13 +694,41 @@ impl Pause {
         Pause(now.map_or(1, |n| n.subsec_nanos().into()) | 1)
     }
 
-    fn next(&mut self, after: Duration, hurry: bool) -> Duration {
+    /// The next, `scale` times as long as the shortest.
+    fn next(&mut self, after: Duration, scale: u64) -> Duration {
         // xorshift64: any sequence that follows no rhythm will do.
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         let span = PAUSES.end - PAUSES.start;
-        let scale = if hurry { 1 } else { PATIENCE };
         Duration::from_micros((PAUSES.start + self.0 % span) * scale).max(after * PAUSE_PER_STOP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_in_a_call_is_given_longer_and_longer() {
+        let call = Call {
+            number: libc::SYS_read,
+            arguments: [3, 0x1000, 100, 0, 0, 0],
+            from: (Avma(1), Avma(2)),
+        };
+        let mut wait = Wait::default();
+        let mut patience = |call| {
+            wait.goes_on_in(call);
+            wait.patience()
+        };
+        let same = Some(call);
+        assert_eq!([0; 8].map(|_| patience(same)), [1, 2, 4, 8, 16, 32, 32, 32]);
+        assert_eq!(patience(None), 1);
+        assert_eq!([patience(same), patience(same)], [1, 2]);
+        let other = Some(Call {
+            arguments: [4, 0x1000, 100, 0, 0, 0],
+            ..call
+        });
+        assert_eq!([patience(other), patience(same)], [1, 1]);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a server process is for, named as `pg_stat_activity.backend_type` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "backend_type")]
 pub enum BackendType {
     /// Serves a client.
     #[serde(rename = "client backend")]
@@ -90,7 +92,8 @@ impl fmt::Display for BackendType {
 }
 
 /// What a backend says that it does, as `pg_stat_activity.state` words it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "activity")]
 pub enum Activity {
     /// Not (yet) known.
     #[serde(rename = "undefined")]

@@ -27,6 +27,7 @@ use procfs::ProcError;
 use procfs::process::{Stat, Status};
 
 pub use maps::Mapping;
+pub use text::as_text;
 
 use crate::memory::Avma;
 use crate::tracee::sys;

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
@@ -10,7 +11,8 @@ use super::Process;
 const MOST_MOUNTINFO: u64 = 4 << 20;
 
 /// A mounted file system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "filesystem", deny_unknown_fields)]
 pub struct Filesystem {
     /// Its type: `ext4`, `nfs4`, …
     #[serde(rename = "type")]

@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::container::{self, Engine};
 use super::{Process, mounts, passwd};
 use crate::tracee::sys;
@@ -119,7 +122,9 @@ pub struct Permission {
 }
 
 /// The rule that denied it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "rule")]
 pub enum Rule {
     /// Another process traces it.
     Tracer,

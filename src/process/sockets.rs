@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
@@ -14,13 +15,15 @@ use super::Process;
 const MOST_TABLE: u64 = 16 << 20;
 
 /// A socket, as far as the kernel's tables tell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "socket")]
 pub struct Socket {
-    /// `tcp`, `udp` or `unix`.
+    /// What it speaks.
+    #[schemars(extend("enum" = ["tcp", "udp", "unix"]))]
     pub protocol: String,
     /// Its own address and port, or path.
     pub local: Option<String>,
-    /// The peer's address and port, or path; none where it has none, or the kernel does not tell (Unix sockets).
+    /// The peer's address and port, or path; null where it has none, or the kernel does not tell (Unix sockets).
     pub remote: Option<String>,
     /// The state of a TCP connection, as ss(8) has it.
     pub state: Option<String>,

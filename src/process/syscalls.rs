@@ -3,6 +3,7 @@
 //! All of it from `/proc` and from the arguments in the process's memory, never while it stands still, and never by
 //! asking a file system that may not answer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
@@ -45,7 +46,8 @@ pub struct BlockedCall {
 }
 
 /// One thing that a system call waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "awaited", deny_unknown_fields)]
 pub struct Awaited {
     /// The descriptor, where it is one's.
     pub descriptor: Option<u64>,
@@ -55,8 +57,9 @@ pub struct Awaited {
 }
 
 /// What a system call may wait for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[schemars(rename = "thing")]
 pub enum Thing {
     /// A file, a device or a directory.
     File {
@@ -72,8 +75,8 @@ pub enum Thing {
     },
     /// A pipe without one.
     Pipe {
-        /// Which other processes have it open (the first of them, where there are many); none if none was found, and
-        /// not all could be looked into.
+        /// Which other processes have it open, the first of them where there are many; null if none was found and not all
+        /// could be looked into.
         also_open_in: Option<Vec<Other>>,
     },
     /// A socket.
@@ -95,9 +98,11 @@ pub enum Thing {
 }
 
 /// Another process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "other_process")]
 pub struct Other {
     /// Its PID in our PID namespace.
+    #[schemars(range(min = 1))]
     pub pid: i32,
     /// Its name, as ps has it.
     pub name: Option<String>,
@@ -214,6 +219,15 @@ impl BlockedCall {
         self.waits_for = look.waits_for(self).unwrap_or_default();
         look.find_other_ends(&mut self.waits_for);
         self.time_limit_ms = look.time_limit(self);
+    }
+
+    /// Looks up only what takes next to no time: what the descriptor points to, or which file is being opened.
+    pub fn glance(&mut self, process: &Process, memory: &dyn Memory) {
+        self.target = self.descriptor.and_then(|fd| process.descriptor(fd));
+        if matches!(self.number, libc::SYS_open | libc::SYS_openat) {
+            let look = Look { process, memory };
+            self.waits_for = look.waits_for(self).unwrap_or_default();
+        }
     }
 
     /// The call in words, with what it waits for where that is one thing.

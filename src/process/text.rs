@@ -4,12 +4,18 @@
 //! nothing but UTF-8 for `status`; a name is any fifteen bytes (PR_SET_NAME(2const)). So both are looked at first.
 
 use std::io;
+use std::path::Path;
 
 use procfs::process::{Schedstat, Stat, Status};
 use procfs::{FromBufRead, FromRead, ProcError};
 
 use super::RawCall;
 use crate::memory::Avma;
+
+/// A path need not be in UTF-8, as JSON has to be: for serde, the nearest text.
+pub fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
 
 fn error(e: ProcError) -> io::Error {
     io::Error::other(e.to_string())

@@ -3,14 +3,13 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
-use super::json::{self as common, SCHEMA_VERSION};
+use super::forms::{self, Backend, Entry, List, Listed, ListedProcess, SchemaVersion, Server};
+use super::json::{self, millis, text_of, to_value};
 use super::screen::{Screen, Tone};
 use super::text::printable;
 use crate::assess::Interrupt;
 use crate::assess::likely::{Judgement, Pending};
-use crate::postgres::status::{NoStatus, Status, Timestamp};
+use crate::postgres::status::{Client, NoStatus, Status, Timestamp};
 use crate::snapshot::{Glance, ServerFacts};
 
 /// One process, and what is said of it.
@@ -395,138 +394,126 @@ fn cut_lines(text: &str, most: usize) -> String {
 
 /// The same as one JSON object, on one line if another may follow.
 pub fn json(listing: &Listing, one_line: bool) -> String {
-    let servers: Vec<Value> = listing
-        .servers
-        .iter()
-        .zip(&listing.read)
-        .map(|(server, read)| self::server(server, *read))
-        .collect();
-    let rows = listing.rows.iter();
-    let rows: Vec<Value> = rows.map(|row| backend(row, listing)).collect();
-    let object = json!({
-        "schema_version": SCHEMA_VERSION,
-        "at_unix_us": listing.at.unix_micros(),
-        "servers": servers,
-        "backends": rows,
-        "unreadable": listing.unreadable,
-        "warnings": listing.warnings,
+    let servers = listing.servers.iter().zip(&listing.read);
+    let object = to_value(&List {
+        schema_version: SchemaVersion,
+        at_unix_us: listing.at.unix_micros(),
+        servers: servers.map(|(s, read)| server(s, *read)).collect(),
+        backends: listing.rows.iter().map(|r| listed(r, listing)).collect(),
+        unreadable: listing.unreadable.clone(),
+        warnings: listing.warnings.clone(),
     });
     match one_line {
         true => format!("{object}\n"),
-        false => common::print(&object),
+        false => json::print(&object),
     }
 }
 
-fn server(s: &ServerFacts, read: usize) -> Value {
-    json!({
-        "postmaster_pid": s.postmaster,
-        "postmaster_pid_in_container": s.inner_postmaster.filter(|p| Some(*p) != s.postmaster),
-        "server_version": s.version,
-        "version_known": s.version_known,
-        "data_directory": s.data_directory.as_ref().map(|d| d.to_string_lossy()),
-        "port": s.port,
-        "cluster_name": Some(&s.cluster_name).filter(|n| !n.is_empty()),
-        "container": s.container,
-        "processes": read,
-    })
+fn server(s: &ServerFacts, read: usize) -> Server {
+    let s = s.clone();
+    Server {
+        postmaster_pid: s.postmaster,
+        postmaster_pid_in_container: s.inner_postmaster.filter(|p| Some(*p) != s.postmaster),
+        server_version: s.version,
+        version_known: s.version_known,
+        data_directory: s.data_directory.as_deref().map(text_of),
+        port: s.port,
+        cluster_name: Some(s.cluster_name).filter(|n| !n.is_empty()),
+        container: s.container,
+        processes: read,
+    }
 }
 
-fn backend(row: &Row, listing: &Listing) -> Value {
+fn listed(row: &Row, listing: &Listing) -> Listed {
     let (g, j) = (&row.glance, &row.judgement);
-    let server = &listing.servers[row.server];
     let status = g.status.as_ref().ok();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let age = |at: fn(&Status) -> Option<Timestamp>| status.and_then(at).map(|t| ms(t.until(g.at)));
+    let age =
+        |at: fn(&Status) -> Option<Timestamp>| status.and_then(at).map(|t| millis(t.until(g.at)));
     let moment =
         |at: fn(&Status) -> Option<Timestamp>| status.and_then(at).map(Timestamp::unix_micros);
-    let client = status.and_then(|s| s.client);
-    let (address, port) = match client {
-        Some(crate::postgres::status::Client::Remote(address, port)) => (Some(address), Some(port)),
+    let (address, port) = match status.and_then(|s| s.client) {
+        Some(Client::Remote(address, port)) => (Some(address.to_string()), Some(port)),
         _ => (None, None),
     };
-    let mut object = json!({
-        "pid": g.pid,
-        "server": row.server,
-        "backend": {
-            "type": g.backend_type,
-            "server_version": server.version,
-            "data_directory": server.data_directory.as_ref().map(|d| d.to_string_lossy()),
-            "database": g.database,
-            "user": g.user,
-            "client": client.map(|c| c.to_string()),
-            "application_name": status.and_then(|s| s.application_name.as_ref()),
-            "state": status.and_then(|s| s.activity),
-            "query": status.and_then(|s| s.query.as_ref()),
-            "container": server.container,
-            "pid_in_container": (g.inner_pid != g.pid).then_some(g.inner_pid),
-            "postmaster_pid": server.postmaster,
-            "postmaster_command": null,
-            "title": Some(&g.title).filter(|t| !t.is_empty()),
+    Listed {
+        pid: g.pid,
+        server: row.server,
+        backend: backend(g, &listing.servers[row.server]),
+        backend_type: g.kind(),
+        database_oid: status.and_then(|s| s.database),
+        user_oid: status.and_then(|s| s.user),
+        client_addr: address,
+        client_port: port,
+        backend_start_unix_us: moment(|s| s.started),
+        xact_start_unix_us: moment(|s| s.transaction_start),
+        query_start_unix_us: moment(|s| s.query_start),
+        state_change_unix_us: moment(|s| s.state_change),
+        read_at_unix_us: g.at.unix_micros(),
+        state_ms: g.since().map(|t| millis(t.until(g.at))),
+        xact_ms: age(|s| s.transaction_start),
+        session_ms: age(|s| s.started),
+        status: match &g.status {
+            Ok(_) => Entry::Read,
+            Err(NoStatus::Torn) => Entry::Torn,
+            Err(NoStatus::None) => Entry::None,
         },
-        "backend_type": g.kind(),
-        "database_oid": status.and_then(|s| s.database),
-        "user_oid": status.and_then(|s| s.user),
-        "client_addr": address,
-        "client_port": port,
-        "backend_start_unix_us": moment(|s| s.started),
-        "xact_start_unix_us": moment(|s| s.transaction_start),
-        "query_start_unix_us": moment(|s| s.query_start),
-        "state_change_unix_us": moment(|s| s.state_change),
-        "read_at_unix_us": g.at.unix_micros(),
-    });
-    let rest = json!({
-        "state_ms": g.since().map(|t| ms(t.until(g.at))),
-        "xact_ms": age(|s| s.transaction_start),
-        "session_ms": age(|s| s.started),
-        "status": match &g.status {
-            Ok(_) => "read",
-            Err(NoStatus::Torn) => "torn",
-            Err(NoStatus::None) => "none",
-        },
-        "wait_event_type": g.wait.as_ref().and_then(|w| w.class.as_ref()),
-        "wait_event": g.wait.as_ref().and_then(|w| w.event.as_ref()),
-        "wait_event_info": g.variables.wait_event_info,
-        "interrupts": common::interrupts(&g.variables),
-        "pending": j.pending.iter().map(pending_object).collect::<Vec<_>>(),
-        "stuck": j.is_stuck(),
-        "cause": j.cause,
-        "process": {
-            "state": g.process.state,
-            "wait_channel": g.process.wait_channel,
-            "syscall": g.process.syscall.as_ref().map(|c| &c.name),
-            "descriptor": g.process.syscall.as_ref().and_then(|c| c.descriptor),
-            "threads": g.process.threads,
-            "cpu_percent": j.cpu_percent,
-            "cpu_ms": g.cpu_time.map(ms),
-            "tracer": (g.process.tracer != 0).then_some(g.process.tracer),
-            "tracer_name": g.process.tracer_name,
-        },
-        "signals": {
-            "blocked": g.signals.blocked.map(crate::snapshot::signal_names),
-            "pending": g.signals.pending.map(crate::snapshot::signal_names),
-            "caught": g.signals.caught.map(crate::snapshot::signal_names),
-            "ignored": g.signals.ignored.map(crate::snapshot::signal_names),
-        },
-    });
-    merge(&mut object, rest);
-    object
-}
-
-fn merge(object: &mut Value, rest: Value) {
-    if let (Value::Object(object), Value::Object(rest)) = (object, rest) {
-        let rest: Map<String, Value> = rest;
-        object.extend(rest);
+        wait_event_type: g.wait.as_ref().and_then(|w| w.class.clone()),
+        wait_event: g.wait.as_ref().and_then(|w| w.event.clone()),
+        wait_event_info: g.variables.wait_event_info,
+        interrupts: json::interrupts(&g.variables),
+        pending: j.pending.iter().map(pending_form).collect(),
+        stuck: j.is_stuck(),
+        cause: j.cause.clone(),
+        process: process(g, j),
+        signals: json::signal_sets(&g.signals),
     }
 }
 
-fn pending_object(p: &Pending) -> Value {
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    json!({
-        "interrupt": p.what,
-        "arrived": p.arrived,
-        "ignored_ms_at_least": p.at_least.map(ms),
-        "ignored_ms_at_most": p.at_most.filter(|_| p.what != Interrupt::Nothing).map(ms),
-    })
+fn backend(g: &Glance, server: &ServerFacts) -> Backend {
+    let status = g.status.as_ref().ok();
+    Backend {
+        backend_type: g.backend_type,
+        server_version: server.version.clone(),
+        data_directory: server.data_directory.as_deref().map(text_of),
+        database: g.database.clone(),
+        user: g.user.clone(),
+        client: status.and_then(|s| s.client).map(|c| c.to_string()),
+        application_name: status.and_then(|s| s.application_name.clone()),
+        state: status.and_then(|s| s.activity),
+        query: status.and_then(|s| s.query.clone()),
+        container: server.container.clone(),
+        pid_in_container: (g.inner_pid != g.pid).then_some(g.inner_pid),
+        postmaster_pid: server.postmaster,
+        postmaster_command: None,
+        title: Some(g.title.clone()).filter(|t| !t.is_empty()),
+    }
+}
+
+fn process(g: &Glance, j: &Judgement) -> ListedProcess {
+    let p = g.process.clone();
+    ListedProcess {
+        state: p.state,
+        wait_channel: p.wait_channel,
+        descriptor: p.syscall.as_ref().and_then(|c| c.descriptor),
+        syscall: p.syscall.map(|c| c.name),
+        threads: p.threads,
+        cpu_percent: j.cpu_percent,
+        cpu_ms: g.cpu_time.map(millis),
+        tracer: (p.tracer != 0).then_some(p.tracer),
+        tracer_name: p.tracer_name,
+    }
+}
+
+fn pending_form(p: &Pending) -> forms::Pending {
+    forms::Pending {
+        interrupt: p.what,
+        arrived: p.arrived,
+        ignored_ms_at_least: p.at_least.map(millis),
+        ignored_ms_at_most: p
+            .at_most
+            .filter(|_| p.what != Interrupt::Nothing)
+            .map(millis),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! Arguments and local variables, as text and as JSON.
+//! Arguments and local variables, as text and for JSON.
 
-use serde_json::{Value as Json, json};
-
+use super::forms;
 use super::screen::Page;
 use super::text::printable;
 use crate::snapshot::Frame;
@@ -42,12 +41,12 @@ fn in_words(variable: &Variable) -> String {
 }
 
 /// `arguments` and `locals` of a frame.
-pub fn json(variables: &FrameVariables) -> (Json, Json) {
-    let list = |all: &[Variable]| all.iter().map(variable).collect();
+pub fn forms(variables: &FrameVariables) -> (Vec<forms::Variable>, Vec<forms::Variable>) {
+    let list = |all: &[Variable]| all.iter().map(form).collect();
     (list(&variables.arguments), list(&variables.locals))
 }
 
-fn variable(v: &Variable) -> Json {
+fn form(v: &Variable) -> forms::Variable {
     let known = |value: &Value| match value {
         Value::Text(text) => Some(text.clone()),
         _ => None,
@@ -57,13 +56,13 @@ fn variable(v: &Variable) -> Json {
         Value::OptimizedOut => Some("optimized out"),
         Value::Unavailable(why) => Some(why.as_str()),
     };
-    json!({
-        "name": v.name,
-        "type": v.type_name,
-        "value": known(&v.value),
-        "missing": missing,
-        "at_entry": v.at_entry.as_ref().and_then(known),
-        "block": v.block,
-        "read_later": v.read_later,
-    })
+    forms::Variable {
+        name: v.name.clone(),
+        type_name: v.type_name.clone(),
+        value: known(&v.value),
+        missing: missing.map(str::to_owned),
+        at_entry: v.at_entry.as_ref().and_then(known),
+        block: v.block,
+        read_later: v.read_later,
+    }
 }

@@ -178,7 +178,12 @@ impl Glance {
                 number, arguments, ..
             } = call;
             let mut call = BlockedCall::from_registers(number, arguments);
-            call.target = call.descriptor.and_then(|fd| process.descriptor(fd));
+            call.glance(process, memory);
+            // It runs, and what was found in its memory may be of another call by now.
+            let still = process.blocked_syscall();
+            if !still.is_some_and(|c| (c.number, c.arguments) == (number, arguments)) {
+                call.waits_for.clear();
+            }
             call
         });
         let detour = memory.detour();

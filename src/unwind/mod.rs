@@ -9,6 +9,7 @@ pub mod variables;
 
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{AddressSpace, ModuleKind};
@@ -20,7 +21,8 @@ pub use cfi::CfiError;
 pub const MOST_FRAMES: usize = 20_000;
 
 /// How a frame was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "found_by")]
 #[serde(rename_all = "kebab-case")]
 pub enum FoundBy {
     /// It is the innermost one: its registers are the thread's own.

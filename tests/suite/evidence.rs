@@ -686,11 +686,25 @@ fn an_interrupt_gathers_before_it_steps_in() {
         .assert_code(1)
         .assert_says("/nowhere/r");
     stuck.backend().assert_running_untraced();
-    interrupt(&path).assert_code(0).assert_says("files are in");
+    let run = interrupt(&path);
+    run.assert_code(0).assert_says("files are in");
     assert_eq!(stuck.result().unwrap_err().code(), "57014");
+    let files = read_all(&path);
     assert!(
-        read_all(&path)["backtraces.txt"].contains("pgpoke_spin"),
+        files["backtraces.txt"].contains("pgpoke_spin"),
         "from before the interrupt"
+    );
+    // What it stood still for the report is in what it did in all.
+    let stood_still = |text: &str, before: &str| -> f64 {
+        let (_, after) = text.split_once(before).unwrap_or_else(|| panic!("{run}"));
+        let number = after.trim_start().split(' ').next();
+        number.and_then(|n| n.parse().ok()).expect("milliseconds")
+    };
+    let for_the_report = stood_still(&files["README.txt"], "it stood still for ");
+    let in_all = stood_still(&run.stdout, "\nstood still  for ");
+    assert!(
+        in_all > for_the_report && for_the_report > 0.0,
+        "{for_the_report} of {in_all}"
     );
     server.assert_unharmed();
 }

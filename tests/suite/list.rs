@@ -393,6 +393,25 @@ fn the_stuck_are_told_from_the_well_and_nobody_is_stopped() {
     server.assert_unharmed();
 }
 
+/// By its name, without being stopped.
+#[test]
+fn the_file_that_is_being_opened_is_named() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    stuck.prove_stuck(How::Cancel);
+    let found = wait_for(DEADLINE, "it shall be seen to be stuck", || {
+        let mut stuck_ones = list(&server, &["--stuck"]).backends;
+        stuck_ones.remove(&i64::from(stuck.pid()))
+    });
+    let summary = found["cause"]["summary"].as_str().expect("a cause");
+    assert!(
+        summary.starts_with("it is blocked in openat() of the FIFO /"),
+        "{summary}"
+    );
+    stuck.backend().assert_running_untraced();
+    server.assert_unharmed();
+}
+
 /// With no connection left for anyone, the stuck one is found, and freed by the number that was found.
 #[test]
 fn at_max_connections_the_stuck_one_is_found_and_freed() {

@@ -44,6 +44,8 @@ mod matrix;
 mod musl;
 /// The packages, installed, used and removed.
 mod packages;
+/// The commands in README.md and docs/ that are no transcripts.
+mod pages;
 /// Kernels that lack a call, filters that deny one, users who lack a right.
 mod places;
 /// What pgpoke refuses to touch.

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use jsonschema::Validator;
-use pgpoke::assess::{Interrupt, Status, Verdict, cause, checks};
-use pgpoke::image::SymbolSource;
+use pgpoke::assess::{Interrupt, Verdict};
 use pgpoke::intervene::{Outcome, Rung};
-use pgpoke::postgres::{Activity, BackendType};
+use pgpoke::process::permission::Rule;
 use pgpoke::render::{json, ladder};
-use pgpoke::unwind::FoundBy;
-use serde_json::{Value, to_value};
+use serde_json::Value;
 
-use crate::harness::{How, Run, Server, as_user_without_ptrace, is_root, pgpoke, skip};
+use crate::harness::{
+    How, Run, Server, as_user_without_ptrace, is_root, kept, pgpoke, published, skip,
+};
 
 fn schema() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pgpoke.schema.json");
@@ -47,27 +47,23 @@ fn assert_valid(kind: &str, run: &Run) -> Value {
     output
 }
 
-/// The strings in `$defs/NAME/enum`.
+/// The names that `$defs/NAME` allows, each with a description of its own or not.
 fn listed(name: &str) -> BTreeSet<String> {
-    strings(&schema()["$defs"][name])
+    let of = &schema()["$defs"][name];
+    let names: BTreeSet<String> = match (of["enum"].as_array(), of["oneOf"].as_array()) {
+        (Some(names), _) => names.iter().map(name_of).collect(),
+        (_, Some(described)) => described.iter().map(|one| name_of(&one["const"])).collect(),
+        _ => panic!("{name} is no list of names: {of}"),
+    };
+    assert!(names.len() > 1, "{name}: {of}");
+    names
 }
 
-fn strings(of: &Value) -> BTreeSet<String> {
-    let values = of["enum"]
-        .as_array()
-        .unwrap_or_else(|| panic!("no enum: {of}"));
-    let names: BTreeSet<String> = values
-        .iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
-    let nulls = values.iter().filter(|v| v.is_null()).count();
-    assert_eq!(
-        names.len() + nulls,
-        values.len(),
-        "a name twice, or no name: {of}"
-    );
-    names
+fn name_of(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value}"))
+        .to_owned()
 }
 
 /// All values of an enum, by a match that does not compile when one is missing.
@@ -78,11 +74,6 @@ macro_rules! all {
     }};
 }
 
-fn names<T: serde::Serialize>(values: impl IntoIterator<Item = T>) -> BTreeSet<String> {
-    let name = |value: T| to_value(value).unwrap().as_str().unwrap().to_owned();
-    values.into_iter().map(name).collect()
-}
-
 #[test]
 fn it_is_a_schema() {
     if let Err(error) = jsonschema::meta::validate(&schema()) {
@@ -90,67 +81,101 @@ fn it_is_a_schema() {
     }
 }
 
+/// What text and audit lines call it is what JSON calls it.
 #[test]
-fn it_lists_what_the_code_can_say() {
-    let set = |codes: &[&str]| {
-        codes
-            .iter()
-            .map(|c| (*c).to_owned())
-            .collect::<BTreeSet<_>>()
-    };
-    let codes: Vec<&str> = checks::TABLE.iter().map(|row| row.code).collect();
-    assert_eq!(listed("check_code"), set(&codes));
-    let codes: Vec<&str> = cause::TABLE
-        .iter()
-        .map(|row| row.code)
-        .chain(["unknown"])
-        .collect();
-    assert_eq!(listed("cause_code"), set(&codes));
+fn names_are_the_same_in_text() {
+    let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+    let same = |schema: &str, names: BTreeSet<String>| assert_eq!(listed(schema), names);
     let outcomes = all!(Outcome: Cancelled, Terminated, BarrierAccepted, ObeyedSignal, Returned, Refused, Pointless,
         TimedOut, Crashed, DryRun);
-    assert_eq!(listed("outcome"), set(&outcomes.map(json::outcome)));
+    same("outcome", set(&outcomes.map(json::outcome)));
     let rungs = all!(Rung: Signal, Wait, Look, Report, Ask, StepIn, Verify, Escalate);
-    assert_eq!(listed("step"), set(&rungs.map(ladder::name)));
-    let version = &schema()["$defs"]["schema_version"]["const"];
-    assert_eq!(*version, json::SCHEMA_VERSION);
+    same("rung", set(&rungs.map(ladder::name)));
+    let rules = all!(Rule: Tracer, User, UserNamespace, NotDumpable, Capabilities, Yama, Seccomp, SecurityModule, Gvisor,
+        Unknown);
+    same("rule", set(&rules.map(Rule::code)));
+    let in_words = |all: &[&dyn std::fmt::Display]| all.iter().map(ToString::to_string).collect();
+    let interrupts = all!(Interrupt: Terminate, Cancel, Barrier, Nothing);
+    same(
+        "interrupt",
+        in_words(&interrupts.each_ref().map(|i| i as &dyn std::fmt::Display)),
+    );
+    let verdicts = all!(Verdict: Safe, Risky, Unsafe, Pointless);
+    same(
+        "verdict",
+        in_words(&verdicts.each_ref().map(|v| v as &dyn std::fmt::Display)),
+    );
+}
 
-    assert_eq!(
-        listed("verdict"),
-        names(all!(Verdict: Safe, Risky, Unsafe, Pointless))
-    );
-    let judged = &schema()["$defs"]["judged"]["properties"];
-    assert_eq!(
-        strings(&judged["interrupt"]),
-        names(all!(Interrupt: Terminate, Cancel, Barrier, Nothing))
-    );
-    assert_eq!(
-        strings(&judged["checks"]["items"]["properties"]["status"]),
-        names(all!(Status: Pass, Warn, Fail, Unknown))
-    );
-    assert_eq!(
-        listed("backend_type"),
-        names(
-            all!(BackendType: Client, AutovacuumWorker, BackgroundWorker, WalSender, SlotSync, AutovacuumLauncher,
-            Archiver, BackgroundWriter, Checkpointer, IoWorker, Logger, Startup, StatsCollector, WalReceiver,
-            WalSummarizer, WalWriter, DeadEnd, Standalone, Postmaster, Unknown)
-        )
-    );
-    assert_eq!(
-        listed("activity"),
-        names(
-            all!(Activity: Undefined, Starting, Idle, Active, IdleInTransaction, FastPath,
-            IdleInAbortedTransaction, Disabled)
-        )
-    );
-    let frame = &schema()["$defs"]["frame"]["properties"];
-    assert_eq!(
-        strings(&frame["symbol_source"]),
-        names(all!(SymbolSource: Dynsym, Symtab, DebugFile, DebugData, Dwarf, Decoded))
-    );
-    assert_eq!(
-        strings(&frame["found_by"]),
-        names(all!(FoundBy: Context, Cfi, FramePointer))
-    );
+/// All lists of names in a schema.
+fn lists_of_names(schema: &Value, found: &mut Vec<BTreeSet<String>>) {
+    let names = |values: Vec<&Value>| -> BTreeSet<String> {
+        let names = values.into_iter().filter_map(Value::as_str);
+        names.map(str::to_owned).collect()
+    };
+    if let Some(values) = schema["enum"].as_array() {
+        found.push(names(values.iter().collect()));
+    }
+    if let Some(values) = schema["oneOf"].as_array() {
+        found.push(names(values.iter().map(|one| &one["const"]).collect()));
+    }
+    match schema {
+        Value::Object(map) => map.values().for_each(|v| lists_of_names(v, found)),
+        Value::Array(items) => items.iter().for_each(|v| lists_of_names(v, found)),
+        _ => {}
+    }
+}
+
+/// No name that was published is taken back. (That no field is, all outputs of all tests are held to, by `Run::json`.)
+#[test]
+fn no_name_is_taken_back() {
+    let (mut then, mut now) = (Vec::new(), Vec::new());
+    lists_of_names(&published(), &mut then);
+    lists_of_names(&schema(), &mut now);
+    then.retain(|names| !names.is_empty());
+    assert!(then.len() > 15, "{then:?}");
+    for names in then {
+        let kept = now.iter().any(|now| now.is_superset(&names));
+        assert!(kept, "one of these is gone: {names:?}");
+    }
+}
+
+/// What was published would notice a field that is gone, and does not mind one that is added.
+#[test]
+fn fields_may_be_added_and_not_taken_away() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    let output = run("inspect", stuck.pid()).assert_code(5).json();
+    let mut more = output.clone();
+    more["backend"]["more"] = true.into();
+    assert!(kept().is_valid(&output) && kept().is_valid(&more));
+    let mut less = output.clone();
+    less["backend"]
+        .as_object_mut()
+        .expect("an object")
+        .remove("query");
+    assert!(!kept().is_valid(&less));
+}
+
+/// Whoever reads it is told of each field what it means.
+#[test]
+fn every_field_is_described() {
+    let mut fields = 0;
+    let mut without = Vec::new();
+    for (kind, of) in schema()["$defs"].as_object().expect("definitions") {
+        let alternatives = of["oneOf"].as_array().into_iter().flatten();
+        for of in alternatives.chain([of]) {
+            for (field, of) in of["properties"].as_object().into_iter().flatten() {
+                fields += 1;
+                let is_tag = of.get("const").is_some();
+                if !is_tag && of["description"].as_str().is_none_or(str::is_empty) {
+                    without.push(format!("{kind}/{field}"));
+                }
+            }
+        }
+    }
+    assert!(fields > 150, "{fields}");
+    assert!(without.is_empty(), "{without:?}");
 }
 
 /// Every object in `value` with one key renamed, and with one key left out, of the first element of each array.

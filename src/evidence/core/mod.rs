@@ -18,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Whence, lseek};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::draft::Draft;
 use crate::memory::Avma;
-use crate::process::{Mapping, Process, maps, printable, read_at_most};
+use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
 use crate::tracee::sys::{HeldSignals, xsave_place};
 use crate::tracee::threads::stand_still;
 use crate::tracee::{StopBudget, TraceError};
@@ -65,20 +66,25 @@ pub struct Progress {
 }
 
 /// A core file that was written.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "core_file", deny_unknown_fields)]
 pub struct CoreReport {
     /// Where it is.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String", length(min = 1))]
     pub path: PathBuf,
     /// How much of the disk it takes.
     pub size_bytes: u64,
     /// How long it is; most of the difference are pages of zeroes.
     pub apparent_bytes: u64,
-    /// How long the process stood still, at most.
+    /// How long the process stood still, in milliseconds, at most.
+    #[schemars(range(min = 0))]
     pub stopped_ms: f64,
     /// How many threads are in it.
+    #[schemars(range(min = 1))]
     pub threads: usize,
     /// The threads that did not stop in time, and are not in it.
+    #[schemars(inner(range(min = 1)))]
     pub threads_missing: Vec<i32>,
     /// How much was copied while the process stood still.
     pub copied_bytes: u64,
@@ -90,13 +96,9 @@ pub struct CoreReport {
     pub left_out: Vec<LeftOut>,
 }
 
-/// A path need not be in UTF-8, as JSON has to be.
-fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
-}
-
 /// A part of the process's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "part_of_memory", deny_unknown_fields)]
 pub struct Part {
     /// First address.
     pub start: Avma,
@@ -107,7 +109,8 @@ pub struct Part {
 }
 
 /// A part that is not in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "left_out", deny_unknown_fields)]
 pub struct LeftOut {
     /// Which.
     #[serde(flatten)]
@@ -196,7 +199,11 @@ pub fn write(
     let (look, stopped) = stand_still(process, &options.budget, STOP_LIMIT, |standstill| {
         stage.look(standstill)
     })?;
-    let look = look?;
+    let Look {
+        threads,
+        missing: threads_missing,
+    } = look?;
+    let threads_written = threads.len();
     // From here on the process runs.
 
     let draft = match nameless {
@@ -205,7 +212,7 @@ pub fn write(
     };
     let shared = Shared::of(process, &mut stage);
     stage.arena.pieces.sort_by_key(|piece| piece.start);
-    let notes = elf::notes(&about.notes(&stage.mappings, &look));
+    let notes = elf::notes(&about.notes(&stage.mappings, threads));
     let front = front_of(&stage, notes.len());
     let mut writer = Writer {
         process,
@@ -239,8 +246,8 @@ pub fn write(
         size_bytes,
         apparent_bytes,
         stopped_ms: stopped.as_secs_f64() * 1e3,
-        threads: look.threads.len(),
-        threads_missing: look.missing,
+        threads: threads_written,
+        threads_missing,
         copied_bytes: copied as u64,
         buffer_bytes: stage.arena.size() as u64,
         copied_later: copied_later(&stage),
@@ -304,12 +311,12 @@ impl About {
         })
     }
 
-    fn notes(&self, mappings: &[Mapping], look: &Look) -> Notes {
+    fn notes(&self, mappings: &[Mapping], threads: Vec<Thread>) -> Notes {
         // Not what is shared: a debugger would take what it finds in such a file later for what was there.
         let files = mappings.iter().filter(|m| m.has_file() && !m.shared);
         Notes {
             process: self.process.clone(),
-            threads: look.threads.iter().map(with_known_registers).collect(),
+            threads: threads.into_iter().map(with_known_registers).collect(),
             auxiliary: self.auxiliary.clone(),
             files: files
                 .map(|m| MappedFile {
@@ -322,10 +329,10 @@ impl About {
     }
 }
 
-fn with_known_registers(thread: &Thread) -> Thread {
+fn with_known_registers(thread: Thread) -> Thread {
     Thread {
         extended: xstate::in_known_layout(&thread.extended, xsave_place),
-        ..thread.clone()
+        ..thread
     }
 }
 

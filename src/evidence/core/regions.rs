@@ -1,6 +1,7 @@
 //! Which mappings a core file holds: what the kernel's own would hold (core(5), with its usual `coredump_filter` of
 //! 0x33), but shared memory, and what can be had for nothing.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::process::Mapping;
@@ -22,8 +23,9 @@ pub enum Take {
 }
 
 /// Why something is not in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "why_left_out")]
 pub enum Why {
     /// Shared memory, which is as large as the server's, and not of this instant anyway.
     SharedMemory,

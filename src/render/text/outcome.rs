@@ -1,10 +1,12 @@
 //! What `pgpoke interrupt` asks, and what it says in the end.
 
+use std::time::Duration;
+
 use super::parts::{cause, checks, files, interrupts, next, sentence, verdict, who};
 use super::printable;
 use super::stack::{SHORT, stack};
-use crate::assess::{Assessment, Verdict};
-use crate::intervene::{Outcome, Report};
+use crate::assess::{Assessment, Check, Verdict};
+use crate::intervene::{Outcome, Report, may_change};
 use crate::render::screen::{Page, Screen, Tone};
 use crate::render::{json, ladder};
 use crate::snapshot::Snapshot;
@@ -88,7 +90,10 @@ fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {
     if r.attempts == 0 {
         return;
     }
-    let looks = if r.attempts == 1 { "look" } else { "looks" };
+    let looks = match r.attempts {
+        1 => "one look",
+        n => &format!("{n} looks"),
+    };
     let call = r.call_time.map_or_else(String::new, |t| {
         format!(
             "; from the last stop to the outcome {:.2} ms",
@@ -96,25 +101,42 @@ fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {
         )
     });
     let still = s.stopped_ms + r.stopped.as_secs_f64() * 1e3;
-    let text = format!("for {still:.2} ms in all, for {} {looks}{call}", r.attempts);
+    let text = format!("for {still:.2} ms in all; {looks} for a safe instruction{call}");
     page.line("stood still", &text);
 }
 
-/// The question before stepping in: who is hit, what will happen, and what cannot be known.
-pub fn question(s: &Snapshot, a: &Assessment, screen: Screen) -> String {
+/// The question before stepping in: who is hit, what will happen, and what cannot be known. Where something stands in the
+/// way, what that is, that it is looked for another moment for at most `wait`, and what else can be done.
+pub fn question(s: &Snapshot, a: &Assessment, wait: Duration, screen: Screen) -> String {
     let mut page = Page::new(screen);
     verdict(&mut page, s, a);
     cause(&mut page, a);
     who(&mut page, s, false);
     files(&mut page, s);
     stack(&mut page, s, SHORT);
+    let in_the_way = a.verdict != Verdict::Safe;
+    if in_the_way {
+        checks(&mut page, &a.checks);
+    }
     ladder::consequences(&mut page, "will happen", s, a.interrupt);
-    if a.verdict != Verdict::Safe {
-        page.line("", "only if a moment is found at which every check passes");
+    if in_the_way {
+        let objections: Vec<Check> = a.objections().cloned().collect();
+        let only = match may_change(a.verdict, &objections) {
+            true => format!(
+                "only if a moment is found, within {}, at which every check passes; else it is left as it is",
+                ladder::seconds(wait)
+            ),
+            false => "only if every check passes by then: what is in the way does not go by itself"
+                .into(),
+        };
+        page.line("", &only);
     }
     page.line(
         "not known",
         "what the interrupted code leaves behind: memory, files or connections that are its own",
     );
+    if in_the_way {
+        next(&mut page, &a.advice);
+    }
     page.into_text() + "Go on? [y/N] "
 }

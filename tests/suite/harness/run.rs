@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jsonschema::Validator;
+use serde_json::Value;
 
 use super::wait_for;
 
@@ -263,12 +264,20 @@ impl Run {
     #[track_caller]
     pub fn pgpoke_asking(
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-        mut answer: impl FnMut(i32, &str) -> String,
+        answer: impl FnMut(i32, &str) -> String,
     ) -> Self {
+        let mut command = heeding_signals(pgpoke().get_program());
+        command.args(args);
+        Self::asking(command, answer)
+    }
+
+    /// The same of any command.
+    #[track_caller]
+    pub fn asking(mut command: Command, mut answer: impl FnMut(i32, &str) -> String) -> Self {
         let (mut terminal, other_end) = open_terminal(0);
         let end = || Stdio::from(other_end.try_clone().expect("a copy of a descriptor"));
-        let mut command = heeding_signals(pgpoke().get_program());
-        command.args(args).stdin(end()).stdout(end()).stderr(end());
+        command.stdin(end()).stdout(end()).stderr(end());
+        let name = format!("{command:?} on a terminal");
         let start = Instant::now();
         let mut child = command
             .spawn()
@@ -288,7 +297,7 @@ impl Run {
         });
         let mut shown = Vec::new();
         let mut answered = 0;
-        let status = wait_for(Self::DEADLINE, "pgpoke shall come to an end", || {
+        let status = wait_for(Self::DEADLINE, "it shall come to an end", || {
             shown.extend(screen.try_iter().flatten());
             if shown.len() > answered && shown.ends_with(b"[y/N] ") {
                 let since = String::from_utf8_lossy(&shown[answered..]);
@@ -302,7 +311,7 @@ impl Run {
         reader.join().expect("a thread that only reads");
         shown.extend(screen.try_iter().flatten());
         Self {
-            command: format!("{:?} on a terminal", pgpoke().get_program()),
+            command: name,
             status,
             stdout: String::from_utf8_lossy(&shown).replace("\r\n", "\n"),
             stderr: String::new(),
@@ -374,8 +383,8 @@ impl Run {
 
     /// Standard output as the one JSON object that it has to be; pgpoke's as its schema has it.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        match serde_json::from_str::<serde_json::Value>(&self.stdout) {
+    pub fn json(&self) -> Value {
+        match serde_json::from_str::<Value>(&self.stdout) {
             Ok(value) if value.is_object() => {
                 if value.get("schema_version").is_some() {
                     self.assert_published(&value);
@@ -388,20 +397,62 @@ impl Run {
     }
 }
 
+/// A schema of this project's.
+fn read_schema(path: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = std::fs::read_to_string(path).expect("a schema");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The schema of version 1 as it was first published. It stays as it is.
+pub fn published() -> Value {
+    read_schema("tests/published/schema-1.json")
+}
+
+/// What of it may never change: that the fields which are there now are there, with values of the same types.
+fn what_is_kept(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for adding in ["additionalProperties", "unevaluatedProperties", "enum"] {
+                // A field may have the name of a keyword; what it says is an object.
+                if map.get(adding).is_some_and(|v| !v.is_object()) {
+                    map.remove(adding);
+                }
+            }
+            // With more fields than it knows, an output may be like several.
+            if let Some(kinds) = map.remove("oneOf") {
+                map.insert("anyOf".into(), kinds);
+            }
+            map.values_mut().for_each(what_is_kept);
+        }
+        Value::Array(items) => items.iter_mut().for_each(what_is_kept),
+        _ => {}
+    }
+}
+
+/// Whether an output has all that was published.
+pub fn kept() -> &'static Validator {
+    static KEPT: LazyLock<Validator> = LazyLock::new(|| {
+        let mut schema = published();
+        what_is_kept(&mut schema);
+        jsonschema::draft202012::new(&schema).expect("a schema")
+    });
+    &KEPT
+}
+
 impl Run {
-    /// So every command is held to the schema in every scenario.
+    /// So every command is held to the schema in every scenario, and to what was published.
     #[track_caller]
-    fn assert_published(&self, output: &serde_json::Value) {
+    fn assert_published(&self, output: &Value) {
         static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pgpoke.schema.json");
-            let text = std::fs::read_to_string(path).expect("the schema");
-            let schema = serde_json::from_str(&text).expect("JSON");
+            let schema = read_schema("docs/pgpoke.schema.json");
             jsonschema::draft202012::new(&schema).expect("a schema")
         });
         assert!(
             SCHEMA.is_valid(output),
             "not as docs/pgpoke.schema.json has it:\n{self}"
         );
+        assert!(kept().is_valid(output), "not as it was published:\n{self}");
     }
 }
 

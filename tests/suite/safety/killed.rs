@@ -226,9 +226,10 @@ fn inspect_killed_at_any_call_leaves_the_backend_as_it_was() {
     witness.assert_untouched();
 }
 
-/// Of all calls of a report with a core file some, and in the long form every one.
+/// Of all calls of a report with a core file some, among them those by which a file that is whole gets its name, and in
+/// the long form many.
 #[test]
-fn report_killed_at_any_call_leaves_no_half_core() {
+fn report_killed_at_any_call_leaves_nothing_half() {
     let server = server_with_testext!();
     let witness = Witness::new(&server);
     let dir = tempfile::tempdir().expect("a directory for reports");
@@ -247,11 +248,22 @@ fn report_killed_at_any_call_leaves_no_half_core() {
             assert_sane_exit(&run);
         }
         assert_no_half_core(&report, &run);
+        assert_no_half_archive(&report, &run);
         clear();
         killed
     };
     let calls = calls_of(&args);
     clear();
+    // A core file, and then the archive.
+    let named = calls.iter().find(|(name, _)| name == "linkat");
+    if named.is_none() {
+        skip!(
+            "files without a name are not to be had in {}",
+            dir.path().display()
+        );
+    }
+    assert_eq!(named.map(|(_, count)| *count), Some(2), "{calls:?}");
+    assert!(kill("linkat", 1) && kill("linkat", 2));
     let touching: Vec<(&str, usize)> = (calls.iter())
         .filter(|(name, _)| CALLS.contains(&name.as_str()))
         .flat_map(|(name, count)| (1..=*count).map(|nth| (name.as_str(), nth)))
@@ -267,7 +279,7 @@ fn report_killed_at_any_call_leaves_no_half_core() {
         "report --core: killed at ptrace and its waits",
         format!("{hits} of {}", touching.len()),
     );
-    sweep_others("report --core", &calls, times(10, usize::MAX), kill);
+    sweep_others("report --core", &calls, times(10, 400), kill);
     witness.assert_untouched();
 }
 
@@ -294,6 +306,27 @@ fn assert_no_half_core(report: &Path, run: &Run) {
             "{run}"
         );
         assert!(names.iter().any(|name| name == "README.txt"), "{run}");
+    }
+}
+
+/// What has the name of an archive is one, with all that is in the directory.
+#[track_caller]
+fn assert_no_half_archive(report: &Path, run: &Run) {
+    let archive = report.with_extension("tar.gz");
+    let beside = report.parent().expect("a directory");
+    for entry in fs::read_dir(beside).expect("a directory").flatten() {
+        let path = entry.path();
+        assert!(path == report || path == archive, "{path:?}:\n{run}");
+    }
+    if archive.exists() {
+        let mut list = Command::new("tar");
+        list.arg("-tzf").arg(&archive);
+        let list = Run::of(list);
+        list.assert_code(0);
+        let members = list.stdout.lines().filter(|l| !l.ends_with('/')).count();
+        let there = fs::read_dir(report).expect("the report").count();
+        let with_core = usize::from(report.join("core").exists());
+        assert_eq!(members, there - with_core, "{list}\n{run}");
     }
 }
 
