@@ -293,7 +293,7 @@ pub struct Backend {
     pub database: Option<String>,
     /// The user's name.
     pub user: Option<String>,
-    /// [local], or address and port.
+    /// Address and port of the client; for a local one the word local in brackets, as in ps.
     pub client: Option<String>,
     /// What the client calls itself.
     pub application_name: Option<String>,

@@ -181,7 +181,7 @@ impl Glance {
             call.glance(process, memory);
             // It runs, and what was found in its memory may be of another call by now.
             let still = process.blocked_syscall();
-            if !still.is_some_and(|c| (c.number, c.arguments) == (number, arguments)) {
+            if still.is_none_or(|c| (c.number, c.arguments) != (number, arguments)) {
                 call.waits_for.clear();
             }
             call

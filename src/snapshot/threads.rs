@@ -22,7 +22,7 @@ struct Copied {
 
 impl Plan<'_, '_> {
     /// Stops all threads once, copies the stacks of all but the main one, lets them run, and unwinds. Says for how long
-    /// they stood still at most. Of more than [`MOST_THREADS`] the rest is left out.
+    /// they stood still at most. Of very many threads the rest is left out.
     pub fn other_threads(
         &self,
         budget: &StopBudget,

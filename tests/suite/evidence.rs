@@ -478,7 +478,7 @@ fn all_threads_are_in_the_backtraces() {
     // An eighth of it is for the other thread to stop: on a busy machine it may have no turn soon.
     let report = Report::of(stuck.pid(), &["--samples", "3", "--max-stop", "1s"]);
     let backtraces = report.file("backtraces.txt");
-    let others = of_other_threads(&backtraces);
+    let others = of_other_threads(backtraces);
     assert_eq!(others.len(), 3, "{backtraces}");
     let seen = others.iter().filter(|l| l.contains(" frames, ")).count();
     let late = others.iter().filter(|l| l.ends_with(NOT_IN_TIME)).count();
@@ -504,7 +504,7 @@ fn a_thread_that_does_not_stop_is_named() {
     stuck.prove_stuck(How::Cancel);
     let report = Report::of(stuck.pid(), &["--samples", "2"]);
     let backtraces = report.file("backtraces.txt");
-    let others = of_other_threads(&backtraces);
+    let others = of_other_threads(backtraces);
     assert_eq!(others.len(), 2, "{backtraces}");
     assert!(
         others.iter().all(|l| l.ends_with(NOT_IN_TIME)),
