@@ -331,6 +331,27 @@ pgpoke_wait(PG_FUNCTION_ARGS)
 }
 
 /*
+ * A new thread inherits the mask.  PostgreSQL's handlers must never run on any
+ * other thread than its own.
+ */
+static void
+start_thread(void *(*work) (void *), void *argument)
+{
+	pthread_t	thread;
+	sigset_t	all,
+				before;
+	int			failed;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	failed = pthread_create(&thread, NULL, work, argument);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed)
+		elog(ERROR, "pthread_create: error %d", failed);
+	pthread_detach(thread);
+}
+
+/*
  * Kept apart from its caller, since a vfork child may scribble on the locals
  * of this very frame.
  */
@@ -388,19 +409,9 @@ Datum
 pgpoke_thread_in_vfork(PG_FUNCTION_ARGS)
 {
 	static double seconds;
-	sigset_t	all,
-				before;
-	pthread_t	thread;
-	int			failed;
 
 	seconds = PG_GETARG_FLOAT8(0);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	failed = pthread_create(&thread, NULL, vforking_thread, &seconds);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (failed)
-		elog(ERROR, "pthread_create: error %d", failed);
-	pthread_detach(thread);
+	start_thread(vforking_thread, &seconds);
 	say_stuck(__func__);
 	spin();
 	PG_RETURN_VOID();
@@ -863,25 +874,8 @@ pgpoke_malloc_threads(PG_FUNCTION_ARGS)
 	static uint64 seed = 2463534242;
 
 	if (!started)
-	{
-		pthread_t	thread;
-		sigset_t	all,
-					before;
-		int			failed;
-
-		/*
-		 * A new thread inherits the mask.  PostgreSQL's handlers must never
-		 * run on any other thread than its own.
-		 */
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		failed = pthread_create(&thread, NULL, malloc_thread, &seed);
-		pthread_sigmask(SIG_SETMASK, &before, NULL);
-		if (failed)
-			elog(ERROR, "pthread_create: error %d", failed);
-		pthread_detach(thread);
-		started = true;
-	}
+		start_thread(malloc_thread, &seed);
+	started = true;
 	say_stuck(__func__);
 	malloc_loop(88172645463325252);
 	PG_RETURN_VOID();
@@ -916,23 +910,8 @@ PG_FUNCTION_INFO_V1(pgpoke_threads);
 Datum
 pgpoke_threads(PG_FUNCTION_ARGS)
 {
-	sigset_t	all,
-				before;
-	int			failed = 0;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	for (int n = 1; n <= PG_GETARG_INT32(0) && !failed; n++)
-	{
-		pthread_t	thread;
-
-		failed = pthread_create(&thread, NULL, waiting_thread, (void *) (intptr_t) n);
-		if (!failed)
-			pthread_detach(thread);
-	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (failed)
-		elog(ERROR, "pthread_create: error %d", failed);
+	for (int n = 1; n <= PG_GETARG_INT32(0); n++)
+		start_thread(waiting_thread, (void *) (intptr_t) n);
 	say_stuck(__func__);
 	spin();
 	PG_RETURN_VOID();
