@@ -130,6 +130,18 @@ fn take_with_registers(
     passive: bool,
     budget: &StopBudget,
 ) -> Result<(Snapshot, Option<Registers>), Failure> {
+    let taken = take_anything(plan, passive, budget)?;
+    let same = plan.backend.still_executes_the_server();
+    same.map_err(|e| Failure::not_a_backend(e, plan.backend.process))?;
+    Ok(taken)
+}
+
+/// The same of whatever the process is by now.
+fn take_anything(
+    plan: &Plan,
+    passive: bool,
+    budget: &StopBudget,
+) -> Result<(Snapshot, Option<Registers>), Failure> {
     let backend: &Backend = plan.backend;
     let process = backend.process;
     let facts = plan.facts();

@@ -723,6 +723,8 @@ impl<'c> Climb<'c, '_> {
                 verify(called, &plan, &options, statement, &server)
             }
             (Stepped::Not(mut report), _) => {
+                let same = backend.still_executes_the_server();
+                same.map_err(|e| Failure::not_a_backend(e, process))?;
                 if report.outcome == Outcome::ObeyedSignal {
                     report.server_restarted = self.server_restarted(Duration::ZERO);
                 }

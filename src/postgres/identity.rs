@@ -27,6 +27,8 @@ pub struct Backend<'p> {
     pub space: AddressSpace<'p>,
     /// The server's executable.
     pub executable: Rc<Module>,
+    /// The same, as the process executes it.
+    executable_file: File,
     /// Its variables.
     pub globals: Globals,
     /// The server's version, where the executable tells.
@@ -73,6 +75,32 @@ pub enum NotABackend {
     },
 }
 
+const ANOTHER_PROGRAM: &str = "it executes another program by now";
+
+impl NotABackend {
+    fn other(process: &Process, why: String) -> Self {
+        let stat = process.stat();
+        NotABackend::Other {
+            pid: process.pid(),
+            name: stat.map_or_else(|_| "gone".into(), |s| printable(&s.comm)),
+            why,
+        }
+    }
+}
+
+impl Backend<'_> {
+    /// Proves that it still executes the program that it was proved to be. Since execve(2), what was read of it would be
+    /// of another. Whoever has ended, or cannot be looked at any more, passes: that shows elsewhere.
+    pub fn still_executes_the_server(&self) -> Result<(), NotABackend> {
+        match self.process.executable() {
+            Ok(now) if !is_same(&now, &self.executable_file) => {
+                Err(NotABackend::other(self.process, ANOTHER_PROGRAM.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Proves that `process` belongs to a PostgreSQL server, and finds everything that is needed to look into it.
 /// Stops nothing.
 pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
@@ -85,13 +113,7 @@ pub fn prove_with(
     debug_files: Rc<DebugFiles>,
 ) -> Result<Backend<'_>, NotABackend> {
     let pid = process.pid();
-    let other = |why: String| NotABackend::Other {
-        pid,
-        name: process
-            .stat()
-            .map_or_else(|_| "gone".into(), |s| printable(&s.comm)),
-        why,
-    };
+    let other = |why: String| NotABackend::other(process, why);
     let executable_file = process.executable().map_err(|e| match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
         _ if process.has_ended() => NotABackend::Ended(pid),
@@ -131,9 +153,7 @@ pub fn prove_with(
         // from us.
         let denied = |_| match process.executable() {
             _ if process.has_ended() => NotABackend::Ended(pid),
-            Ok(now) if !is_same(&now, &executable_file) => {
-                other("it executes another program by now".into())
-            }
+            Ok(now) if !is_same(&now, &executable_file) => other(ANOTHER_PROGRAM.into()),
             _ => NotABackend::Denied(pid),
         };
         memory.read_u32(at).map(|v| v as i32).map_err(denied)
@@ -191,6 +211,7 @@ pub fn prove_with(
         memory,
         space,
         executable,
+        executable_file,
         version,
         backend_type,
         postmaster,

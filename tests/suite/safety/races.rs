@@ -729,7 +729,7 @@ fn the_backend_executes_another_program_at_any_step() {
         let Some(run) = run else { continue };
         if executed {
             codes.count(&run);
-            assert_sane(step, &run, &[1, 4, 5, 7]);
+            assert_sane(step, &run, &[4, 5, 7]);
             // Nothing ran in it, and nothing was sent to it that it does not survive.
             assert!(backend.is_alive(), "{step:?}: {run}");
             backend.assert_running_untraced();
@@ -741,5 +741,7 @@ fn the_backend_executes_another_program_at_any_step() {
         }
     }
     codes.tell("interrupt of a backend that executes another program at any step");
-    assert!(codes.of(7) > 0, "{:?}", codes.0);
+    // Once it is judged and about to be told of, what it becomes is another matter.
+    let all: usize = codes.0.values().sum();
+    assert!(codes.of(7) * 10 >= all * 9, "{:?}", codes.0);
 }
