@@ -203,10 +203,16 @@ fn results(generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<Intervention>(),
         generator.subschema_for::<Failure>(),
     ];
+    let exit_code = generator.subschema_for::<ExitCode>();
     json_schema!({
         "type": "array",
         "minItems": 1,
-        "items": { "required": ["exit_code"], "oneOf": kinds },
+        "items": {
+            "type": "object",
+            "properties": { "exit_code": exit_code },
+            "required": ["exit_code"],
+            "oneOf": kinds,
+        },
     })
 }
 
