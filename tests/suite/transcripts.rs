@@ -318,6 +318,7 @@ fn normalised(text: &str) -> String {
             ("at the #rd look", "at a look"),
             ("at the #th look", "at a look"),
             ("for # looks", "for # look"),
+            ("# looks for", "# look for"),
         ] {
             line = line.replace(from, to);
         }

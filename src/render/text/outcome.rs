@@ -90,10 +90,7 @@ fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {
     if r.attempts == 0 {
         return;
     }
-    let looks = match r.attempts {
-        1 => "one look",
-        n => &format!("{n} looks"),
-    };
+    let looks = if r.attempts == 1 { "look" } else { "looks" };
     let call = r.call_time.map_or_else(String::new, |t| {
         format!(
             "; from the last stop to the outcome {:.2} ms",
@@ -101,7 +98,10 @@ fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {
         )
     });
     let still = s.stopped_ms + r.stopped.as_secs_f64() * 1e3;
-    let text = format!("for {still:.2} ms in all; {looks} for a safe instruction{call}");
+    let text = format!(
+        "for {still:.2} ms in all; {} {looks} for a safe instruction{call}",
+        r.attempts
+    );
     page.line("stood still", &text);
 }
 
