@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use gimli::{
-    CfaRule, EhFrame, EndianSlice, EvaluationResult, LittleEndian, RegisterRule, UnwindContext,
-    UnwindExpression, Value,
+    CfaRule, EhFrame, EndianSlice, EvaluationResult, LittleEndian, RegisterRule, Section,
+    UnwindContext, UnwindExpression, Value,
 };
 
 use super::Registers;
@@ -57,6 +57,10 @@ const MOST_WORK: usize = 4 << 20;
 /// What one expression counts for, in bytes of call-frame information.
 const WORK_OF_EXPRESSION: usize = 10 * MOST_OPERATIONS as usize;
 
+/// What one DW_CFA_remember_state or DW_CFA_restore_state counts for, likewise: each copies a whole row of rules, some
+/// kilobytes. That was measured to take 0.1 µs, and at times ten times as long.
+const WORK_OF_COPY: usize = 10;
+
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Steps up one frame at a time, keeping gimli's buffers between steps.
@@ -78,6 +82,15 @@ impl Default for Unwinder {
 fn work(left: &Cell<usize>, amount: usize) -> Result<(), CfiError> {
     left.set(left.get().checked_sub(amount).ok_or(CfiError::TooMuch)?);
     Ok(())
+}
+
+/// How many bytes of an entry may be an instruction that copies a row: DW_CFA_remember_state is 0x0a,
+/// DW_CFA_restore_state 0x0b (DWARF 5, section 7.24).
+fn copies_in(section: &EhFrame<Bytes<'_>>, offset: usize, len: usize) -> usize {
+    let all = section.reader().slice();
+    let from = offset.min(all.len());
+    let entry = &all[from..from.saturating_add(len).min(all.len())];
+    memchr::memchr2_iter(0x0a, 0x0b, entry).count()
 }
 
 impl Unwinder {
@@ -105,7 +118,17 @@ impl Unwinder {
         } = module.image.call_frame_entry(svma)?;
 
         let encoding = fde.cie().encoding();
-        work(&self.work_left, fde.entry_len() + fde.cie().entry_len())?;
+        let entries = [
+            (fde.offset(), fde.entry_len()),
+            (fde.cie().offset(), fde.cie().entry_len()),
+        ];
+        for (offset, len) in entries {
+            work(&self.work_left, len)?;
+            work(
+                &self.work_left,
+                WORK_OF_COPY * copies_in(&section, offset, len),
+            )?;
+        }
         let row = fde.unwind_info_for_address(&section, &bases, &mut self.context, svma.0)?;
         let expressions = Expressions {
             section: &section,
