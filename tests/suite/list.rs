@@ -692,10 +692,10 @@ fn five_hundred_backends_cost_little() {
         "figure: list of 100, 250 and 500 backends, in 64 MiB: (of a processor, in all) {took:.3?} s, at a load of {load}"
     );
     assert!(took[2].0 < 0.2, "{took:?}");
-    /// The shell's times are in ticks of the kernel's.
+    /// The shell's times are in ticks of the kernel's: what took one may read as none.
     const TICKS: f64 = 0.02;
     assert!(
-        took[2].0 < took[0].0 * 7.0 + TICKS,
+        took[2].0 < (took[0].0 + TICKS) * 7.0,
         "more than linear: {took:?}"
     );
     // As many as other tests make.
