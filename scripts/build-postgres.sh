@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds PostgreSQL from Debian's sources, in three ways that Debian does not ship: with DWARF, with assertions, and
-# on another C library, musl, as Alpine has it (optimized, stripped, without DWARF).
+# Builds PostgreSQL from Debian's sources, in four ways that Debian does not ship: with DWARF; with assertions; the same,
+# where nothing but the main loop checks for interrupts, so that every statement is stuck in whatever it does; and on
+# another C library, musl, as Alpine has it (optimized, stripped, without DWARF).
 #
 #   build-postgres.sh                 builds what is missing; says and does nothing when nothing is
-#   build-postgres.sh --where WAY     prints the directory of the programs of a finished build (WAY: dwarf, cassert or musl)
+#   build-postgres.sh --where WAY     prints the directory of the programs of a finished build (WAY: dwarf, cassert, unchecked or musl)
 #
 # The system is left as it is: apt works on a state and a list of sources of its own, nothing is installed, and the
 # builds lie in a cache beside the repository. They are made for the tests: readline, zlib, ICU, OpenSSL, LLVM and the
@@ -11,7 +12,7 @@
 set -euo pipefail
 
 pg=15
-ways=(dwarf cassert musl)
+ways=(dwarf cassert unchecked musl)
 common=(--without-readline --without-zlib --without-icu)
 
 # Tests that run as root start their servers as another user, who cannot look into root's home.
@@ -24,7 +25,8 @@ fi
 options_of() {
     case $1 in
         dwarf) options=(--enable-debug "${common[@]}" 'CFLAGS=-O2 -g') ;;
-        cassert) options=(--enable-debug "${common[@]}" 'CFLAGS=-O2 -g' --enable-cassert) ;;
+        # A change of the sources follows, see change_unchecked.
+        cassert | unchecked) options=(--enable-debug "${common[@]}" 'CFLAGS=-O2 -g' --enable-cassert) ;;
         # As Alpine's gcc does it, with an index of the call-frame information; musl-gcc leaves that out.
         musl) options=("${common[@]}" CC=musl-gcc CFLAGS=-O2 LDFLAGS=-Wl,--eh-frame-hdr) ;;
         *)
@@ -127,12 +129,12 @@ parts=(src/common src/port src/timezone src/backend src/backend/utils/mb/convers
     src/bin/pgbench src/pl/plpgsql/src src/makefiles config contrib/amcheck contrib/dblink)
 
 build() {
-    local final=$1 make=(make -s -j2)
-    ../source/configure -q --prefix="$final" "${options[@]}"
+    local final=$1 source=$2 make=(make -s -j2)
+    "$source/configure" -q --prefix="$final" "${options[@]}"
     # Makefile.global's own things (pgxs among them) are installed by src/Makefile, whose subdirectories are left out.
     "${make[@]}" -C src/backend generated-headers
     for part in "${parts[@]}"; do
-        [ ! -e "$part/Makefile" ] && [ ! -e "../source/$part/Makefile" ] && continue
+        [ ! -e "$part/Makefile" ] && [ ! -e "$source/$part/Makefile" ] && continue
         "${make[@]}" -C "$part" all
         make -s -C "$part" install DESTDIR="$work/root"
     done
@@ -150,13 +152,27 @@ finish_musl() {
     done
 }
 
+# The macro stays what it is in src/backend/tcop, and does nothing anywhere else.
+change_unchecked() {
+    local header=$1/src/include/miscadmin.h as_it_was='#define CHECK_FOR_INTERRUPTS() \\$'
+    local in_tcop='do { if (strstr(__FILE__, "/tcop/") != NULL) CHECK_AS_IT_WAS(); } while (0)'
+    grep -q "^$as_it_was" "$header" &&
+        sed -i "s|^$as_it_was|#define CHECK_FOR_INTERRUPTS() $in_tcop\n#define CHECK_AS_IT_WAS() \\\\|" "$header"
+}
+
 for way in "${todo[@]}"; do
     place_of "$way"
     echo "build-postgres: building PostgreSQL $found ($way), a few minutes ..." >&2
     mkdir "$way"
+    source=$work/source
+    if [ "$way" = unchecked ]; then
+        cp -a source source-unchecked
+        source=$work/source-unchecked
+        change_unchecked "$source" || fail "the sources could not be changed"
+    fi
     # Not called in a condition, where an error would go unnoticed.
     status=0
-    (cd "$way" && set -e && build "$place") >log 2>&1 9>&- || status=$?
+    (cd "$way" && set -e && build "$place" "$source") >log 2>&1 9>&- || status=$?
     [ "$status" -eq 0 ] || fail "PostgreSQL $found ($way) could not be built"
     [ -x "$work/root$place/bin/postgres" ] && [ -x "$work/root$place/bin/initdb" ] || fail "the build ($way) is not whole"
     if [ "$way" = musl ]; then

@@ -34,6 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "fmgr.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -777,6 +778,38 @@ pgpoke_spinlock_released(PG_FUNCTION_ARGS)
 	turns = 0;
 	SpinLockRelease(&lock);
 	spin();
+	PG_RETURN_VOID();
+}
+
+/* Once, and where the innermost subtransaction is half ended. */
+static bool spins_at_subtransaction_end;
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId own, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_COMMIT_SUB || !spins_at_subtransaction_end)
+		return;
+	spins_at_subtransaction_end = false;
+	say_stuck(__func__);
+	spin();
+	/* Or spin() would be jumped to, and this would have no frame. */
+	turns = 0;
+}
+
+/*
+ * A callback that takes for ever: bookkeeping of an extension, when one of its
+ * caller's subtransactions ends.  pgpoke_subtransaction() has one that does.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_at_subtransaction_end);
+Datum
+pgpoke_at_subtransaction_end(PG_FUNCTION_ARGS)
+{
+	static bool registered;
+
+	if (!registered)
+		RegisterSubXactCallback(at_subtransaction_end, NULL);
+	registered = true;
+	spins_at_subtransaction_end = true;
 	PG_RETURN_VOID();
 }
 

@@ -330,6 +330,19 @@ pub const TABLE: &[Row] = &[
         next: None,
     },
     Row {
+        code: "subtransaction",
+        weight: Weight::Danger,
+        failure: Verdict::Unsafe,
+        judge: subtransaction,
+        why: "a subtransaction that is half ended is rolled back and committed both; one that was begun outside PG_TRY has nobody to end it",
+        objects: Some(
+            "it is beginning or ending a subtransaction, and an error would leave that half done",
+        ),
+        doubts: "whether it is ending a subtransaction could not be told",
+        source: "CommitSubTransaction() and AbortCurrentTransaction() in src/backend/access/transam/xact.c, exec_stmt_block() in src/pl/plpgsql/src/pl_exec.c",
+        next: None,
+    },
+    Row {
         code: "signal-handler",
         weight: Weight::Danger,
         failure: Verdict::Unsafe,
@@ -957,6 +970,54 @@ fn exception_stack(s: Subject) -> Outcome {
         Some(true) => Pass("an ERROR has somewhere to go, further up the stack".into()),
         Some(false) => Fail("PG_exception_stack does not point further up this stack: an ERROR would end the process, or worse".into()),
         None => Unknown("PG_exception_stack could not be read".into()),
+    }
+}
+
+fn subtransaction(s: Subject) -> Outcome {
+    let Some(frames) = s.frames() else {
+        return not_stopped();
+    };
+    let terminates = s.interrupt == Interrupt::Terminate;
+    if let Some(frame) = rules::ends_a_subtransaction(s.snapshot, frames) {
+        return match terminates {
+            true => Warn(format!(
+                "{}: a subtransaction is being ended, and would be rolled back from the middle of that, with all of the transaction",
+                frame.describe()
+            )),
+            false => Fail(format!(
+                "{}: an ERROR would roll the subtransaction back when it is committed in part, and its rows could stay",
+                frame.describe()
+            )),
+        };
+    }
+    if let Some(frame) = rules::may_end_a_subtransaction(s.snapshot, frames) {
+        let doubt = format!("{}: it may be ending a subtransaction", frame.describe());
+        return if terminates {
+            Warn(doubt)
+        } else {
+            Unknown(doubt)
+        };
+    }
+    if terminates {
+        return Pass("a terminate rolls all of the transaction back".into());
+    }
+    // Between BeginInternalSubTransaction() and PG_TRY(), or between the subtransaction's end and PG_END_TRY(), whoever
+    // catches the ERROR ends another subtransaction than was begun.
+    let own_code = rules::responsible(frames).last();
+    match own_code.filter(|f| f.extension == Some(true)) {
+        Some(f) if f.starts_subtransactions == Some(false) => Pass(format!(
+            "{} is at work, of an extension that starts no subtransactions",
+            f.describe()
+        )),
+        Some(f) if f.starts_subtransactions == Some(true) => Warn(format!(
+            "{}: its code starts subtransactions, and it may be on its way into one or out of it",
+            f.describe()
+        )),
+        Some(f) => Unknown(format!(
+            "{}: whether its code starts subtransactions was not looked at",
+            f.describe()
+        )),
+        None => Pass("no subtransaction is being ended".into()),
     }
 }
 

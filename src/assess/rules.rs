@@ -864,6 +864,14 @@ pub const INVALIDATION: Functions = server(&[
     "AtEOSubXact_Inval",
 ]);
 
+/// Making a subtransaction part of its parent (src/backend/access/transam/xact.c): its XID is in the parent's list already
+/// while extensions are told. After an ERROR from there it is rolled back, and committed with its parent all the same.
+pub const SUBTRANSACTION_END: Functions =
+    server(&["CommitSubTransaction", "ReleaseCurrentSubTransaction"]);
+
+/// By whom CommitSubTransaction() is called, too; within them it may have no frame of its own.
+pub const TRANSACTION_COMMANDS: Functions = server(&["CommitTransactionCommand*"]);
+
 /// Server code that changes state which outlives an error: caches, hash tables, buffers, resource owners, WAL.
 pub const STATE_CHANGING: [(&str, Functions); 6] = [
     (
@@ -1247,6 +1255,31 @@ fn innermost(frames: &[Frame], passed_over: impl Fn(&Frame) -> bool) -> &[Frame]
     let frames = &frames[from..];
     let inlined = frames.iter().take_while(|f| f.inlined).count();
     &frames[..frames.len().min(inlined + 1)]
+}
+
+/// The frame in which a subtransaction is being ended.
+pub fn ends_a_subtransaction<'f>(snapshot: &Snapshot, frames: &'f [Frame]) -> Option<&'f Frame> {
+    let end = snapshot.backend.subtransaction_end;
+    let starts_there = |f: &Frame| f.kind == ModuleKind::Server && f.function_start == end;
+    frames
+        .iter()
+        .find(|f| SUBTRANSACTION_END.has(f) || end.is_some() && starts_there(f))
+}
+
+/// A function of the server that may be CommitSubTransaction(), for all that is known: it has no name, and where it starts
+/// is not known, or where that function does, while it is called by those that call that one, or in place of
+/// ReleaseCurrentSubTransaction() by an extension.
+pub fn may_end_a_subtransaction<'f>(snapshot: &Snapshot, frames: &'f [Frame]) -> Option<&'f Frame> {
+    let end = snapshot.backend.subtransaction_end;
+    let nameless = |f: &Frame| f.kind == ModuleKind::Server && f.function.is_none();
+    let may_call = |f: &Frame| f.kind != ModuleKind::Server || TRANSACTION_COMMANDS.has(f);
+    frames
+        .windows(2)
+        .find(|pair| {
+            let unknown = end.is_none() && may_call(&pair[1]);
+            nameless(&pair[0]) && (unknown || pair[0].function_start.is_none())
+        })
+        .map(|pair| &pair[0])
 }
 
 /// Who answers for what is at work: the same, but past plain libraries, which work on behalf of their caller.

@@ -77,6 +77,8 @@ pub(super) struct Section {
 
 /// What every module that PostgreSQL loads has to define (`PG_MAGIC_FUNCTION_NAME`, src/include/fmgr.h).
 const MAGIC_FUNCTION: &str = "Pg_magic_func";
+/// What a module has to import to start a subtransaction of its own (src/include/access/xact.h), as it ends in `.dynstr`.
+const STARTS_SUBTRANSACTION: &[u8] = b"BeginInternalSubTransaction\0";
 
 /// A section's address and bytes.
 #[derive(Debug)]
@@ -155,6 +157,7 @@ pub struct Image {
     build_id: Option<BuildId>,
     symbols: Symbols,
     is_extension: bool,
+    starts_subtransactions: bool,
     eh_frame: Option<LoadedSection>,
     eh_frame_hdr: Option<LoadedSection>,
     lines: OnceCell<Option<LineTable>>,
@@ -244,6 +247,7 @@ impl Image {
             build_id: layout.build_id,
             symbols: Symbols::default(),
             is_extension: false,
+            starts_subtransactions: false,
             eh_frame: None,
             eh_frame_hdr: None,
             lines: OnceCell::new(),
@@ -290,6 +294,11 @@ impl Image {
             image.add_symbols(table, strings, source)?;
         }
         image.is_extension = image.symbols.has(MAGIC_FUNCTION);
+        image.starts_subtransactions = image.is_extension
+            && image.section(".dynstr")?.is_some_and(|names| {
+                let wanted = STARTS_SUBTRANSACTION;
+                names.bytes.windows(wanted.len()).any(|w| w == wanted)
+            });
         image.eh_frame = image.section(".eh_frame")?;
         image.eh_frame_hdr = image.section(".eh_frame_hdr")?;
         let unwinding = [&image.eh_frame, &image.eh_frame_hdr];
@@ -491,6 +500,11 @@ impl Image {
     /// Whether PostgreSQL would load it as an extension: then it knows of errors that jump across it.
     pub fn is_extension(&self) -> bool {
         self.is_extension
+    }
+
+    /// Whether it is an extension with code that starts subtransactions.
+    pub fn starts_subtransactions(&self) -> bool {
+        self.starts_subtransactions
     }
 
     /// Its symbols.

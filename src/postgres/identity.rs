@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use super::globals::Globals;
 use super::memory_contexts;
+use super::subtransactions;
 use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
-use crate::image::{AddressSpace, DebugFiles, Module};
+use crate::image::{AddressSpace, DebugFiles, Module, Svma};
 use crate::memory::{Memory, ProcessMemory};
 use crate::process::{Process, printable};
 
@@ -35,6 +36,8 @@ pub struct Backend<'p> {
     pub version: Option<Version>,
     /// Whether all functions of memory contexts have names: then a function without one is none of them.
     pub memory_contexts_named: bool,
+    /// Where CommitSubTransaction() starts in the executable.
+    pub subtransaction_end: Option<Svma>,
     /// What it is for.
     pub backend_type: BackendType,
     /// Its postmaster.
@@ -208,6 +211,7 @@ pub fn prove_with(
         process,
         inner_pid,
         memory_contexts_named: memory_contexts::name_functions(&executable, &memory),
+        subtransaction_end: subtransactions::find_end(&executable),
         memory,
         space,
         executable,

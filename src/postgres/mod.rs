@@ -12,6 +12,7 @@ pub mod settings;
 mod siblings;
 mod statics;
 pub mod status;
+mod subtransactions;
 mod title;
 mod versions;
 mod wait_events;

@@ -108,6 +108,9 @@ pub struct BackendFacts {
     /// Whether all functions of the server's memory contexts have names here, so that a frame without one is none of them.
     #[serde(default)]
     pub memory_contexts_named: bool,
+    /// Where CommitSubTransaction() starts, in the executable's own terms, as [`Frame::function_start`] has it.
+    #[serde(default)]
+    pub subtransaction_end: Option<Avma>,
     /// Why its interrupt model is not the classic one, if it is not.
     pub model_objection: Option<String>,
     /// The server's data directory.
@@ -452,6 +455,9 @@ pub struct Frame {
     /// Of a library: whether it is one that PostgreSQL loads as an extension; none where that was not looked at.
     #[serde(default)]
     pub extension: Option<bool>,
+    /// Of a library: whether it is an extension that starts subtransactions; none where that was not looked at.
+    #[serde(default)]
+    pub starts_subtransactions: Option<bool>,
     /// Its arguments and local variables; none where they were not asked for, or there is no debug information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variables: Option<FrameVariables>,

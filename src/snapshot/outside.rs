@@ -31,6 +31,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             server_version: None,
             version_known: false,
             memory_contexts_named: false,
+            subtransaction_end: None,
             model_objection: None,
             data_directory: process.working_directory().ok(),
             database: title.database,

@@ -558,6 +558,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             server_version: backend.version.as_ref().map(|v| v.text.clone()),
             version_known: layout.is_some(),
             memory_contexts_named: backend.memory_contexts_named,
+            subtransaction_end: backend.subtransaction_end.map(|at| Avma(at.0)),
             model_objection: backend.globals.model_objection().map(str::to_owned),
             data_directory: backend.data_directory.clone(),
             database: backend.title.database.clone(),
@@ -738,6 +739,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         signal_frame: raw.signal_frame,
         has_cleanup: raw.has_cleanup,
         extension: None,
+        starts_subtransactions: None,
         variables: None,
     };
     let Some(module) = module else {
@@ -749,7 +751,10 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
         let known = module.image.known_callers(module.to_svma(start));
         frame.callers = known.map(|c| (*c).clone());
     }
-    frame.extension = (module.kind == ModuleKind::Library).then(|| module.image.is_extension());
+    if module.kind == ModuleKind::Library {
+        frame.extension = Some(module.image.is_extension());
+        frame.starts_subtransactions = Some(module.image.starts_subtransactions());
+    }
     if lines && module.image.symbols().function_at(svma).is_none() {
         module.image.learn_stubs();
     }

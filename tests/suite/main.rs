@@ -62,6 +62,8 @@ mod self_test;
 mod stacks;
 /// One file that runs anywhere.
 mod static_build;
+/// On the way into a subtransaction or out of it.
+mod subtransactions;
 /// What a blocked system call waits for.
 mod syscalls;
 /// What README.md shows is what is printed.

@@ -22,18 +22,24 @@ const OF_ANY: [&str; 5] = [
 ];
 
 /// Those that take an extension; the last is freed by nothing, and goes on computing.
-const WITH_TESTEXT: [&str; 7] = [
+const WITH_TESTEXT: [&str; 8] = [
     "spin",
     "latch",
     "handlers_replaced",
     "handlers_replaced_by_pqsignal",
     "malloc",
     "palloc",
+    "subtransaction_end",
     "held_off",
 ];
 
 /// Those that show whether static variables, and functions without names, are found.
-const WITHOUT_NAMES: [&str; 3] = ["handlers_replaced_by_pqsignal", "palloc", "lwlock"];
+const WITHOUT_NAMES: [&str; 4] = [
+    "handlers_replaced_by_pqsignal",
+    "palloc",
+    "lwlock",
+    "subtransaction_end",
+];
 
 macro_rules! builds {
     ($($name:ident $([$testext:ident])?: $installation:expr,)+) => {

@@ -69,6 +69,11 @@ impl Installation {
         Self::built("cassert")
     }
 
+    /// With assertions, and nothing but its main loop checks for interrupts: every statement is stuck in whatever it does.
+    pub fn unchecked() -> Option<Self> {
+        Self::built("unchecked")
+    }
+
     /// On another C library, musl, stripped: as Alpine's images have it.
     pub fn musl() -> Option<Self> {
         Self::built("musl")

@@ -2,6 +2,8 @@
 //!
 //! `make test` runs the short form of each, `make soak` the long one.
 
+/// At any instruction of the server and of PL/pgSQL: what is called safe is.
+mod anywhere;
 /// The audit line.
 pub mod audit;
 /// Processes that pretend to be backends, to lure a pgpoke that runs as root.

@@ -1,0 +1,68 @@
+//! A name for CommitSubTransaction(), which is static, and nameless in a stripped server.
+//!
+//! It makes a subtransaction part of its parent, step by step, and calls extensions meanwhile
+//! (src/backend/access/transam/xact.c). The exported ReleaseCurrentSubTransaction() does nothing but call it, after it
+//! looked at the state; what that may complain with, others complain with, too.
+
+use std::collections::BTreeSet;
+
+use iced_x86::Code as Opcode;
+
+use super::statics::Code;
+use crate::image::{Module, Svma, Symbol};
+
+const END: &str = "CommitSubTransaction";
+/// The first is the one that calls it. The others make the same complaint (BlockStateAsString(), static, too), and never
+/// commit a subtransaction.
+const EXPORTED: [&str; 4] = [
+    "ReleaseCurrentSubTransaction",
+    "BeginInternalSubTransaction",
+    "DefineSavepoint",
+    "ReleaseSavepoint",
+];
+
+/// Where it starts. Names it in the server's image, where symbols do not.
+pub(super) fn find_end(server: &Module) -> Option<Svma> {
+    let symbols = server.image.symbols();
+    if let Some((end, _)) = symbols.by_name(&[END]).get(END) {
+        return Some(end.start);
+    }
+    let exported = symbols.by_name(&EXPORTED);
+    let called = |name: &str| {
+        exported
+            .get(name)
+            .map(|(f, _)| called_without_a_name(server, f))
+    };
+    let [releases, others @ ..] = EXPORTED.map(called);
+    let mut candidates = releases.unwrap_or_default();
+    for other in others.into_iter().flatten() {
+        candidates.retain(|f| !other.contains(f));
+    }
+    let end = candidates.pop_first()?;
+    // Two, and nobody could tell which.
+    candidates.is_empty().then(|| {
+        server.image.tell_name(end, END);
+        end
+    })
+}
+
+/// The functions without a name that a function calls, or jumps to in its own place. A part of itself that the compiler
+/// moved away is reached by a conditional jump.
+fn called_without_a_name(server: &Module, function: &Symbol) -> BTreeSet<Svma> {
+    let image = &server.image;
+    let inside = function.start.0..function.start.0.saturating_add(function.size);
+    let code = Code::read(server, function.start, function.size);
+    let targets = code.0.iter().filter_map(|i| match i.code() {
+        Opcode::Call_rel32_64 | Opcode::Jmp_rel32_64 => Some(Svma(i.near_branch_target())),
+        _ => None,
+    });
+    let begins_there = |at: Svma| {
+        image
+            .function_bounds(at)
+            .is_some_and(|(start, _)| start == at)
+    };
+    targets
+        .filter(|at| !inside.contains(&at.0) && image.function_at(*at).is_none())
+        .filter(|at| begins_there(*at))
+        .collect()
+}
