@@ -15,6 +15,7 @@ pub mod status;
 mod title;
 mod versions;
 mod wait_events;
+mod walsenders;
 mod workers;
 
 pub use globals::Globals;
@@ -27,6 +28,7 @@ pub use title::Title;
 pub(crate) use versions::LAYOUTS;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
 pub use wait_events::{Wait, WaitEvents};
+pub use walsenders::{Receiver, Synchronous};
 pub use workers::{Restart, Worker, parallel_leader, parallel_workers};
 
 /// Classes of wait events: the highest byte of `wait_event_info` (src/include/utils/wait_event.h).
