@@ -247,7 +247,7 @@ pub fn snapshots(data: &[u8]) {
         let json = render::json::inspection(&snapshot, &judged);
         let json: Value = serde_json::from_str(&json).expect("JSON");
         assert!(json.is_object());
-        let _ = render::text::question(&snapshot, &judged, Duration::from_secs(5), narrow);
+        let _ = render::text::question("", &snapshot, &judged, Duration::from_secs(5), narrow);
     }
 }
 

@@ -237,7 +237,7 @@ fn inspections(texts: &mut Texts) {
             let judged = assess(&snapshot, request, &[]);
             if judged.verdict != Verdict::Pointless {
                 texts.keep(&format!("{name}.interrupt-{option}"), |screen| {
-                    text::question(&snapshot, &judged, Duration::from_secs(5), screen) + "\n"
+                    text::question("", &snapshot, &judged, Duration::from_secs(5), screen) + "\n"
                 });
             }
         }
@@ -448,11 +448,47 @@ fn the_verdict_and_what_to_type_are_on_a_small_terminal_together() {
                 true => LINES + 2,
                 false => LINES + 12,
             };
-            let lines = text.lines().count();
+            // The line that says once more what scrolled away is no reason to scroll.
+            let lines = text.lines().filter(|l| !l.starts_with("in short "));
+            let lines = lines.count();
             assert!(text.starts_with("verdict "), "{name}");
             assert!(lines <= most, "{name} has {lines} lines:\n{text}");
         }
     }
+}
+
+/// Of a longer text a small terminal shows the end: what it comes to is there, too.
+#[test]
+fn what_it_comes_to_is_on_the_last_screen() {
+    let mut longer = 0;
+    for (name, text) in all().0 {
+        let is_one = |kind: &str| name.contains(kind) && name.ends_with(".80");
+        if ![".inspect", ".interrupt-", ".outcome-"]
+            .into_iter()
+            .any(is_one)
+        {
+            continue;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        let Some((_, end)) = lines.split_last_chunk::<LINES>() else {
+            continue;
+        };
+        let of = |line: &str, label: &str| {
+            let words = line.strip_prefix(label)?.trim().split([' ', ':']).next();
+            words.map(str::to_owned)
+        };
+        let word = of(&text, "verdict").or_else(|| of(&text, "outcome"));
+        let word = word.unwrap_or_else(|| panic!("{name} begins with neither:\n{text}"));
+        let again = end
+            .iter()
+            .any(|l| of(l, "in short").as_ref() == Some(&word));
+        assert!(
+            again || lines.len() == LINES,
+            "{name} ends without {word}:\n{text}"
+        );
+        longer += usize::from(again);
+    }
+    assert!(longer > 10);
 }
 
 #[test]

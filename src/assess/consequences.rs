@@ -2,7 +2,7 @@
 //! brings about. Sentences for the question on the terminal, for `--dry-run`, and for a script to show.
 
 use super::Interrupt;
-use crate::postgres::{BackendType, Restart};
+use crate::postgres::{BackendType, Receiver, Restart, Synchronous};
 use crate::snapshot::Snapshot;
 
 /// What kind of backend it is, as far as ending it makes a difference.
@@ -214,12 +214,14 @@ fn of_parallel_worker(s: &Subject, text: &str, sqlstate: &str) -> Vec<String> {
     ]
 }
 
-/// The text is ProcessInterrupts()'s; up to 13 it makes no difference between these and a client's backend.
+/// The text is ProcessInterrupts()'s, with `bgw_type`; up to 13 it makes no difference between these and a client's
+/// backend.
 fn end_of_worker_text(s: &Subject) -> String {
+    let worker = s.snapshot.backend.worker.as_ref();
     match s.may_be_from(14) {
         true => format!(
             "terminating background worker \"{}\" due to administrator command",
-            s.name()
+            worker.map_or("…", |w| &w.kind)
         ),
         false => ENDED.into(),
     }
@@ -227,17 +229,47 @@ fn end_of_worker_text(s: &Subject) -> String {
 
 fn of_walsender(s: &Subject, what: &str, does: &str, text: &str, sqlstate: &str) -> Vec<String> {
     let facts = &s.snapshot.backend;
+    let fails = format!("{what} {does} with \"{text}\" (SQLSTATE {sqlstate})");
     let receiver = match &facts.application_name {
         Some(name) => format!("{name}, which receives from it,"),
         None => "whoever receives from it".into(),
     };
+    if facts.receiver.as_ref().is_some_and(|r| r.in_backup) {
+        let lost = format!("{receiver} loses its base backup, and has to begin it anew");
+        return vec![fails, lost];
+    }
     vec![
-        format!("{what} {does} with \"{text}\" (SQLSTATE {sqlstate})"),
+        fails,
         format!(
             "{receiver} loses its stream; a standby or a subscriber connects again by itself, and catches up if the WAL that it lacks is kept for it"
         ),
-        "if it is the synchronous standby, commits wait until it is back".into(),
+        commits(facts.receiver.as_ref()),
     ]
+}
+
+/// What the end of a walsender means for those who commit: they wait until so many standbys have confirmed
+/// (SyncRepWaitForLSN(), SyncRepGetSyncRecPtr(), src/backend/replication/syncrep.c).
+fn commits(receiver: Option<&Receiver>) -> String {
+    let Some(receiver) = receiver else {
+        return "whether it is a synchronous standby is not known: if so, commits wait until it is back".into();
+    };
+    let Some(Synchronous { needed, others }) = receiver.synchronous else {
+        return "no commit waits for it: it is no synchronous standby, or none yet".into();
+    };
+    let standby = "it is a synchronous standby";
+    match others {
+        Some(n) if n >= needed => {
+            format!(
+                "{standby}; commits go on: they need {needed} of these, and {n} more are connected"
+            )
+        }
+        Some(n) => format!(
+            "{standby}: COMMITS WAIT UNTIL IT IS BACK, for they need {needed} of these, and besides it {n} are connected"
+        ),
+        None => format!(
+            "{standby}: commits may wait until it is back; they need {needed} of these, and how many others are connected is not known"
+        ),
+    }
 }
 
 fn cancel_of_autovacuum(s: &Subject) -> Vec<String> {
@@ -417,6 +449,36 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_walsender() {
+        let said = |receiver| {
+            let mut s = captured();
+            s.backend.backend_type = BackendType::WalSender;
+            s.backend.receiver = receiver;
+            all(&s, Interrupt::Terminate)
+        };
+        let synchronous = |needed, others| {
+            said(Some(Receiver {
+                in_backup: false,
+                synchronous: Some(Synchronous { needed, others }),
+            }))
+        };
+        assert!(said(None).contains("is not known: if so"));
+        assert!(synchronous(1, Some(0)).contains("COMMITS WAIT"));
+        assert!(synchronous(2, Some(1)).contains("need 2 of these, and besides it 1"));
+        assert!(synchronous(1, Some(1)).contains("commits go on"));
+        assert!(synchronous(1, None).contains("commits may wait"));
+        let receives = |in_backup| {
+            said(Some(Receiver {
+                in_backup,
+                synchronous: None,
+            }))
+        };
+        assert!(receives(false).contains("no commit waits"));
+        let backup = receives(true);
+        assert!(backup.contains("begin it anew") && !backup.contains("stream"));
+    }
+
+    #[test]
     fn workers_and_when_they_come_back() {
         let said = |restart| all(&worker("w", "w", restart), Interrupt::Terminate);
         assert!(said(Restart::Never).contains("does not start it again"));
@@ -432,7 +494,7 @@ mod tests {
             Restart::Never,
         );
         parallel.backend.parallel_leader = Some(7);
-        let text = "terminating background worker \"parallel worker for PID 7\"";
+        let text = "terminating background worker \"parallel worker\"";
         assert!(all(&parallel, Interrupt::Terminate).contains(text));
         parallel.backend.server_version = Some("13.23".into());
         assert!(all(&parallel, Interrupt::Terminate).contains(ENDED));

@@ -547,7 +547,7 @@ impl<'c> Climb<'c, '_> {
             ("looking into it", None),
             || {
                 let mut snapshot = inspect::take(plan, false, &budget)?;
-                plan.find_parallel_group(&mut snapshot);
+                plan.find_others(&mut snapshot);
                 let assessment = assess(&snapshot, request, &args.allow);
                 Ok((snapshot, assessment))
             },
@@ -651,10 +651,8 @@ impl<'c> Climb<'c, '_> {
         if self.args.yes {
             return true;
         }
-        let question = format!(
-            "{before}{}",
-            text::question(snapshot, assessment, self.args.wait, Screen::stderr())
-        );
+        let screen = Screen::stderr();
+        let question = text::question(before, snapshot, assessment, self.args.wait, screen);
         self.confirmed = self.ladder.climb(
             Rung::Ask,
             ("", None),
@@ -789,10 +787,19 @@ fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {
 }
 
 fn not_confirmed(snapshot: Snapshot, assessment: Assessment, request: Request) -> Done {
+    let v = &snapshot.variables;
+    let pending = match request {
+        Request::Pending => None,
+        Request::Cancel => v.query_cancel_pending,
+        Request::Terminate => v.proc_die_pending,
+    };
     let report = Report::new(
         Outcome::Refused,
-        match request {
-            Request::Pending => "not confirmed; nothing was done",
+        match (request, pending) {
+            (Request::Pending, _) => "not confirmed; nothing was done",
+            (_, Some(true)) => {
+                "not confirmed; nothing was done but to send the signal: that stays pending, and it obeys when it checks for interrupts"
+            }
             _ => "not confirmed; the signal was sent, and nothing else was done",
         },
     );

@@ -37,18 +37,18 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
     let mut watched = Watched::default();
     let Some(pause) = args.watch else {
         let round = watched.look(args);
-        return Ok(tell(args, &round));
+        return Ok(tell(args, &round).exit);
     };
     // So that a Ctrl-C is taken between two rounds, never in the middle of a line.
     let interrupts = HeldSignals::hold(&[libc::SIGINT], &[]);
     loop {
         let round = watched.look(args);
-        let exit = match std::io::stdout().is_terminal() && !args.json {
+        let told = match std::io::stdout().is_terminal() && !args.json {
             true => refresh(args, &round),
             false => tell(args, &round),
         };
-        if exit != Exit::Done || interrupts.take(pause).is_some() {
-            return Ok(exit);
+        if told.exit != Exit::Done || !told.heard || interrupts.take(pause).is_some() {
+            return Ok(told.exit);
         }
     }
 }
@@ -58,6 +58,13 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
 struct Watched {
     servers: Servers,
     ledger: Ledger,
+}
+
+/// What came of printing one round.
+struct Told {
+    exit: Exit,
+    /// Somebody may have read it.
+    heard: bool,
 }
 
 /// What one round found.
@@ -273,21 +280,21 @@ fn warnings(sweep: &Sweep, servers: &[Server], read: &[usize]) -> Vec<String> {
 }
 
 /// Prints one round.
-fn tell(args: &ListArgs, round: &Round) -> Exit {
+fn tell(args: &ListArgs, round: &Round) -> Told {
     let Round { listing, sweep } = round;
     let nothing_read = listing.read.iter().all(|n| *n == 0);
     let denied = nothing_read && !sweep.denied.is_empty();
-    if args.json {
-        say(&list::json(listing, args.watch.is_some()));
-    } else {
-        say(&list::text(listing, &Screen::stdout(), None));
-    }
+    let heard = say(&match args.json {
+        true => list::json(listing, args.watch.is_some()),
+        false => list::text(listing, &Screen::stdout(), None),
+    });
     match (denied, hint(sweep)) {
         (true, hint) => {
             let (detail, step) = hint.unzip();
             let message = &listing.warnings[0];
             messages::error(message, detail.as_deref(), step.as_deref());
-            return Exit::Denied;
+            let exit = Exit::Denied;
+            return Told { exit, heard };
         }
         (false, hint) => {
             let mut warnings = listing.warnings.clone();
@@ -300,7 +307,8 @@ fn tell(args: &ListArgs, round: &Round) -> Exit {
     if listing.rows.is_empty() && !args.json {
         say_nothing_found(args, sweep, nothing_read);
     }
-    Exit::Done
+    let exit = Exit::Done;
+    Told { exit, heard }
 }
 
 /// Why a process cannot be looked into, and what to do about it.
@@ -327,18 +335,17 @@ fn say_nothing_found(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
 }
 
 /// Prints one round over the one before.
-fn refresh(args: &ListArgs, round: &Round) -> Exit {
-    let mut exit = Exit::Done;
+fn refresh(args: &ListArgs, round: &Round) -> Told {
     let text = list::text(&round.listing, &Screen::stdout(), lines());
     if text.is_empty() {
         say("\x1b[H\x1b[2J");
-        exit = tell(args, round);
-    } else {
-        // From the top left corner, each line to its end, and nothing below: this does not flicker.
-        let lines = text.replace('\n', "\x1b[K\n");
-        say(&format!("\x1b[H{lines}\x1b[J"));
+        return tell(args, round);
     }
-    exit
+    // From the top left corner, each line to its end, and nothing below: this does not flicker.
+    let lines = text.replace('\n', "\x1b[K\n");
+    let heard = say(&format!("\x1b[H{lines}\x1b[J"));
+    let exit = Exit::Done;
+    Told { exit, heard }
 }
 
 /// How many lines the terminal has room for: the last one is the cursor's.

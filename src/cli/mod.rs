@@ -377,10 +377,12 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Prints what a command has to say on stdout. A closed stdout is no error of the command's.
-fn say(text: &str) {
+/// Prints what a command has to say on stdout. A closed stdout is no error of the command's; that anybody may have read it
+/// is told, for who prints again and again has to end with its reader.
+fn say(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.is_ok()
 }
 
 #[cfg(test)]

@@ -91,8 +91,10 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
             .zip(before.1)
             .map(|(now, before)| now.saturating_sub(before));
         let share = used.map(|used| used.as_secs_f64() / before.0.elapsed().as_secs_f64() * 100.0);
-        if let Some(look) = last {
-            say(&seen.show(&look, share, args.stack));
+        if let Some(look) = last
+            && !say(&seen.show(&look, share, args.stack))
+        {
+            return Ok(Exit::Done);
         }
     }
 }

@@ -32,7 +32,7 @@ pub const TELLTALES: [&str; 5] = [
 ];
 
 /// Other variables and functions that are used where they are there.
-const OTHERS: [&str; 27] = [
+const OTHERS: [&str; 29] = [
     "ProcSignalBarrierPending",
     "proc_exit_inprogress",
     "PG_exception_stack",
@@ -60,6 +60,8 @@ const OTHERS: [&str; 27] = [
     "MainLWLockArray",
     "NamedLWLockTrancheArray",
     "NamedLWLockTrancheRequests",
+    "MyWalSnd",
+    "SyncRepConfig",
 ];
 
 /// Addresses of a server's variables and functions in one process.

@@ -509,6 +509,44 @@ pub mod background_worker {
     pub const LONGEST_RESTART: i32 = 86_400_000;
 }
 
+/// Offsets and numbers of a walsender's `WalSnd` (src/include/replication/walsender_private.h). Compiled against the headers
+/// of 13, 15, 16, 17 and 18.
+pub mod walsender {
+    /// `pid`
+    pub const PID: i64 = 0;
+    /// `state`, a `WalSndState`.
+    pub const STATE: i64 = 4;
+    /// `flush`: 0 until its receiver has told of one, which a base backup's never does.
+    pub const FLUSH: i64 = 32;
+    /// `WALSNDSTATE_BACKUP`
+    pub const BACKUP: u32 = 1;
+    /// `WALSNDSTATE_STREAMING`
+    pub const STREAMING: u32 = 3;
+    /// `WALSNDSTATE_STOPPING`
+    pub const STOPPING: u32 = 4;
+    /// The highest `WalSndState`.
+    pub const LAST_STATE: u32 = STOPPING;
+
+    /// `sync_standby_priority`: in 12 behind the latch, in later versions before the spinlock.
+    pub fn priority(major: u32) -> Option<i64> {
+        match major {
+            12 => Some(88),
+            13..=18 => Some(72),
+            _ => None,
+        }
+    }
+}
+
+/// Offsets in `SyncRepConfigData` (src/include/replication/syncrep.h), the same from 12 to 18.
+pub mod sync_rep_config {
+    /// `num_sync`
+    pub const NUM_SYNC: i64 = 4;
+    /// `nmembers`
+    pub const NAMED: i64 = 12;
+    /// More of either is nobody's setting.
+    pub const MOST: u32 = 10_000;
+}
+
 /// A server's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use textwrap::core::display_width;
+
 use super::forms::{self, Backend, Entry, List, Listed, ListedProcess, SchemaVersion, Server};
 use super::json::{self, millis, text_of, to_value};
 use super::screen::{Screen, Tone};
@@ -299,7 +301,7 @@ fn ages(row: &Row) -> impl Iterator<Item = String> {
 /// Which columns are shown, and how wide; none for the last, which may be as long as it is.
 fn fit(rows: &[Vec<String>], room: Option<usize>) -> Vec<(Column, usize)> {
     let natural = |at: usize, column: Column| {
-        let cells = rows.iter().map(|cells| cells[at].chars().count());
+        let cells = rows.iter().map(|cells| display_width(&cells[at]));
         let widest = cells.max().unwrap_or(0);
         // A column that says nothing is none; those that always say something stay where they are.
         let always = matches!(column, C::Pid | C::Query);
@@ -360,9 +362,10 @@ fn line(columns: &[(Column, usize)], cells: &[String], folded: bool) -> String {
         if !text.is_empty() {
             text.push_str(GAP);
         }
+        let padding = " ".repeat(width.saturating_sub(display_width(&cell)));
         let _ = match column.is_number() {
-            true => write!(text, "{cell:>width$}"),
-            false => write!(text, "{cell:<width$}"),
+            true => write!(text, "{padding}{cell}"),
+            false => write!(text, "{cell}{padding}"),
         };
     }
     format!("{}\n", text.trim_end())
@@ -373,12 +376,21 @@ fn note(screen: &Screen, text: &str) -> String {
     screen.wrap("        ", 10, text)
 }
 
-/// At most this many characters, the last of them saying that there are more.
+/// At most so many columns of a terminal, the last of them saying that there is more. A character may take two, or none.
 fn shorten(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+    if display_width(text) <= most {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(most.saturating_sub(1)).collect();
+    let mut kept = String::new();
+    let mut left = most.saturating_sub(1);
+    for c in text.chars() {
+        let width = display_width(c.encode_utf8(&mut [0; 4]));
+        if width > left {
+            break;
+        }
+        left -= width;
+        kept.push(c);
+    }
     if most > 0 { kept + "…" } else { kept }
 }
 
@@ -638,6 +650,32 @@ mod tests {
             ] {
                 assert!(text.contains(word), "no {word} in {columns}:\n{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_character_may_take_two_columns_or_none() {
+        assert_eq!(shorten("注文の表", 8), "注文の表");
+        assert_eq!(shorten("注文の表", 7), "注文の…");
+        assert_eq!(shorten("注文の表", 6), "注文…");
+        assert_eq!(shorten("e\u{301}e\u{301}", 2), "e\u{301}e\u{301}");
+        assert_eq!(shorten("ab", 0), "");
+        let wide = |row: &mut Row| row.glance.database = Some("注文".into());
+        let rows = vec![row(1, &"表".repeat(99), wide), row(2, "zzz", |_| ())];
+        for columns in 50..250 {
+            let screen = Screen {
+                columns: Some(columns),
+                ..Screen::PLAIN
+            };
+            let text = text(&listing(rows.clone()), &screen, None);
+            let lines = text.lines().map(display_width);
+            assert!(lines.max() <= Some(columns), "{columns}:\n{text}");
+            let begins = |what: char| {
+                let mut lines = text.lines();
+                let line = lines.find(|l| l.contains(what)).expect("a statement");
+                display_width(line.split(what).next().unwrap_or_default())
+            };
+            assert_eq!(begins('表'), begins('z'), "{columns}:\n{text}");
         }
     }
 

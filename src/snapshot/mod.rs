@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
-use crate::postgres::{Activity, BackendType, Worker};
+use crate::postgres::{Activity, BackendType, Receiver, Worker};
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
@@ -139,6 +139,9 @@ pub struct BackendFacts {
     /// The parallel workers that work for it; none where that was not looked at.
     #[serde(default)]
     pub parallel_workers: Option<Vec<i32>>,
+    /// Who receives from a walsender; none where that was not looked at, or is not known.
+    #[serde(default)]
+    pub receiver: Option<Receiver>,
     /// The text of its statement.
     pub query: Option<String>,
     /// Its title in ps.

@@ -44,6 +44,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             worker: None,
             parallel_leader: None,
             parallel_workers: None,
+            receiver: None,
             query: None,
             title: title.text,
             container: inner.and_then(|_| container::id(process)),

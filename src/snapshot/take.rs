@@ -16,8 +16,8 @@ use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
-    Activity, Backend, BackendType, Disposition, Postmaster, Statics, Worker, backend_status,
-    disposition, locks, parallel_leader, parallel_workers, prove, wait_class,
+    Activity, Backend, BackendType, Disposition, Postmaster, Receiver, Statics, Worker,
+    backend_status, disposition, locks, parallel_leader, parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
@@ -511,13 +511,16 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
-    /// Looks up the other processes of its parallel query, if it has one. That takes reading the titles of all processes
-    /// of the server: never while the backend stands still.
-    pub fn find_parallel_group(&self, snapshot: &mut Snapshot) {
+    /// Looks up whom its end would hit besides: the other processes of its parallel query, and who waits for what a
+    /// walsender sends. That takes reading all processes of the server: never while the backend stands still.
+    pub fn find_others(&self, snapshot: &mut Snapshot) {
         let facts = &mut snapshot.backend;
         let (workers, leader) = parallel_workers(self.backend, facts.parallel_leader);
         facts.parallel_workers = Some(workers);
         facts.parallel_leader = leader.or(facts.parallel_leader);
+        if self.backend.backend_type == BackendType::WalSender {
+            facts.receiver = Receiver::of(self.backend);
+        }
     }
 
     /// Whether the statement that began at `start` is over: another one runs, or none. None where it cannot be told.
@@ -578,6 +581,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             worker: self.worker.clone(),
             parallel_leader: parallel_leader(&backend.title.text),
             parallel_workers: None,
+            receiver: None,
             query: text(backend_status::ACTIVITY, MOST_QUERY),
             title: backend.title.text.clone(),
             container: self.container.clone(),

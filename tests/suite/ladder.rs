@@ -297,6 +297,14 @@ fn a_parallel_worker_fails_its_leaders_query() {
         let leader_pid = leader.pid().to_string();
         assert_means(&report, &["its leader", &leader_pid, "fails with"]);
         wait_for_end(&workers[0]);
+        let end = match how {
+            How::Cancel => "canceling statement due to user request",
+            How::Terminate => {
+                "terminating background worker \"parallel worker\" due to administrator command"
+            }
+        };
+        assert_means(&report, &[end]);
+        assert!(server.log().contains(end), "{}", server.log());
         // The leader waits for its other worker, which is as stuck.
         let report = Report::of(&args, workers[1].pid);
         report.assert_code(0).assert_at("/server_restarted", false);
@@ -371,7 +379,7 @@ fn a_walsender_ends_and_its_standby_is_named() {
             .assert_at("/backend/type", "walsender")
             .assert_at("/server_restarted", false);
         assert_means(&report, &["standby_in_berlin", "connects again"]);
-        assert_means(&report, &["synchronous standby", "commits wait"]);
+        assert_means(&report, &["no commit waits for it"]);
         wait_for_end(&sender);
     }
     server.assert_unharmed();
@@ -532,12 +540,11 @@ fn a_background_workers_restart_time_is_told_and_true() {
         .assert_at("/exit_status", 1)
         .assert_at("/server_restarted", false)
         .assert_at("/backend/type", "background worker");
-    assert_means(
-        &report,
-        &["terminating background worker \"pgpoke's worker\""],
-    );
+    let end = "terminating background worker \"pgpoke_worker\" due to administrator command";
+    assert_means(&report, &[end]);
     assert_means(&report, &["does not start it again"]);
     wait_for_end(&worker);
+    assert!(server.log().contains(end), "{}", server.log());
 
     let worker = start(1);
     let report = Report::of(&args, worker.pid);

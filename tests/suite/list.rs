@@ -632,6 +632,21 @@ fn watched_it_grows_until_ctrl_c() {
     assert!(grows.is_sorted_by(|a, b| b - a >= 200.0), "{grows:?}");
 }
 
+/// Whoever reads it may go: `pgpoke list --watch | head` comes to an end.
+#[test]
+fn watched_it_ends_with_its_reader() {
+    let _server = Server::builder().pooled().start();
+    for json in [&["--json"][..], &[]] {
+        let mut command = Command::new("bash");
+        command.args(["-c", "\"$@\" | head -n 1", "bash"]);
+        command.arg(pgpoke().get_program());
+        command.args(["list", "--watch", "0.2"]).args(json);
+        let run = Run::within(DEADLINE, command);
+        run.assert_code(0);
+        assert_eq!(run.stdout.lines().count(), 1, "{run}");
+    }
+}
+
 /// What a run takes at best: of a processor, and in all. The other runs were the machine's.
 fn seconds(server: &Server, sessions: usize) -> (f64, f64) {
     // The whole address space, of which what is used is a part.

@@ -244,8 +244,40 @@ fn every_process_is_what_it_is(installation: Installation) {
         assert!(PROCESSES.iter().any(known), "{title}");
     }
     assert_eq!(leader.ended_within(Duration::ZERO), None);
+    who_waits_for_a_walsender_is_known(&server);
     standby.assert_unharmed();
     server.assert_unharmed();
+}
+
+/// Before and after the server makes a synchronous standby of the one that it has.
+#[track_caller]
+fn who_waits_for_a_walsender_is_known(server: &Server) {
+    let states = [
+        ("", "async", "no commit waits for it"),
+        ("1 (*)", "sync", "COMMITS WAIT UNTIL IT IS BACK"),
+        ("ANY 1 (*)", "quorum", "COMMITS WAIT UNTIL IT IS BACK"),
+    ];
+    for (names, state, means) in states {
+        let mut client = server.connect();
+        client
+            .execute(
+                &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"),
+                &[],
+            )
+            .expect("a setting");
+        client
+            .execute("SELECT pg_reload_conf()", &[])
+            .expect("a reload");
+        let sql = "SELECT pid FROM pg_stat_replication WHERE sync_state = $1";
+        let pid: i32 = wait_for(DEADLINE, &format!("the standby shall be {state}"), || {
+            let row = client.query_opt(sql, &[&state]).expect("standbys");
+            row.map(|row| row.get(0))
+        });
+        let report = Report::of(&["interrupt", "--terminate", "--dry-run"], pid);
+        report.assert_outcome("dry-run", 0);
+        let said = report.at("/consequences").to_string();
+        assert!(said.contains(means), "{state}: {}", report.run);
+    }
 }
 
 #[track_caller]

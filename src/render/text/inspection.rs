@@ -1,14 +1,15 @@
 //! What `pgpoke inspect` says.
 
-use super::parts::{cause, checks, files, interrupts, next, process, signals, verdict, who};
+use super::parts::{
+    LINES, cause, checks, files, in_short, interrupts, next, process, signals, verdict,
+    verdict_word, who,
+};
 use super::stack::stack;
 use crate::assess::{Assessment, samples};
 use crate::render::samples as tree;
 use crate::render::screen::{Page, Screen};
 use crate::snapshot::Snapshot;
 
-/// How many lines of a terminal of 24 are left above the prompt.
-const LINES: usize = 23;
 /// How many frames are shown unless all are asked for: as many as there is room for, within these bounds.
 const FRAMES: std::ops::RangeInclusive<usize> = 2..=6;
 
@@ -29,17 +30,23 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> 
     if s.stopped_ms > 0.0 {
         after.line("stood still", &format!("for {:.2} ms", s.stopped_ms));
     }
-    next(&mut after, &a.advice);
+    let mut advice = Page::new(screen);
+    next(&mut advice, &a.advice);
+    let others = before.height() + after.height() + advice.height();
     let frames = match whole {
         true => usize::MAX,
         // Its label takes one line.
         false => LINES
-            .saturating_sub(before.height() + after.height() + 1)
+            .saturating_sub(others + 1)
             .clamp(*FRAMES.start(), *FRAMES.end()),
     };
     let mut between = Page::new(screen);
     stack(&mut between, s, frames);
-    before.into_text() + &between.into_text() + &after.into_text()
+    let word = verdict_word(&after, a);
+    in_short(&mut after, others + between.height(), screen, &word, a);
+    [before, between, after, advice]
+        .map(Page::into_text)
+        .concat()
 }
 
 /// Where the looks have met it, if there were several. What all of them have in common is in the stack already.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::parts::{cause, checks, files, interrupts, next, sentence, verdict, who};
+use super::parts::{
+    cause, checks, files, in_short, interrupts, next, sentence, verdict, verdict_word, who,
+};
 use super::printable;
 use super::stack::{SHORT, stack};
 use crate::assess::{Assessment, Check, Verdict};
@@ -32,7 +34,12 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report, screen: Screen) ->
                 ladder::consequences(&mut page, "would happen", s, a.interrupt);
             }
             stood_still(&mut page, s, r);
-            next(&mut page, &a.advice);
+            let mut advice = Page::new(screen);
+            next(&mut advice, &a.advice);
+            let lines = page.height() + advice.height();
+            let word = page.paint(tone(r.outcome), json::outcome(r.outcome));
+            in_short(&mut page, lines, screen, &word, a);
+            return page.into_text() + &advice.into_text();
         }
         Outcome::TimedOut | Outcome::Returned => {
             who(&mut page, s, false);
@@ -107,7 +114,14 @@ fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {
 
 /// The question before stepping in: who is hit, what will happen, and what cannot be known. Where something stands in the
 /// way, what that is, that it is looked for another moment for at most `wait`, and what else can be done.
-pub fn question(s: &Snapshot, a: &Assessment, wait: Duration, screen: Screen) -> String {
+/// `before` is what is to be said before it.
+pub fn question(
+    before: &str,
+    s: &Snapshot,
+    a: &Assessment,
+    wait: Duration,
+    screen: Screen,
+) -> String {
     let mut page = Page::new(screen);
     verdict(&mut page, s, a);
     cause(&mut page, a);
@@ -138,5 +152,14 @@ pub fn question(s: &Snapshot, a: &Assessment, wait: Duration, screen: Screen) ->
     if in_the_way {
         next(&mut page, &a.advice);
     }
-    page.into_text() + "Go on? [y/N] "
+    let word = format!(
+        "{}: a {} of process {}",
+        verdict_word(&page, a),
+        a.interrupt,
+        s.pid
+    );
+    // The question takes a line, too.
+    let lines = before.lines().count() + page.height() + 1;
+    in_short(&mut page, lines, screen, &word, a);
+    format!("{before}{}Go on? [y/N] ", page.into_text())
 }

@@ -7,7 +7,7 @@ use crate::assess::advice::Advice;
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Interrupt, Status, Verdict};
 use crate::image::ReadFrom;
-use crate::render::screen::{Page, Tone};
+use crate::render::screen::{Page, Screen, Tone};
 use crate::snapshot::{Snapshot, signal_names};
 
 /// How much of a statement is shown, and how much with the whole stack.
@@ -40,12 +40,7 @@ pub(in crate::render) fn verdict(page: &mut Page, s: &Snapshot, a: &Assessment) 
         Some(why) if what == Interrupt::Nothing => why,
         Some(why) => format!("{occasion}, but {why}"),
     };
-    let tone = match a.verdict {
-        Verdict::Safe => Tone::Good,
-        Verdict::Risky | Verdict::Pointless => Tone::Warn,
-        Verdict::Unsafe => Tone::Bad,
-    };
-    let word = page.paint(tone, &a.verdict.to_string().to_uppercase());
+    let word = verdict_word(page, a);
     page.line("verdict", &format!("{word} – {}", printable(&why)));
     if what != Interrupt::Nothing && !arrived {
         page.line(
@@ -83,6 +78,25 @@ fn plain(check: &Check) -> &str {
         _ => row.objects,
     });
     plain.unwrap_or(&check.detail)
+}
+
+pub(super) fn verdict_word(page: &Page, a: &Assessment) -> String {
+    let tone = match a.verdict {
+        Verdict::Safe => Tone::Good,
+        Verdict::Risky | Verdict::Pointless => Tone::Warn,
+        Verdict::Unsafe => Tone::Bad,
+    };
+    page.paint(tone, &a.verdict.to_string().to_uppercase())
+}
+
+/// How many lines of a terminal of 24 are left above the prompt.
+pub(super) const LINES: usize = 23;
+
+/// Of a text of so many lines, what scrolls out of a small terminal, once more: what it comes to, and why.
+pub(super) fn in_short(page: &mut Page, lines: usize, screen: Screen, word: &str, a: &Assessment) {
+    if screen.columns.is_some() && lines > LINES {
+        page.line("in short", &format!("{word} – {}", a.cause.code));
+    }
 }
 
 /// Why it is stuck, and what that rests on.
@@ -126,8 +140,9 @@ pub(in crate::render) fn who(page: &mut Page, s: &Snapshot, whole: bool) {
     ] {
         session.extend(value.as_ref().map(|v| format!("{name} {}", printable(v))));
     }
-    if session.is_empty() && !b.title.is_empty() {
-        session.push(printable(&b.title));
+    // What the title tells of a session stands there already; of what is none, it says what that is for.
+    if b.user.is_none() && b.client.is_none() && !b.title.is_empty() {
+        session.insert(0, printable(&b.title));
     }
     if !session.is_empty() {
         page.line("", &session.join(", "));
