@@ -102,19 +102,19 @@ impl Answers {
 /// be on the command line.
 pub fn config(conninfo: &str) -> Result<Config, String> {
     let mut config: Config = conninfo.parse().map_err(|e: postgres::Error| because(&e))?;
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let told = |value: Result<String, std::env::VarError>| value.ok().filter(|v| !v.is_empty());
     if names_no_host(&config)
-        && let Some(host) = variable("PGHOST")
+        && let Some(host) = told(std::env::var("PGHOST"))
     {
         config.host(&host);
     }
     if config.get_ports().is_empty()
-        && let Some(port) = variable("PGPORT")
+        && let Some(port) = told(std::env::var("PGPORT"))
     {
         config.port(port.parse().map_err(|_| "PGPORT is no port")?);
     }
     if config.get_dbname().is_none()
-        && let Some(database) = variable("PGDATABASE")
+        && let Some(database) = told(std::env::var("PGDATABASE"))
     {
         config.dbname(&database);
     }
@@ -124,8 +124,8 @@ pub fn config(conninfo: &str) -> Result<Config, String> {
         config.password(password.into_encoded_bytes());
     }
     if config.get_user().is_none()
-        && let Some(user) =
-            variable("PGUSER").or_else(|| crate::process::passwd::name_here(geteuid().as_raw()))
+        && let Some(user) = told(std::env::var("PGUSER"))
+            .or_else(|| crate::process::passwd::name_here(geteuid().as_raw()))
     {
         config.user(&user);
     }
