@@ -188,6 +188,8 @@ pub fn proc_text(data: &[u8]) {
             let redactor = Redactor::new(["db7.shop.example".to_owned()]);
             let _ = redactor.text(&lossy).len() + redactor.log(&lossy).len();
             let _ = redactor.message(&lossy).len() + redactor.setting("port", &lossy).len();
+            let _ = redactor.csv_log(&lossy).len() + redactor.json_log(&lossy).len();
+            let _ = redactor.command(lossy.split(' ')).len();
             let _ = passwords(&lossy);
         }
         b'p' => {

@@ -220,12 +220,12 @@ pub fn motion(s: &Snapshot) -> Option<Motion> {
 
 /// The frames of the first look, but those below the `count` functions that all looks have in common.
 pub fn common_frames(s: &Snapshot, count: usize) -> &[Frame] {
-    let frames = s.stack.as_ref().map_or(&[][..], |s| &s.frames);
-    let mut own = frames.iter().enumerate().rev().filter(|(_, f)| !f.inlined);
-    match count.checked_sub(1).and_then(|n| own.nth(n)) {
-        Some((at, _)) => &frames[at..],
-        None => &[],
-    }
+    let stack = s.stack.as_ref();
+    let frames = stack.and_then(|stack| {
+        let innermost = stack.frame_of_place(count.checked_sub(1)?)?;
+        stack.frames.get(innermost..)
+    });
+    frames.unwrap_or_default()
 }
 
 impl Motion {

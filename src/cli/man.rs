@@ -130,8 +130,8 @@ const AFTER: &[(&str, &[Piece])] = &[
                 "How wide the terminal is to be taken for. A pipe has no width: each thing that is said is one line there.",
             ),
             Item(
-                "PGUSER, PGPASSWORD",
-                "For report --dsn, where the connection string names no user or has no password. No other variable of libpq's is read.",
+                "PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD",
+                "For report --dsn, where the connection string does not name the like. No other variable of libpq's is read, nor is ~/.pgpass.",
             ),
             Item(
                 "SUDO_USER",

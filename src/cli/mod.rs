@@ -237,7 +237,7 @@ struct ReportArgs {
     /// The directory to make; the archive is DIR.tar.gz [default: pgpoke-report-PID-TIME]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Ask the server, too, through this connection (PGPASSWORD is used); what fails or hangs costs 10 s, not the report
+    /// Ask the server, too, through this connection (PGPASSWORD is used; without a host, through the server's own socket); what fails or hangs costs 10 s, not the report
     #[arg(long, value_name = "CONNINFO")]
     dsn: Option<String>,
     /// Write a core file, too; with shared memory: --core=full

@@ -11,6 +11,7 @@ use super::inspect::Looks;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{CoreKind, Exit, ReportArgs, messages, say};
+use crate::assess::samples::Tree;
 use crate::assess::{Request, assess, samples};
 use crate::evidence::core::{CoreError, CoreOptions, CoreReport, Progress};
 use crate::evidence::{self, Bundle, Contents, Gathered, Material, Options, README, Spoken};
@@ -19,9 +20,10 @@ use crate::postgres::prove_with;
 use crate::render::report::Written;
 use crate::render::screen::Screen;
 use crate::render::{json, report, samples as tree, text};
-use crate::snapshot::{Plan, Snapshot};
+use crate::snapshot::{Plan, Snapshot, Unseen};
 use crate::tracee::arch::Registers;
 use crate::tracee::sys::HeldSignals;
+use crate::tracee::threads::ForOthers::{Hasty, Patient};
 use crate::tracee::{StopBudget, TraceError};
 
 /// The pause between two looks: long enough that the backend is elsewhere, if it gets on at all.
@@ -52,7 +54,11 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let options = match options(args) {
         Ok(options) => options,
         Err(why) => {
-            return Ok(failure(Exit::Usage, format!("--dsn: {why}")).tell(pid, args.json, None));
+            let failure = Failure {
+                hint: Some("a connection string may name host, hostaddr, port, user, password, dbname and connect_timeout; without a host it leads to the server's own socket: --dsn user=postgres".into()),
+                ..failure(Exit::Usage, format!("--dsn: {why}"))
+            };
+            return Ok(failure.tell(pid, args.json, None));
         }
     };
     Ok(match gather(args, pid, options) {
@@ -404,17 +410,23 @@ fn progress(wishes: &Wishes, what: &str) {
     }
 }
 
+/// What stands where there is no tree.
+const NO_TREE: &str =
+    "one look, or stacks that are not known to their root: there is no tree of several\n";
+
 /// What the looks have shown.
 struct Seen {
     snapshot: Snapshot,
     registers: Option<Registers>,
     backtraces: String,
     looks: usize,
+    others: Tree,
 }
 
 impl Seen {
     fn of(wishes: &Wishes, plan: &Plan, budget: &StopBudget) -> Result<Self, Failure> {
         let (mut backtraces, mut looks, mut others_stood) = (String::new(), 0, Duration::ZERO);
+        let (mut others, mut patience) = (Tree::default(), Patient);
         let began = Instant::now();
         let each = |snapshot: &Snapshot| {
             looks += 1;
@@ -425,9 +437,20 @@ impl Seen {
             ));
             if snapshot.stack.is_some() && snapshot.process.threads.is_some_and(|n| n > 1) {
                 // They are looked at right after the main thread; both at once would keep that one longer.
-                match plan.other_threads(budget, STOP_LIMIT) {
+                match plan.other_threads(budget, STOP_LIMIT, patience) {
                     Ok((threads, stood)) => {
                         others_stood += stood;
+                        let known = threads.iter().filter_map(|t| t.stack.as_ref().ok());
+                        known
+                            .filter(|s| s.complete)
+                            .for_each(|s| others.add(&s.places()));
+                        // Who did not stop once, mostly does not for as long as all stand and wait for it.
+                        if threads
+                            .iter()
+                            .any(|t| matches!(t.stack, Err(Unseen::RanOn)))
+                        {
+                            patience = Hasty;
+                        }
                         backtraces.extend(threads.iter().map(text::thread_backtrace));
                     }
                     Err(e) => backtraces.push_str(&format!("other threads: {e}\n")),
@@ -442,6 +465,7 @@ impl Seen {
             registers,
             backtraces,
             looks,
+            others,
         })
     }
 
@@ -456,14 +480,33 @@ impl Seen {
             lines.concat()
         });
         let tree = samples::motion(s).map(|m| tree::tree(&m.tree, m.looks, usize::MAX));
+        let tree = tree.or_else(|| stopped.then(|| NO_TREE.to_owned()));
+        let tree = tree.map(|tree| tree + &self.tree_of_others());
         let judgement = text::judgement(s, assessment, Screen::PLAIN);
         Spoken {
-            verdict: judgement.lines().next().unwrap_or_default().trim_start_matches("verdict").trim().to_owned(),
+            verdict: judgement
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("verdict")
+                .trim()
+                .to_owned(),
             assessment_text: text::inspection(s, assessment, true, Screen::PLAIN),
             assessment_json: json::inspection(s, assessment),
             backtraces: stopped.then(|| self.backtraces.clone()),
-            tree: tree.or_else(|| stopped.then(|| "one look, or stacks that are not known to their root: there is no tree of several\n".to_owned())),
+            tree,
             registers,
+        }
+    }
+
+    fn tree_of_others(&self) -> String {
+        let (stacks, branches) = (self.others.looks(), self.others.branches());
+        match stacks {
+            0 => String::new(),
+            _ => format!(
+                "\nthe other threads: {stacks} stacks, of all looks together\n{}",
+                tree::tree(&branches, stacks, usize::MAX)
+            ),
         }
     }
 }

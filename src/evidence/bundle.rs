@@ -42,6 +42,8 @@ pub struct Size {
 impl Bundle {
     /// Makes the directory, or takes one that is there, is empty, and is ours.
     pub fn create(path: &Path) -> io::Result<Self> {
+        // Without a slash at its end, which would put the archive into the directory, and follow a link.
+        let path = &path.components().collect::<PathBuf>();
         let made_here = match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
@@ -51,7 +53,11 @@ impl Bundle {
         let directory = File::options()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)?;
+            .open(path);
+        let directory = directory.map_err(|e| match std::fs::symlink_metadata(path) {
+            Ok(there) if there.is_symlink() => io::Error::other("it is a symbolic link"),
+            _ => e,
+        })?;
         let metadata = directory.metadata()?;
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
             return Err(io::Error::other("it belongs to somebody else"));
@@ -182,6 +188,9 @@ mod tests {
         bundle.write("a.txt", b"one").unwrap();
         let archive = bundle.pack().unwrap();
         assert_eq!(archive, dir.path().join("report.tar.gz"));
+        let with_slash = Bundle::create(&dir.path().join("other/")).unwrap();
+        let other = with_slash.pack().unwrap();
+        assert_eq!(other, dir.path().join("other.tar.gz"));
         assert_eq!(
             [mode(&path), mode(&path.join("a.txt")), mode(&archive)],
             [0o700, 0o600, 0o600]
@@ -207,7 +216,10 @@ mod tests {
         let link = dir.path().join("link");
         fs::create_dir(dir.path().join("empty")).unwrap();
         symlink(dir.path().join("empty"), &link).unwrap();
-        assert!(Bundle::create(&link).is_err(), "a link");
+        for link in [link.clone(), link.join("")] {
+            let why = Bundle::create(&link).unwrap_err().to_string();
+            assert_eq!(why, "it is a symbolic link");
+        }
         let mut bundle = Bundle::create(&dir.path().join("empty")).unwrap();
         symlink(&secret, dir.path().join("empty/a.txt")).unwrap();
         assert!(bundle.write("a.txt", b"after").is_err());

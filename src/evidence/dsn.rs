@@ -10,9 +10,15 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+use postgres::config::SslMode;
+use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 
 use super::redact::{LEFT_OUT, passwords};
+use crate::postgres::settings::Settings;
+use crate::process::Process;
+use crate::tracee::sys;
 
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -59,7 +65,11 @@ pub const QUESTIONS: [(&str, &str, &[&str]); 7] = [
     ),
     (
         "pg_settings.csv",
-        "SELECT name, setting, unit, source, sourcefile, pending_restart FROM pg_settings WHERE source <> 'default' ORDER BY name",
+        // What this connection has set for itself tells nothing.
+        "SELECT name, CASE WHEN name ~* '(passphrase|passwd|secret|token)' AND reset_val NOT IN ('', 'on', 'off') \
+         THEN '[password]' ELSE reset_val END AS setting, unit, source, sourcefile, pending_restart FROM pg_settings \
+         WHERE source NOT IN ('default', 'client') AND NOT (source = 'session' AND reset_val IS NOT DISTINCT FROM boot_val) \
+         ORDER BY name",
         &["setting"],
     ),
     ("pg_locks.csv", "SELECT * FROM pg_locks", &[]),
@@ -88,18 +98,34 @@ impl Answers {
     }
 }
 
-/// Reads a connection string. The password may be in PGPASSWORD, so that it need not be on the command line.
+/// Reads a connection string. What it does not name may be in the variables that libpq has for it: so the password need not
+/// be on the command line.
 pub fn config(conninfo: &str) -> Result<Config, String> {
     let mut config: Config = conninfo.parse().map_err(|e: postgres::Error| because(&e))?;
+    let told = |value: Result<String, std::env::VarError>| value.ok().filter(|v| !v.is_empty());
+    if names_no_host(&config)
+        && let Some(host) = told(std::env::var("PGHOST"))
+    {
+        config.host(&host);
+    }
+    if config.get_ports().is_empty()
+        && let Some(port) = told(std::env::var("PGPORT"))
+    {
+        config.port(port.parse().map_err(|_| "PGPORT is no port")?);
+    }
+    if config.get_dbname().is_none()
+        && let Some(database) = told(std::env::var("PGDATABASE"))
+    {
+        config.dbname(&database);
+    }
     if config.get_password().is_none()
         && let Some(password) = std::env::var_os("PGPASSWORD")
     {
         config.password(password.into_encoded_bytes());
     }
     if config.get_user().is_none()
-        && let Some(user) = std::env::var("PGUSER")
-            .ok()
-            .or_else(|| crate::process::passwd::name_here(nix::unistd::geteuid().as_raw()))
+        && let Some(user) = told(std::env::var("PGUSER"))
+            .or_else(|| crate::process::passwd::name_here(geteuid().as_raw()))
     {
         config.user(&user);
     }
@@ -123,6 +149,29 @@ pub fn config(conninfo: &str) -> Result<Config, String> {
     Ok(config)
 }
 
+fn names_no_host(config: &Config) -> bool {
+    config.get_hosts().is_empty() && config.get_hostaddrs().is_empty()
+}
+
+/// Where no host is named, the server's own socket. `process` is one of the server's.
+pub fn at_home(mut config: Config, settings: &Settings, process: &Process) -> Config {
+    let directories = settings.get("unix_socket_directories").unwrap_or_default();
+    let mut directories = directories.split(',').map(|d| d.trim().trim_matches('"'));
+    // An abstract one (@) cannot be reached from another network namespace, and few have it.
+    let directory = directories.find(|d| d.starts_with('/'));
+    if let (true, Some(directory)) = (names_no_host(&config), directory) {
+        config.host_path(match process.shares_our_mounts() {
+            true => directory.to_owned(),
+            false => format!("/proc/{}/root{directory}", process.pid()),
+        });
+        let port = settings.get("port").and_then(|port| port.parse().ok());
+        if let (true, Some(port)) = (config.get_ports().is_empty(), port) {
+            config.port(port);
+        }
+    }
+    config
+}
+
 /// The hosts that a connection string names.
 pub fn hosts(config: &Config) -> Vec<String> {
     let host = |host: &postgres::config::Host| match host {
@@ -132,12 +181,23 @@ pub fn hosts(config: &Config) -> Vec<String> {
     config.get_hosts().iter().filter_map(host).collect()
 }
 
-/// Asks everything. `pid` is the backend that has to be there, as its server knows it.
-pub fn ask(config: Config, pid: i32, redact: bool) -> Answers {
+/// Whom it is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Who {
+    /// The backend that has to be there, as its server knows it.
+    pub pid: i32,
+    /// When its server started; see [`Settings::server_started`].
+    pub started: Option<i64>,
+    /// The server's user and group.
+    pub user: Option<(u32, u32)>,
+}
+
+/// Asks everything.
+pub fn ask(config: Config, who: Who, redact: bool) -> Answers {
     let (sender, answers) = channel();
     let told = sender.clone();
     let asked = thread::Builder::new().spawn(move || {
-        if let Err(why) = connect_and_ask(&config, pid, redact, &sender) {
+        if let Err(why) = connect_and_ask(&config, who, redact, &sender) {
             let _ = sender.send(Err(why));
         }
     });
@@ -170,22 +230,26 @@ type Answer = Result<(&'static str, Result<String, String>), String>;
 
 fn connect_and_ask(
     config: &Config,
-    pid: i32,
+    who: Who,
     redact: bool,
     to: &Sender<Answer>,
 ) -> Result<(), String> {
-    let no = |e: postgres::Error| format!("no connection: {}", because(&e));
-    let mut client = config.connect(NoTls).map_err(no)?;
+    let mut client = connect(config, who)?;
     client.batch_execute(SETTINGS).map_err(|e| because(&e))?;
-    let there = client
-        .query_one(
-            "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1",
-            &[&pid],
-        )
+    let it = client
+        .query_one(IS_IT, &[&who.pid])
         .map_err(|e| because(&e))?;
-    if there.get::<_, i64>(0) == 0 {
+    let pid = who.pid;
+    if it.get::<_, i64>(0) == 0 {
         return Err(format!(
             "the server that it leads to has no backend {pid}: it is another one"
+        ));
+    }
+    // In containers many servers have the same few PIDs.
+    let started: Option<i64> = it.get(1);
+    if matches!((started, who.started), (Some(a), Some(b)) if a.abs_diff(b + EPOCH) > 1) {
+        return Err(format!(
+            "the server that it leads to did not start when that of backend {pid} did: it is another one"
         ));
     }
     for (file, question, columns) in QUESTIONS {
@@ -199,6 +263,37 @@ fn connect_and_ask(
         }
     }
     Ok(())
+}
+
+/// Whether the backend is there, and when the server started.
+const IS_IT: &str = "SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1), \
+    (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8";
+
+/// PostgreSQL counts from the year 2000, in microseconds.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// Who runs pgpoke as root may be root to the server, too, which has no such role: then as the server's own user. This
+/// thread does nothing else.
+fn connect(config: &Config, who: Who) -> Result<Client, String> {
+    let first = config.connect(NoTls);
+    let refused =
+        |e: &postgres::Error| e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    let client = match (first, who.user) {
+        (Err(e), Some((user, group))) if refused(&e) && geteuid().is_root() => {
+            match sys::act_as(user, group) {
+                Ok(()) => config.connect(NoTls),
+                Err(_) => Err(e),
+            }
+        }
+        (first, _) => first,
+    };
+    client.map_err(|e| match config.get_ssl_mode() {
+        SslMode::Require => format!(
+            "no connection: {}; sslmode=require asks for TLS, which pgpoke does not have: the server's own socket needs none",
+            because(&e)
+        ),
+        _ => format!("no connection: {}", because(&e)),
+    })
 }
 
 fn csv(client: &mut Client, question: &str, left_out: &[&str]) -> Result<String, String> {
@@ -252,7 +347,7 @@ mod tests {
             .port();
         let answers = ask(
             config(&format!("host=127.0.0.1 port={port} user=a")).unwrap(),
-            1,
+            Who::default(),
             false,
         );
         let why = answers.get("pg_locks.csv").unwrap_err();

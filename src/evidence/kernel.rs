@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Material, deadline};
 
@@ -22,7 +22,7 @@ const JOURNAL: Duration = Duration::from_secs(5);
 
 /// What a message is about that may explain a process that does not go on: input and output, file systems, memory,
 /// processors, and processes that hang.
-const TELLING: [&str; 32] = [
+const TELLING: [&str; 35] = [
     "i/o error",
     "blk_update_request",
     "buffer i/o",
@@ -46,7 +46,10 @@ const TELLING: [&str; 32] = [
     "blocked for more than",
     "soft lockup",
     "hard lockup",
-    "rcu",
+    "self-detected stall",
+    "detected stalls",
+    "detected expedited stalls",
+    "kthread starved",
     "out of memory",
     "oom",
     "memory failure",
@@ -94,9 +97,22 @@ pub fn messages(m: &Material) -> Result<String, String> {
         .as_ref()
         .map_or(text.clone(), |r| r.message(&text));
     Ok(format!(
-        "of the kernel's {all} messages, {} are about input and output, file systems, memory, processors, or processes that hang; seconds since boot\n\n{text}",
-        kept.len()
+        "of the kernel's {all} messages, {} are about input and output, file systems, memory, processors, or processes that hang; in seconds since boot{}\n\n{text}",
+        kept.len(),
+        now()
     ))
+}
+
+/// What the clocks say: the kernel's counts from boot on, without the time that the machine slept.
+fn now() -> String {
+    let since_boot = std::fs::read_to_string("/proc/uptime").ok();
+    let since_boot = since_boot
+        .as_deref()
+        .and_then(|text| text.split(' ').next());
+    let at = super::timestamp(SystemTime::now(), "-", ":");
+    since_boot.map_or_else(String::new, |seconds| {
+        format!(", which are {seconds} at {at}")
+    })
 }
 
 /// `priority,number,microseconds,flags;text`, and lines about the device behind it (Documentation/ABI/testing/dev-kmsg).

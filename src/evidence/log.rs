@@ -84,14 +84,11 @@ fn open(m: &Material) -> Result<(String, File), String> {
     }
 }
 
-fn is_structured(path: &str) -> bool {
-    path.ends_with(".csv") || path.ends_with(".json")
-}
-
 /// Redacts what is text of a log, by its format.
 fn redacted(m: &Material, path: &str, text: String) -> String {
     match &m.redactor {
-        Some(r) if is_structured(path) => r.structured_log(&text),
+        Some(r) if path.ends_with(".csv") => r.csv_log(&text),
+        Some(r) if path.ends_with(".json") => r.json_log(&text),
         Some(r) => r.log(&text),
         None => super::redact::passwords(&text),
     }

@@ -6,6 +6,7 @@
 //! was seen while it stood still comes with the [`Material`].
 
 mod bundle;
+mod configuration;
 pub mod core;
 mod deadline;
 mod draft;
@@ -17,6 +18,7 @@ pub mod redact;
 mod server;
 mod theirs;
 mod versions;
+mod words;
 
 use std::fmt::Write;
 use std::io::{self, Read};
@@ -167,7 +169,16 @@ impl Material {
 
     fn answers(&self) -> &dsn::Answers {
         self.answers.get_or_init(|| match &self.dsn {
-            Some(config) => dsn::ask(config.clone(), self.inner_pid, self.redactor.is_some()),
+            Some(config) => {
+                let config = dsn::at_home(config.clone(), &self.settings, self.reader());
+                let status = self.reader().status().ok();
+                let who = dsn::Who {
+                    pid: self.inner_pid,
+                    started: self.settings.server_started,
+                    user: status.map(|s| (s.euid, s.egid)),
+                };
+                dsn::ask(config, who, self.redactor.is_some())
+            }
             None => dsn::Answers::default(),
         })
     }
@@ -218,13 +229,13 @@ pub static TABLE: [Item; 33] = [
     },
     Item {
         file: "stack-tree.txt",
-        what: "all these stacks in one tree, with the share of looks that met each function: where the loop is",
+        what: "all these stacks in one tree (the other threads' in another): the share of looks that met each function, and so where the loop is",
         gather: |m| m.spoken.tree.clone().ok_or_else(not_stopped),
         redact: Text,
     },
     Item {
         file: "registers.txt",
-        what: "the registers at the first look",
+        what: "the main thread's registers at the first look",
         gather: |m| m.spoken.registers.clone().ok_or_else(not_stopped),
         redact: Own,
     },
@@ -315,19 +326,19 @@ pub static TABLE: [Item; 33] = [
     Item {
         file: "postmaster-opts.txt",
         what: "postmaster.opts: how the server was started",
-        gather: |m| data_file(m, "postmaster.opts"),
-        redact: Text,
+        gather: of_process::options,
+        redact: Own,
     },
     Item {
         file: "postgresql-conf.txt",
-        what: "the configuration file, without comments",
-        gather: of_process::configuration,
+        what: "the configuration file, and those that it includes, without comments",
+        gather: configuration::configuration,
         redact: Own,
     },
     Item {
         file: "postgresql-auto-conf.txt",
         what: "postgresql.auto.conf: what ALTER SYSTEM has set",
-        gather: of_process::auto_configuration,
+        gather: configuration::auto_configuration,
         redact: Own,
     },
     Item {
@@ -414,20 +425,20 @@ fn proc_text(process: &Process, name: &str) -> io::Result<String> {
 
 fn proc_file(m: &Material, name: &str) -> Result<String, String> {
     match proc_text(&m.process, name) {
-        Ok(text) if text.is_empty() => Err(format!("/proc/{}/{name} is empty", m.process.pid())),
+        Ok(text) if text.is_empty() => Err(format!(
+            "/proc/{}/{name} is empty{}",
+            m.process.pid(),
+            // What runs its own code has none.
+            if name == "stack" {
+                ": it was not in the kernel"
+            } else {
+                ""
+            }
+        )),
         Ok(text) if text.ends_with('\n') => Ok(text),
         Ok(text) => Ok(text + "\n"),
         Err(e) => Err(format!("/proc/{}/{name}: {e}", m.process.pid())),
     }
-}
-
-fn data_file(m: &Material, name: &str) -> Result<String, String> {
-    let data = m
-        .data_directory
-        .as_deref()
-        .ok_or("its data directory is not known")?;
-    let text = theirs::read(m.reader(), &data.join(name), 1 << 20)?;
-    Ok(redact::passwords(&text))
 }
 
 fn asked(m: &Material, file: &str) -> Result<String, String> {
@@ -437,13 +448,14 @@ fn asked(m: &Material, file: &str) -> Result<String, String> {
     }
 }
 
-/// The words of a command line.
-fn words(command_line: &[u8]) -> String {
-    let words = command_line
-        .split(|b| *b == 0)
-        .filter(|word| !word.is_empty());
+/// The command line of a process that has no title.
+fn command_line(m: &Material, line: &[u8]) -> String {
+    let words = line.split(|b| *b == 0).filter(|word| !word.is_empty());
     let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-    redact::passwords(&words.join(" "))
+    redact::passwords(&match &m.redactor {
+        Some(r) => r.command(words.iter().map(AsRef::as_ref)),
+        None => words.join(" "),
+    })
 }
 
 /// A file that is in the bundle.
@@ -605,7 +617,7 @@ pub fn readme(m: &Material, contents: &Contents, stopped_ms: f64, notes: &[Strin
         Some(_) => writeln!(out, "\nRedacted: {}.", redact::SAID),
         None => writeln!(
             out,
-            "\nIt holds the text of statements, and with it literals, and names of hosts and addresses. Passwords in settings\nand connection strings were left out. Read it before you give it to anyone, or gather it with --redact."
+            "\nIt holds the text of statements, and with it literals, and names of hosts and addresses. Passwords that\nare called so, in settings and connection strings, were left out. Read it before you give it to anyone, or gather it\nwith --redact."
         ),
     };
     let _ = writeln!(out, "\nFiles\n");

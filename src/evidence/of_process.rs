@@ -1,11 +1,11 @@
 //! The backend as `/proc` shows it, and its settings.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::configuration::{MOST, data_directory, shown};
 use super::redact::passwords;
-use super::{Material, Title, proc_text, theirs, words};
+use super::{Material, Title, command_line, proc_text, theirs};
 use crate::process::Process;
 use crate::process::sockets::Socket;
 
@@ -13,9 +13,6 @@ use crate::process::sockets::Socket;
 const MOST_THREADS: usize = 256;
 const MOST_DESCRIPTORS: usize = 4096;
 const LONGEST: Duration = Duration::from_secs(5);
-
-/// The most that is read of a configuration file.
-const MOST_CONFIGURATION: u64 = 1 << 20;
 
 /// The numbers in a folder of `/proc/PID`, sorted.
 fn numbers(process: &Process, folder: &str) -> Result<Vec<u64>, String> {
@@ -66,8 +63,22 @@ pub fn title(m: &Material) -> Result<String, String> {
     // A cluster's name may be a host's.
     match (&m.redactor, Title::parse(&line, cluster)) {
         (Some(r), Some(title)) => Ok(format!("postgres: {}\n", r.title(&title.text))),
-        _ => Ok(words(&line).trim_end().to_owned() + "\n"),
+        _ => Ok(command_line(m, &line).trim_end().to_owned() + "\n"),
     }
+}
+
+/// How the server was started: `/bin/postgres "-D" "/data"` (CreateOptsFile, postmaster.c; nothing is escaped).
+pub fn options(m: &Material) -> Result<String, String> {
+    let path = data_directory(m)?.join("postmaster.opts");
+    let text = theirs::read(m.reader(), &path, MOST)?;
+    let text = text.trim_end();
+    let (program, words) = text.split_once(" \"").unwrap_or((text, "\""));
+    let words = words.strip_suffix('"').unwrap_or(words).split("\" \"");
+    let told = match &m.redactor {
+        Some(r) => r.command([program].into_iter().chain(words.filter(|w| !w.is_empty()))),
+        None => text.to_owned(),
+    };
+    Ok(passwords(&told) + "\n")
 }
 
 /// Each descriptor and what it points to; of a socket, between whom.
@@ -119,24 +130,6 @@ fn between(socket: &Socket) -> String {
     format!("{} from {local}{unacknowledged}", socket.describe())
 }
 
-/// A setting's value, as far as it may be told.
-fn shown(m: &Material, name: &str, value: &str) -> String {
-    let value = match m.redactor.as_ref() {
-        Some(r) => r.setting(name, value),
-        None => value.to_owned(),
-    };
-    let secret = ["passphrase", "passwd", "secret", "token"]
-        .iter()
-        .any(|word| name.contains(word));
-    if secret && !matches!(value.as_str(), "" | "on" | "off") {
-        return "[password]".to_owned();
-    }
-    // With its name, which may say that it is one.
-    let line = passwords(&format!("{name} = {value}"));
-    line.split_once(" = ")
-        .map_or(value, |(_, value)| value.to_owned())
-}
-
 /// The settings as this backend has them.
 pub fn settings(m: &Material) -> Result<String, String> {
     if m.settings.values.is_empty() {
@@ -148,97 +141,4 @@ pub fn settings(m: &Material) -> Result<String, String> {
         let _ = writeln!(out, "{name} = {}", shown(m, name, value));
     }
     Ok(out)
-}
-
-/// What `postgresql.conf` sets.
-pub fn configuration(m: &Material) -> Result<String, String> {
-    let path = m
-        .settings
-        .get("config_file")
-        .filter(|path| !path.is_empty());
-    configuration_file(
-        m,
-        Path::new(path.ok_or("which file it is could not be read")?),
-    )
-}
-
-/// What `ALTER SYSTEM` has set.
-pub fn auto_configuration(m: &Material) -> Result<String, String> {
-    let data = m
-        .data_directory
-        .as_deref()
-        .ok_or("its data directory is not known")?;
-    configuration_file(m, &data.join("postgresql.auto.conf"))
-}
-
-fn configuration_file(m: &Material, path: &Path) -> Result<String, String> {
-    let text = theirs::read(m.reader(), path, MOST_CONFIGURATION)?;
-    let mut out = format!("{}, without comments\n\n", path.display());
-    for line in text.lines() {
-        if let Some((name, value)) = setting_in(line) {
-            let _ = writeln!(out, "{name} = {}", shown(m, name, value));
-        }
-    }
-    Ok(out)
-}
-
-/// `name = value # comment`, or `name value` (guc-file.l). A value in quotes may hold a `#`.
-fn setting_in(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')))?;
-    let (name, value) = line.split_at(end);
-    let value = value
-        .trim_start()
-        .strip_prefix('=')
-        .unwrap_or(value)
-        .trim_start();
-    let value = match value.strip_prefix('\'') {
-        Some(_) => quoted(value),
-        None => value.split('#').next().unwrap_or("").trim_end(),
-    };
-    (!name.is_empty()).then_some((name, value))
-}
-
-/// What is between the quotes; a quote is doubled, or follows a backslash.
-fn quoted(value: &str) -> &str {
-    let mut before = ' ';
-    let mut inner = value.char_indices().skip(1).peekable();
-    while let Some((at, c)) = inner.next() {
-        if c == '\'' && before != '\\' {
-            match inner.peek() {
-                Some((_, '\'')) => {
-                    inner.next();
-                }
-                _ => return &value[1..at],
-            }
-        }
-        before = if before == '\\' { ' ' } else { c };
-    }
-    &value[1..]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_as_the_server_reads_them() {
-        for (line, expected) in [
-            ("port = 5432", Some(("port", "5432"))),
-            ("  fsync off # really", Some(("fsync", "off"))),
-            (
-                "a.b = 'it''s # no comment' # one",
-                Some(("a.b", "it''s # no comment")),
-            ),
-            (r"x = 'a\'b'", Some(("x", r"a\'b"))),
-            ("x = 'open", Some(("x", "open"))),
-            ("x=1", Some(("x", "1"))),
-            ("x = ''", Some(("x", ""))),
-            ("# port = 1", None),
-            ("", None),
-            ("ä = 1", None),
-        ] {
-            assert_eq!(setting_in(line), expected, "{line}");
-        }
-    }
 }

@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::words::only_known;
 use crate::snapshot::Snapshot;
 
 /// What stands where something was.
@@ -84,10 +85,44 @@ impl Redactor {
 
     /// The value of a setting: numbers, switches, and those of a few settings that can name nobody.
     pub fn setting(&self, name: &str, value: &str) -> String {
-        match name.contains('.') || !(is_number(value) || CAN_NAME_NOBODY.contains(&name)) {
+        let is_harmless = |known: &&str| known.eq_ignore_ascii_case(name);
+        match name.contains('.') || !(is_number(value) || CAN_NAME_NOBODY.iter().any(is_harmless)) {
             true if !is_switch(value) => LEFT_OUT.to_owned(),
             _ => self.text(value),
         }
+    }
+
+    /// The command line of a server: settings as such, names of directories, numbers. Of other words nobody knows.
+    pub fn command<'w>(&self, words: impl IntoIterator<Item = &'w str>) -> String {
+        let mut words = words.into_iter();
+        let mut out = self.text(words.next().unwrap_or_default());
+        let mut option = "";
+        for word in words {
+            let assignment = match option {
+                "-c" => Some(("", word)),
+                _ => ["--", "-c"]
+                    .iter()
+                    .find_map(|start| Some((*start, word.strip_prefix(start)?))),
+            };
+            let assignment = assignment.and_then(|(start, a)| Some((start, a.split_once('=')?)));
+            out.push(' ');
+            out.push_str(&match assignment {
+                Some((start, (name, value))) => {
+                    format!(
+                        "{start}{name}={}",
+                        self.setting(&name.replace('-', "_"), value)
+                    )
+                }
+                // postgres(1): -D is the data directory, -k that of sockets.
+                None if matches!(option, "-D" | "-k") => self.text(word),
+                None if word.starts_with('-') && word.len() == 2 || is_number(word) => {
+                    word.to_owned()
+                }
+                None => LEFT_OUT.to_owned(),
+            });
+            option = word;
+        }
+        out
     }
 
     /// What everybody's snapshot has of its session.
@@ -102,7 +137,8 @@ impl Redactor {
         left_out(&mut b.client);
         left_out(&mut b.application_name);
         b.title = self.title(&b.title);
-        b.postmaster_command = b.postmaster_command.as_deref().map(|c| self.text(c));
+        b.postmaster_command =
+            (b.postmaster_command.as_deref()).map(|c| self.command(c.split(' ')));
     }
 
     fn names(&self, line: &str) -> String {
@@ -131,34 +167,92 @@ impl Redactor {
     /// The server's log in its own format, stderr's: time, PID and severity, and of the messages those that are the
     /// server's own and quote nothing.
     pub fn log(&self, text: &str) -> String {
+        // What goes on from the line before, or was written by something else, is no entry.
+        self.entries(text.lines().map(|line| {
+            let (head, severity, message) = log_line(line)?;
+            Some((head, severity.to_owned(), message.to_owned()))
+        }))
+    }
+
+    /// The same of csvlog's format (write_csvlog, csvlog.c).
+    pub fn csv_log(&self, text: &str) -> String {
+        const PID: usize = 3;
+        const SEVERITY: usize = 11;
+        const MESSAGE: usize = 13;
+        self.entries(csv_records(text).map(|record| {
+            let field = |n: usize| record.get(n).map(String::as_str);
+            entry(field(0)?, field(PID)?, field(SEVERITY)?, field(MESSAGE)?)
+        }))
+    }
+
+    /// The same of jsonlog's format (write_jsonlog, jsonlog.c).
+    pub fn json_log(&self, text: &str) -> String {
+        self.entries(text.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let text = |key| line[key].as_str();
+            let pid = line["pid"].as_u64()?.to_string();
+            entry(
+                text("timestamp")?,
+                &pid,
+                text("error_severity")?,
+                text("message")?,
+            )
+        }))
+    }
+
+    fn entries(&self, entries: impl Iterator<Item = Option<(String, String, String)>>) -> String {
         let mut out = String::new();
         let mut left_out = 0;
-        for line in text.lines() {
-            match log_line(line) {
-                Some((head, severity, message)) => match known_message(message) {
-                    Some(message) => {
-                        said_left_out(&mut out, &mut left_out);
-                        let message = self.message(&quotes(message));
-                        out.push_str(&format!("{head} {severity}:  {message}\n"));
-                    }
-                    None if severity != "STATEMENT" && severity != "QUERY" => {
-                        said_left_out(&mut out, &mut left_out);
-                        out.push_str(&format!("{head} {severity}:  {LEFT_OUT}\n"));
-                    }
-                    None => left_out += 1,
-                },
-                // What goes on from the line before, or was written by something else.
+        for entry in entries {
+            let Some((head, severity, message)) = entry else {
+                left_out += 1;
+                continue;
+            };
+            match known_message(&message) {
+                Some(message) => {
+                    said_left_out(&mut out, &mut left_out);
+                    let message = self.message(&only_known(&quotes(message)));
+                    out.push_str(&format!("{head} {severity}:  {message}\n"));
+                }
+                None if severity != "STATEMENT" && severity != "QUERY" => {
+                    said_left_out(&mut out, &mut left_out);
+                    out.push_str(&format!("{head} {severity}:  {LEFT_OUT}\n"));
+                }
                 None => left_out += 1,
             }
         }
         said_left_out(&mut out, &mut left_out);
         out
     }
+}
 
-    /// A log in the format of csvlog or jsonlog: not taken apart here, so nothing of it is kept but the number of lines.
-    pub fn structured_log(&self, text: &str) -> String {
-        format!("[{} lines left out]\n", text.lines().count())
-    }
+/// An entry of a log that has fields.
+fn entry(time: &str, pid: &str, severity: &str, message: &str) -> Option<(String, String, String)> {
+    let line = format!("{time} [{pid}] {severity}:  ");
+    let (head, severity, _) = log_line(&line)?;
+    let message = message.lines().next().unwrap_or_default();
+    Some((head, severity.to_owned(), message.to_owned()))
+}
+
+/// The records of a text of comma-separated values; one that is not whole ends the text.
+fn csv_records(text: &str) -> impl Iterator<Item = Vec<String>> {
+    let mut characters = text.chars().peekable();
+    std::iter::from_fn(move || {
+        characters.peek()?;
+        let (mut record, mut quoted) = (vec![String::new()], false);
+        while let Some(c) = characters.next() {
+            match (c, quoted) {
+                ('"', true) if characters.peek() == Some(&'"') => {
+                    record.last_mut()?.extend(characters.next());
+                }
+                ('"', _) => quoted = !quoted,
+                (',', false) => record.push(String::new()),
+                ('\n', false) => break,
+                (c, _) => record.last_mut()?.push(c),
+            }
+        }
+        Some(record)
+    })
 }
 
 fn said_left_out(out: &mut String, lines: &mut usize) {
@@ -227,8 +321,8 @@ fn log_line(line: &str) -> Option<(String, &str, &str)> {
     Some((head, severity, message))
 }
 
-/// Messages of the server's own, by how they begin; the rest of the line holds numbers, names of files, and names of
-/// objects in quotes, which are taken out (src/backend, 12 to 18).
+/// Messages of the server's own, by how they begin; of the rest of the line only its own words are told, and numbers
+/// (src/backend, 12 to 18).
 fn known_message(message: &str) -> Option<&str> {
     const KNOWN: [&str; 46] = [
         "stuck spinlock detected",
@@ -458,22 +552,31 @@ fn is_switch(value: &str) -> bool {
 }
 
 /// Settings whose values are words of PostgreSQL's own, or the names of files and libraries.
-const CAN_NAME_NOBODY: [&str; 25] = [
+const CAN_NAME_NOBODY: [&str; 34] = [
+    "bytea_output",
     "data_directory",
+    "DateStyle",
+    "default_text_search_config",
+    "default_transaction_isolation",
     "dynamic_library_path",
     "dynamic_shared_memory_type",
     "huge_pages",
     "io_method",
     "jit_provider",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
     "local_preload_libraries",
     "log_destination",
     "log_directory",
     "log_filename",
-    "log_line_prefix",
     "log_min_error_statement",
     "log_min_messages",
     "log_statement",
+    "log_timezone",
     "recovery_target_action",
+    "password_encryption",
     "session_preload_libraries",
     "shared_memory_type",
     "shared_preload_libraries",
@@ -705,9 +808,13 @@ mod tests {
             2026-11-25 13:45:09.000 UTC [99] LOG:  still waiting for backend with PID 4711 to accept ProcSignalBarrier\n\
             10.1.2.3 web3 [12] PANIC:  could not fsync file \"base/SECRET\": Input/output error\n\
             2026-11-25 13:45:10 UTC [7] LOG:  process 7 still waiting for ShareLock on transaction 8 after 1000 ms statement: SECRET\n\
+            2026-11-25 13:45:11 UTC [7] WARNING:  out of memory for SECRET 4111111111111111\n\
             plain SECRET";
         let out = redactor().log(log);
-        for leak in ["SECRET", "web3", "10.1.2.3", "alice", "INSERT", "email"] {
+        assert!(out.contains("[7] WARNING:  out of memory for …"), "{out}");
+        for leak in [
+            "SECRET", "4111", "web3", "10.1.2.3", "alice", "INSERT", "email",
+        ] {
             assert!(!out.contains(leak), "{leak}: {out}");
         }
         assert!(
@@ -719,6 +826,63 @@ mod tests {
             "{out}"
         );
         assert!(out.contains("[4711] ERROR:  [left out]"), "{out}");
+    }
+
+    #[test]
+    fn logs_with_fields_are_taken_apart_by_them() {
+        let csv = "2026-11-25 13:45:07.123 UTC,\"alice\",\"shop\",4711,\"web3:5\",6b07.1,1,\"SELECT\",2026-11-25 13:00:00 UTC,3/1,0,ERROR,22P02,\"bad \"\"SECRET\"\",\nSECRET\",,,,,,\"SELECT 'SECRET'\",,,\"\",\"client backend\",,0\n\
+            2026-11-25 13:45:08.000 UTC,,,12,,6b07.2,1,,2026-11-25 13:00:00 UTC,,0,PANIC,58030,\"could not fsync file \"\"base/SECRET\"\": Input/output error\",,,,,,,,,\"\",\"checkpointer\",,0\n\
+            2026,half,a,rec\"ord SECRET";
+        let out = redactor().csv_log(csv);
+        assert_eq!(
+            out,
+            "2026-11-25 13:45:07.123 [4711] ERROR:  [left out]\n\
+             2026-11-25 13:45:08.000 [12] PANIC:  could not fsync file \"…\": Input/output error\n\
+             [1 lines left out]\n"
+        );
+        let json = r#"{"timestamp":"2026-11-25 13:45:07.123 UTC","user":"alice","pid":4711,"remote_host":"web3","error_severity":"ERROR","message":"bad SECRET","statement":"SELECT SECRET"}
+{"timestamp":"2026-11-25 13:45:08.000 UTC","pid":12,"error_severity":"LOG","message":"database system is ready to accept connections"}
+{"timestamp":"SECRET","pid":13,"error_severity":"SECRET","message":"database system"}
+no SECRET"#;
+        let out = redactor().json_log(json);
+        assert_eq!(
+            out,
+            "2026-11-25 13:45:07.123 [4711] ERROR:  [left out]\n\
+             2026-11-25 13:45:08.000 [12] LOG:  database system is ready to accept connections\n\
+             [2 lines left out]\n"
+        );
+    }
+
+    #[test]
+    fn of_a_command_line_only_what_is_known() {
+        let words = [
+            "/usr/bin/postgres",
+            "-D",
+            "/data",
+            "-c",
+            "archive_command=rsync %p web3:/x",
+            "-c",
+            "work_mem=4MB",
+            "--app.name=SECRET",
+            "--fsync=off",
+            "-h",
+            "web3",
+            "-p",
+            "5433",
+            "-k",
+            "/run",
+            "-cport=5434",
+            "-S",
+            "10",
+            "SECRET",
+            "-rSECRET",
+            "-F",
+        ];
+        assert_eq!(
+            redactor().command(words),
+            "/usr/bin/postgres -D /data -c archive_command=[left out] -c work_mem=4MB --app.name=[left out] \
+             --fsync=off -h [left out] -p 5433 -k /run -cport=5434 -S 10 [left out] [left out] -F"
+        );
     }
 
     #[test]
@@ -762,6 +926,8 @@ mod tests {
             ("log_filename", "postgresql-%a.log"),
             ("wal_level", "replica"),
             ("app.flag", "on"),
+            ("timezone", "Europe/Vienna"),
+            ("lc_messages", "C.UTF-8"),
         ] {
             assert_eq!(r.setting(name, value), value, "{name}");
         }
@@ -772,6 +938,7 @@ mod tests {
             ("cluster_name", "web3"),
             ("archive_command", "rsync %p web3:/"),
             ("app.secret", "4711"),
+            ("log_line_prefix", "web3 %m "),
             ("listen_addresses", "10.1.2.3s"),
         ] {
             assert_eq!(r.setting(name, value), LEFT_OUT, "{name}");
@@ -796,6 +963,9 @@ mod tests {
             let _ = (
                 r.text(text),
                 r.log(text),
+                r.csv_log(text),
+                r.json_log(text),
+                r.command(text.split(' ')),
                 r.message(text),
                 passwords(text),
                 quotes(text),

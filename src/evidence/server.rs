@@ -75,12 +75,13 @@ impl Seen {
         let process = Process::open(pid).ok()?;
         let command = process.command_line().unwrap_or_default();
         let title = Title::parse(&command, m.settings.get("cluster_name").unwrap_or_default());
-        let title = title.map_or_else(|| super::words(&command), |t| t.text);
+        let title = match (title, &m.redactor) {
+            (None, _) => super::command_line(m, &command),
+            (Some(title), Some(r)) => r.title(&title.text),
+            (Some(title), None) => title.text,
+        };
         Some(Seen {
-            title: m
-                .redactor
-                .as_ref()
-                .map_or(title.clone(), |r| r.title(&title)),
+            title,
             process,
             rounds: Vec::new(),
             kernel_stack: None,

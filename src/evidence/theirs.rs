@@ -54,6 +54,16 @@ pub fn open(process: &Process, path: &Path) -> Result<File, String> {
     }
 }
 
+/// The names in a directory, sorted, at most so many.
+pub fn list(process: &Process, path: &Path, most: usize) -> Result<Vec<String>, String> {
+    let failed = |e: io::Error| format!("{}: {e}", path.display());
+    let root = Root::of(process).map_err(failed)?;
+    let _as_server = AsServer::of(process).map_err(failed)?;
+    let mut names = root.list(path, most).map_err(failed)?;
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// Opens the file that a descriptor of the process is open on.
 pub fn open_descriptor(process: &Process, fd: u64) -> Result<File, String> {
     let shown = process

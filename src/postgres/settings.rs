@@ -132,6 +132,8 @@ pub struct Settings {
     /// Name and value, in the order of their names.
     pub values: Vec<(&'static str, String)>,
     destination: Option<u32>,
+    /// When its server started, in microseconds since 2000, as `pg_postmaster_start_time()` tells.
+    pub server_started: Option<i64>,
 }
 
 impl Settings {
@@ -140,7 +142,7 @@ impl Settings {
         let names: Vec<&'static str> = TABLE
             .iter()
             .map(|row| row.1)
-            .chain(["Log_destination"])
+            .chain(["Log_destination", "PgStartTime"])
             .collect();
         let found = backend.executable.image.symbols().by_name(&names);
         let places: HashMap<&'static str, Avma> = found
@@ -160,6 +162,11 @@ impl Settings {
             destination: places
                 .get("Log_destination")
                 .and_then(|at| memory.read_u32(*at).ok()),
+            server_started: places
+                .get("PgStartTime")
+                .and_then(|at| memory.read_u64(*at).ok())
+                .filter(|time| *time != 0)
+                .map(|time| time as i64),
         }
     }
 

@@ -73,6 +73,17 @@ impl Root {
         regular(self.find(path, links)?)
     }
 
+    /// The names in the directory at `path` below this root, as far as they are text, in no order.
+    pub fn list(&self, path: &Path, most: usize) -> io::Result<Vec<String>> {
+        let found = self.find(path, Links::Followed)?;
+        // The descriptor's own link in /proc leads to that very directory.
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+        let names = entries
+            .take(most)
+            .map(|e| Ok(e?.file_name().into_string().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
     fn find(&self, path: &Path, links: Links) -> io::Result<OwnedFd> {
         match self.ask_kernel(path, links) {
             // Before Linux 5.6 there is no such call; seccomp filters that do not know it deny it as they like. EAGAIN:

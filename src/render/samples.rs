@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::text::printable;
 use crate::assess::samples::Branch;
 
-/// The most lines that are shown.
-const MOST_LINES: usize = 200;
+/// The most lines of a tree that are shown on a terminal.
+pub const MOST_LINES: usize = 200;
 
 /// The deepest that a line is moved to the right.
 const DEEPEST: usize = 30;
@@ -18,7 +18,7 @@ pub fn tree(branches: &[Branch], looks: usize, most: usize) -> String {
     // How far to the right the functions above stand, by depth.
     let mut columns: Vec<usize> = Vec::new();
     let root = branches.first().map_or(0, |b| b.depth);
-    for branch in branches.iter().take(most.min(MOST_LINES)) {
+    for branch in branches.iter().take(most) {
         columns.truncate(branch.depth.saturating_sub(root));
         let column = columns.last().copied().unwrap_or(0);
         let _ = writeln!(
@@ -31,7 +31,7 @@ pub fn tree(branches: &[Branch], looks: usize, most: usize) -> String {
         );
         columns.push(column + usize::from(branch.calls > 1));
     }
-    let left_out = branches.len().saturating_sub(most.min(MOST_LINES));
+    let left_out = branches.len().saturating_sub(most);
     if left_out > 0 {
         let _ = writeln!(out, "        … {left_out} more");
     }

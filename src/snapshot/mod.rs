@@ -93,8 +93,10 @@ pub struct Place {
     pub name: String,
 }
 
-/// The most functions of one look that are compared with another's, from the outermost on.
-const MOST_PLACES: usize = 1000;
+/// So many functions of one look are compared with another's from the outermost on, and so many from the innermost; of a
+/// recursion that is deeper something stands for those between.
+const MOST_PLACES: usize = 500;
+const BETWEEN: &str = "… (functions that are not counted)";
 
 /// Who a backend is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -491,14 +493,39 @@ pub enum Unseen {
 
 impl Stack {
     /// The functions on it, outermost first.
-    fn places(&self) -> Vec<Place> {
-        self.frames
-            .iter()
-            .rev()
-            .filter(|f| !f.inlined)
-            .take(MOST_PLACES)
-            .map(Frame::place)
+    pub fn places(&self) -> Vec<Place> {
+        let own: Vec<usize> = self.own_frames().collect();
+        let place = |at: &usize| self.frames[*at].place();
+        if own.len() <= 2 * MOST_PLACES {
+            return own.iter().map(place).collect();
+        }
+        let between = Place {
+            module: None,
+            start: None,
+            name: BETWEEN.to_owned(),
+        };
+        let (outer, inner) = (&own[..MOST_PLACES], &own[own.len() - MOST_PLACES..]);
+        (outer.iter().map(place))
+            .chain([between])
+            .chain(inner.iter().map(place))
             .collect()
+    }
+
+    /// Which frame is the one at `index` in [`Stack::places`].
+    pub fn frame_of_place(&self, index: usize) -> Option<usize> {
+        let all = self.own_frames().count();
+        let index = match all > 2 * MOST_PLACES && index > MOST_PLACES {
+            true => index + all - (2 * MOST_PLACES + 1),
+            false => index,
+        };
+        self.own_frames().nth(index)
+    }
+
+    /// Those that are no part of another, outermost first.
+    fn own_frames(&self) -> impl Iterator<Item = usize> {
+        (0..self.frames.len())
+            .rev()
+            .filter(|at| !self.frames[*at].inlined)
     }
 }
 

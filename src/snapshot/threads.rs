@@ -6,7 +6,7 @@ use super::take::{Capture, Plan};
 use super::{Stack, ThreadStack, Unseen};
 use crate::memory::{Avma, CapturedMemory, Memory, ProcessMemory};
 use crate::tracee::arch::{self, Registers};
-use crate::tracee::threads::{Standstill, stand_still};
+use crate::tracee::threads::{ForOthers, Standstill, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 
 /// The most threads, and the most of the stack of each.
@@ -27,6 +27,7 @@ impl Plan<'_, '_> {
         &self,
         budget: &StopBudget,
         limit: Duration,
+        patience: ForOthers,
     ) -> Result<(Vec<ThreadStack>, Duration), TraceError> {
         let process = self.backend.process;
         // All that is needed during the stop, and can go to the thread that stops.
@@ -46,7 +47,7 @@ impl Plan<'_, '_> {
                 .map(|(_, end)| *end)
         };
         let pid = process.pid();
-        let (copied, stopped) = stand_still(process, budget, limit, move |all| {
+        let (copied, stopped) = stand_still(process, budget, limit, patience, move |all| {
             copy(all, pid, &memory, end_of)
         })?;
         let stacks = copied

@@ -148,11 +148,29 @@ pub struct Tracee<'p> {
     _priority: Priority,
 }
 
+/// The pauses before it is tried again to seize what was denied: whoever else looks at it just now, as another pgpoke, lets
+/// go of it in some milliseconds, and the kernel has no other word for that than for a missing right.
+const BEFORE_NEXT_TRY: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(60),
+];
+
 impl<'p> Tracee<'p> {
     /// Seizes the main thread of `process`, which does not stop it.
     ///
     /// The only option is TRACEEXIT, to learn how it ends. Never EXITKILL: our death must not be the backend's.
     pub fn seize(process: &'p Process, budget: &StopBudget) -> Result<Self, TraceError> {
+        for pause in BEFORE_NEXT_TRY {
+            match Self::seize_now(process, budget) {
+                Err(TraceError::Denied(_)) => std::thread::sleep(pause),
+                done => return done,
+            }
+        }
+        Self::seize_now(process, budget)
+    }
+
+    fn seize_now(process: &'p Process, budget: &StopBudget) -> Result<Self, TraceError> {
         // The terminal's signals are held back: they end pgpoke between two steps, and Ctrl-Z suspends it only when
         // nothing is held any more.
         let signals = HeldSignals::hold(

@@ -287,6 +287,29 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Gives this thread, and no other of ours, the effective user and group of somebody else: setresuid(2) itself is about one
+/// thread; what libc makes of it is about all.
+pub fn act_as(user: u32, group: u32) -> Result<(), Errno> {
+    const AS_BEFORE: libc::c_long = -1;
+    let (user, group) = (libc::c_long::from(user), libc::c_long::from(group));
+    // SAFETY: no memory is passed.
+    unsafe {
+        Errno::result(libc::syscall(
+            libc::SYS_setresgid,
+            AS_BEFORE,
+            group,
+            AS_BEFORE,
+        ))?;
+        Errno::result(libc::syscall(
+            libc::SYS_setresuid,
+            AS_BEFORE,
+            user,
+            AS_BEFORE,
+        ))?;
+    }
+    Ok(())
+}
+
 /// Signals of our own that are held back while a backend is traced.
 #[derive(Debug)]
 pub struct HeldSignals {

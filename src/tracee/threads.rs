@@ -19,6 +19,25 @@ const MOST_THREADS: usize = 4096;
 /// other thread of ours may be the one that is told.
 const STEP: Duration = Duration::from_millis(1);
 
+/// For how long the others are waited for once the main thread stands still. One in state D does not stop, and the look
+/// shall have its time all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForOthers {
+    /// An eighth of the budget.
+    Patient,
+    /// A hundredth of it.
+    Hasty,
+}
+
+impl ForOthers {
+    fn of(self, budget: Duration) -> Duration {
+        match self {
+            ForOthers::Patient => budget / 8,
+            ForOthers::Hasty => budget / 100,
+        }
+    }
+}
+
 /// Stops every thread of `process`, looks, and lets all of them go; says for how long they stood still at most.
 ///
 /// On a thread of our own that ends with it: when a tracer's thread ends, the kernel lets go of all that it has seized,
@@ -28,10 +47,11 @@ pub fn stand_still<T: Send>(
     process: &Process,
     budget: &StopBudget,
     limit: Duration,
+    for_others: ForOthers,
     look: impl FnOnce(&Standstill<'_>) -> T + Send,
 ) -> Result<(T, Duration), TraceError> {
     let mut job = Some(|| {
-        let standstill = Standstill::begin(process, budget, limit)?;
+        let standstill = Standstill::begin(process, budget, limit, for_others)?;
         let seen = look(&standstill);
         Ok((seen, standstill.end()))
     });
@@ -71,6 +91,7 @@ impl<'p> Standstill<'p> {
         process: &'p Process,
         budget: &StopBudget,
         limit: Duration,
+        for_others: ForOthers,
     ) -> Result<Self, TraceError> {
         let tasks = process
             .open_file("task")
@@ -87,8 +108,7 @@ impl<'p> Standstill<'p> {
         // While they run, as far as that goes.
         all.seize_new_ones()?;
         all.main.stop(limit)?.keep();
-        // A thread in state D does not stop; the look shall have its time all the same.
-        let deadline = all.main.seen + all.main.fuse.budget() / 8;
+        let deadline = all.main.seen + for_others.of(all.main.fuse.budget());
         loop {
             all.stop_others(deadline)?;
             // What still ran could start more.

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    How, Installation, Run, Server, Stuck, as_server_user, as_user_without_ptrace, built, checked,
-    is_root, pgpoke, server_with_testext, skip, wait_for,
+    DEADLINE, How, Installation, Run, Server, Stuck, as_server_user, as_user_without_ptrace, built,
+    checked, is_root, pgpoke, server_with_testext, skip, wait_for,
 };
 
 /// A bundle that pgpoke has written.
@@ -258,7 +258,11 @@ fn nothing_that_was_to_be_left_out_is_in_it() {
             .setting("cluster_name", "hush-cluster")
             .setting("log_line_prefix", "%m [%p] %h %a ")
             .setting("hush.literal", "hush-setting")
+            .setting("include_if_exists", "more.conf")
     );
+    // Whoever reads it later reads this one, too.
+    let more = "work_mem = 7MB\nhush.more = 'hush-included' # hush-comment\n";
+    fs::write(server.data_directory().join("more.conf"), more).expect("more.conf");
     let mut client: postgres::Client = {
         let text = "host=127.0.0.77 port=5432 user=postgres dbname=postgres application_name=hush-application";
         text.parse::<postgres::Config>()
@@ -273,7 +277,10 @@ fn nothing_that_was_to_be_left_out_is_in_it() {
     let error = client.batch_execute("SELECT 'hush-literal'::int");
     error.expect_err("no number");
     client
-        .batch_execute("DO $$BEGIN RAISE WARNING 'hush-warning from 192.0.2.77'; END$$")
+        .batch_execute(
+            "DO $$BEGIN RAISE WARNING 'hush-warning from 192.0.2.77';
+             RAISE WARNING 'could not open file for hush-customer'; END$$",
+        )
         .expect("a warning");
     let dsn = "host=127.0.0.77 port=5432 user=postgres dbname=postgres";
     let plain = Report::of(pid, &["--dsn", dsn]);
@@ -289,6 +296,8 @@ fn nothing_that_was_to_be_left_out_is_in_it() {
     for secret in [
         "hush-literal",
         "hush-warning",
+        "hush-customer",
+        "hush-included",
         "hush-application",
         "hush-setting",
         "127.0.0.77",
@@ -321,6 +330,10 @@ fn nothing_that_was_to_be_left_out_is_in_it() {
     report.assert_has("pg_stat_activity.csv", "[left out]");
     report.assert_has("settings.txt", "cluster_name = [left out]");
     report.assert_has("settings.txt", "fsync = off");
+    report.assert_has("server-log-end.txt", "WARNING:  could not open file for …");
+    report.assert_has("postgresql-conf.txt", "# include_if_exists 'more.conf'");
+    report.assert_has("postgresql-conf.txt", "work_mem = 7MB");
+    report.assert_has("postgresql-conf.txt", "hush.more = [left out]");
     let archive = fs::metadata(report.path.with_extension("tar.gz")).expect("an archive");
     assert!(archive.len() > 0);
     let mut command = pgpoke();
@@ -383,6 +396,71 @@ fn a_connection_that_does_not_come_about_costs_its_deadline() {
     let mut wrong = pgpoke();
     wrong.args(["report", "--dsn", "host='", &stuck.pid().to_string()]);
     Run::of(wrong).assert_code(2);
+    is_unharmed(&server, &stuck);
+}
+
+/// Who is root to `pgpoke` is so to the server, which lets nobody of that name in: it is asked as its own user then.
+#[test]
+fn without_a_host_it_is_the_servers_own_socket() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    let report = Report::of(stuck.pid(), &["--samples", "1", "--dsn", "user=postgres"]);
+    report.assert_has("pg_stat_activity.csv", &format!(",{},", stuck.pid()));
+    // Not what this connection set for itself.
+    report.assert_has("pg_settings.csv", "fsync,off,");
+    for own in ["pgpoke report", "statement_timeout", "search_path"] {
+        let settings = report.file("pg_settings.csv");
+        assert!(!settings.contains(own), "{own}:\n{settings}");
+    }
+    if !is_root() {
+        skip!("only root can ask as somebody else");
+    }
+    let role = Installation::command("id").arg("-un").output().expect("id");
+    let role = String::from_utf8_lossy(&role.stdout).trim().to_owned();
+    let mut client = server.connect();
+    let peer = format!("CREATE ROLE \"{role}\" SUPERUSER LOGIN");
+    client.batch_execute(&peer).expect("a role");
+    let rules = server.data_directory().join("pg_hba.conf");
+    let before = fs::read(&rules).expect("pg_hba.conf");
+    fs::write(&rules, "local all all peer\n").expect("pg_hba.conf");
+    client
+        .batch_execute("SELECT pg_reload_conf()")
+        .expect("a reload");
+    let others: postgres::Config = server.conninfo().parse().expect("a connection string");
+    let connect = || others.connect(postgres::NoTls);
+    wait_for(DEADLINE, "the server shall refuse others", || {
+        connect().err()
+    });
+    let dsn = format!("user={role} dbname=postgres");
+    let report = Report::of(stuck.pid(), &["--samples", "1", "--dsn", &dsn]);
+    report.assert_has("pg_locks.csv", "locktype");
+    let report = Report::of(stuck.pid(), &["--samples", "1", "--dsn", "user=postgres"]);
+    let why = report.why_not("pg_locks.csv");
+    assert!(why.contains("Peer authentication failed"), "{why}");
+    fs::write(&rules, before).expect("pg_hba.conf");
+    client
+        .batch_execute("SELECT pg_reload_conf()")
+        .expect("a reload");
+    wait_for(DEADLINE, "the server shall let everybody in", || {
+        connect().ok()
+    });
+    is_unharmed(&server, &stuck);
+}
+
+/// The kernel lets one look at a time; who comes meanwhile waits for some milliseconds.
+#[test]
+fn two_at_once_have_a_report_each() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    let pid = stuck.pid();
+    let reports: Vec<Report> = std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| Report::of(pid, &["--samples", "10"])));
+        let both = both.map(|one| one.join().expect("a report"));
+        both.into_iter().collect()
+    });
+    for report in reports {
+        report.assert_has("backtraces.txt", "look 10, ");
+    }
     is_unharmed(&server, &stuck);
 }
 
@@ -484,6 +562,11 @@ fn all_threads_are_in_the_backtraces() {
     let late = others.iter().filter(|l| l.ends_with(NOT_IN_TIME)).count();
     assert!(seen > 0 && seen + late == 3, "{backtraces}");
     report.assert_has("backtraces.txt", "malloc_loop");
+    report.assert_has(
+        "stack-tree.txt",
+        &format!("the other threads: {seen} stacks"),
+    );
+    report.assert_has("stack-tree.txt", " % malloc_loop()");
     report.assert_has("threads.txt", "2 threads");
     is_unharmed(&server, &stuck);
 }
@@ -496,16 +579,22 @@ fn of_other_threads(backtraces: &str) -> Vec<&str> {
     lines.filter(|l| l.starts_with("thread ")).collect()
 }
 
-/// A thread that cannot be stopped costs an eighth of what the others may stand still, and is not passed over in silence.
+/// A thread that cannot be stopped costs an eighth of what the others may stand still, once, and is not passed over in
+/// silence.
 #[test]
 fn a_thread_that_does_not_stop_is_named() {
     let server = server_with_testext!();
     let stuck = server.stuck("SELECT pgpoke_thread_in_vfork(3600)");
     stuck.prove_stuck(How::Cancel);
-    let report = Report::of(stuck.pid(), &["--samples", "2"]);
+    let report = Report::of(
+        stuck.pid(),
+        &["--samples", "4", "--max-stop", "1s", "--json"],
+    );
     let backtraces = report.file("backtraces.txt");
     let others = of_other_threads(backtraces);
-    assert_eq!(others.len(), 2, "{backtraces}");
+    assert_eq!(others.len(), 4, "{backtraces}");
+    let stood = report.run.json()["stopped_ms"].as_f64().expect("a number");
+    assert!((100.0..350.0).contains(&stood), "{stood}");
     assert!(
         others.iter().all(|l| l.ends_with(NOT_IN_TIME)),
         "{backtraces}"
@@ -735,6 +824,30 @@ fn an_interrupt_of_two_gathers_for_each() {
         stuck.backend().assert_running_untraced();
     }
     server.assert_unharmed();
+}
+
+/// Of a recursion that is deep the tree has both ends.
+#[test]
+fn of_a_deep_stack_the_tree_has_both_ends() {
+    let server = server_with_testext!();
+    let stuck = server.stuck("SELECT pgpoke_deep(3000)");
+    let report = Report::of(stuck.pid(), &["--samples", "2"]);
+    let tree = report.file("stack-tree.txt");
+    let all: Vec<&str> = tree.lines().collect();
+    assert_eq!(all.len(), 1001, "{tree}");
+    assert!(
+        all[0].ends_with("_start()") && all[500].contains("not counted"),
+        "{tree}"
+    );
+    assert!(
+        all[1000].ends_with("100 % spin() in pgpoke_test.so  ←"),
+        "{tree}"
+    );
+    report.assert_has(
+        "assessment.txt",
+        "in all of 2 looks: spin() in pgpoke_test.so, called by",
+    );
+    is_unharmed(&server, &stuck);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::draft::Draft;
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
 use crate::tracee::sys::{HeldSignals, xsave_place};
-use crate::tracee::threads::stand_still;
+use crate::tracee::threads::{ForOthers, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
 use elf::{Front, MappedFile, Notes, ProcessInfo, Segment, Thread};
@@ -196,9 +196,13 @@ pub fn write(
     // One with a name would be left behind if the fuse of the stop blew.
     let nameless = Some(draft).filter(Draft::is_nameless);
 
-    let (look, stopped) = stand_still(process, &options.budget, STOP_LIMIT, |standstill| {
-        stage.look(standstill)
-    })?;
+    let (look, stopped) = stand_still(
+        process,
+        &options.budget,
+        STOP_LIMIT,
+        ForOthers::Patient,
+        |standstill| stage.look(standstill),
+    )?;
     let Look {
         threads,
         missing: threads_missing,

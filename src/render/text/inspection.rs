@@ -60,7 +60,7 @@ fn looks(page: &mut Page, s: &Snapshot, whole: bool) {
         true => &motion.tree[..],
         false => tree::crown(&motion.tree, 0),
     };
-    page.lines(&tree::tree(branches, motion.looks, usize::MAX));
+    page.lines(&tree::tree(branches, motion.looks, tree::MOST_LINES));
 }
 
 /// The verdict and the cause in a few lines.
