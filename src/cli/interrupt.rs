@@ -12,7 +12,7 @@ use super::patience::Patience;
 use super::progress::Progress;
 use super::{Exit, InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
-use crate::assess::{Assessment, Check, Request, Verdict, assess};
+use crate::assess::{Assessment, Check, Request, Status, Verdict, assess};
 use crate::image::DebugFiles;
 use crate::intervene::{
     Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder, signal,
@@ -553,8 +553,11 @@ impl<'c> Climb<'c, '_> {
             },
             |seen: &Result<(Snapshot, Assessment), Failure>| match seen {
                 Ok((_, a)) => format!(
-                    "{}: {}; a {} is {} here",
-                    a.cause.code, a.cause.summary, a.interrupt, a.verdict
+                    "{}: {}; a {} is {}",
+                    a.cause.code,
+                    a.cause.summary,
+                    a.interrupt,
+                    verdict_here(a)
                 ),
                 Err(failure) => failure.message.clone(),
             },
@@ -827,6 +830,21 @@ fn told_of_server(restarted: Option<bool>) -> &'static str {
         Some(false) => "the server runs on, and nothing was restarted",
         Some(true) => "the server has ended, or goes through crash recovery",
         None => "whether the server runs on could not be told",
+    }
+}
+
+/// The verdict in a sentence: safe is not what is only not objected to.
+fn verdict_here(judged: &Assessment) -> String {
+    let accepted = |c: &&Check| c.status == Status::Warn && c.objection.is_none();
+    let accepted: Vec<_> = judged
+        .checks
+        .iter()
+        .filter(accepted)
+        .map(|c| c.code)
+        .collect();
+    match (judged.verdict, accepted.is_empty()) {
+        (Verdict::Safe, false) => format!("risky here, which is allowed ({})", accepted.join(", ")),
+        (verdict, _) => format!("{verdict} here"),
     }
 }
 

@@ -47,7 +47,11 @@ fn a_terminate_in_the_middle_of_an_end_rolls_everything_back() {
     Report::of(&refused, stuck.pid()).assert_outcome("refused", 3);
     stuck.backend().assert_running_untraced();
     let allowed = ["interrupt", "--yes", "--allow", "subtransaction"];
-    Report::of(&allowed, stuck.pid()).assert_outcome("terminated", 0);
+    let report = Report::of(&allowed, stuck.pid());
+    report.assert_outcome("terminated", 0);
+    let accepted = "a terminate is risky here, which is allowed (subtransaction)";
+    let steps = report.at("/steps").to_string();
+    assert!(steps.contains(accepted), "{}", report.run);
     stuck.assert_terminated();
     let rows = observer.query("SELECT n FROM seen", &[]).expect("a count");
     assert!(rows.is_empty(), "{rows:?}");
