@@ -18,62 +18,77 @@ const SET_UP: &str = "
     CREATE FUNCTION depth(n int) RETURNS int LANGUAGE plpgsql AS
         'BEGIN RETURN CASE WHEN n = 0 THEN 0 ELSE 1 + depth(n - 1) END; END'";
 
-/// What is done over and over, in PL/pgSQL.
-const WORK: &[(&str, &str)] = &[
+/// What is done over and over, in PL/pgSQL; and whether much of it is done where a cancel is safe.
+const WORK: &[(&str, &str, bool)] = &[
     (
         "empty blocks with handlers",
         "FOR i IN 1..9999 LOOP BEGIN EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP",
+        false,
     ),
     (
         "errors that are caught",
         "FOR i IN 1..999 LOOP BEGIN x := 1 / (i % 2); EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP",
+        false,
     ),
     (
         "rows that are changed in subtransactions",
         "FOR i IN 1..99 LOOP BEGIN UPDATE counted SET n = n + 1 / (i % 3);
          EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP",
+        false,
     ),
     (
         "long numbers in a subtransaction",
         "BEGIN FOR i IN 1..999 LOOP x := round(x * 1.00001, 800) + i / 7.0; END LOOP;
          EXCEPTION WHEN division_by_zero THEN NULL; END",
+        true,
     ),
     (
         "sums of roots",
         "PERFORM sum(sqrt(n::numeric) * ln(n::numeric + 1)) FROM generate_series(1, 999) n",
+        true,
     ),
     (
         "patterns",
         "PERFORM count(*) FROM items a, items b WHERE a.name LIKE '%' || substr(b.name, 1, 3) || '%' AND b.id < 99",
+        true,
     ),
     (
         "calls within calls",
         "PERFORM sum(depth(300)) FROM generate_series(1, 9)",
+        false,
     ),
     (
         "an extension that checks an index",
         "PERFORM bt_index_check('items_name_idx', true)",
+        false,
     ),
 ];
 
-/// Some seconds of it, were it left alone.
-fn statement(work: &str) -> String {
+/// It, for as many seconds, were it left alone.
+fn statement(work: &str, seconds: u32) -> String {
     format!(
-        "DO $$ DECLARE x numeric := 1; ends timestamptz := clock_timestamp() + interval '4 s';
+        "DO $$ DECLARE x numeric := 1; ends timestamptz := clock_timestamp() + interval '{seconds} s';
          BEGIN WHILE clock_timestamp() < ends LOOP {work}; END LOOP; END $$"
     )
 }
 
 /// A cancel in vain by PostgreSQL's own means, then pgpoke. Whether it found an instruction that it calls safe.
-fn interrupt(server: &Server, observer: &mut Client, (what, work): (&str, &str)) -> bool {
-    let stuck = server.stuck_when(&statement(work), |b| b.cpu_ticks() > 3);
+fn interrupt(
+    server: &Server,
+    observer: &mut Client,
+    (what, work, calm): (&str, &str, bool),
+) -> bool {
+    // On a busy machine a look finds the right place later.
+    let (seconds, wait) = if calm { (600, "60s") } else { (6, "1s") };
+    let stuck = server.stuck_when(&statement(work, seconds), |b| b.cpu_ticks() > 3);
     stuck.prove_stuck(How::Cancel);
-    let report = Report::of(&["interrupt", "--yes", "--wait", "1s"], stuck.pid());
+    let report = Report::of(&["interrupt", "--yes", "--wait", wait], stuck.pid());
     let outcome = report.at("/outcome");
     let cancelled = outcome == "cancelled";
     if cancelled {
         stuck.assert_cancelled();
     } else {
+        assert!(!calm, "{what}: {}", report.run);
         // At its last look it may have been where interrupts are held off.
         let nowhere = outcome == "refused" || outcome == "pointless";
         assert!(nowhere, "{what}: {}", report.run);
@@ -128,6 +143,4 @@ fn what_is_called_safe_is_safe_at_any_instruction() {
     }
     figure("statements", rounds * WORK.len());
     figure("cancelled where it was called safe", safe);
-    // Most instructions of the server are not called safe; those that are, are what this is about.
-    assert!(safe >= rounds * 2, "only {safe}");
 }
