@@ -1266,20 +1266,23 @@ pub fn ends_a_subtransaction<'f>(snapshot: &Snapshot, frames: &'f [Frame]) -> Op
         .find(|f| SUBTRANSACTION_END.has(f) || end.is_some() && starts_there(f))
 }
 
-/// A function of the server that may be CommitSubTransaction(), for all that is known: it has no name, and where it starts
-/// is not known, or where that function does, while it is called by those that call that one, or in place of
-/// ReleaseCurrentSubTransaction() by an extension.
+/// A function that may be CommitSubTransaction(), for all that is known, or was called by it: where that starts is not
+/// known, and it has no name and is called by those that call that one, or in place of ReleaseCurrentSubTransaction() by an
+/// extension; or it is no function of the server's, and called by one that may have that one inside. Or it is one of the
+/// server's of which nothing is known.
 pub fn may_end_a_subtransaction<'f>(snapshot: &Snapshot, frames: &'f [Frame]) -> Option<&'f Frame> {
-    let end = snapshot.backend.subtransaction_end;
-    let nameless = |f: &Frame| f.kind == ModuleKind::Server && f.function.is_none();
-    let may_call = |f: &Frame| f.kind != ModuleKind::Server || TRANSACTION_COMMANDS.has(f);
-    frames
-        .windows(2)
-        .find(|pair| {
-            let unknown = end.is_none() && may_call(&pair[1]);
-            nameless(&pair[0]) && (unknown || pair[0].function_start.is_none())
-        })
-        .map(|pair| &pair[0])
+    let unknown = snapshot.backend.subtransaction_end.is_none();
+    let servers = |f: &Frame| f.kind == ModuleKind::Server;
+    let nameless = |f: &Frame| servers(f) && f.function.is_none();
+    let may_be = |f: &Frame, caller: &Frame| {
+        let by_a_command = TRANSACTION_COMMANDS.has(caller);
+        match nameless(f) {
+            true => f.function_start.is_none() || unknown && (by_a_command || !servers(caller)),
+            false => unknown && by_a_command && !servers(f),
+        }
+    };
+    let pair = frames.windows(2).find(|pair| may_be(&pair[0], &pair[1]));
+    pair.map(|pair| &pair[0])
 }
 
 /// Who answers for what is at work: the same, but past plain libraries, which work on behalf of their caller.
