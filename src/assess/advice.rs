@@ -240,12 +240,13 @@ fn about_peer(remote: &str) -> Advice {
 }
 
 /// Checks that object to where the backend is at this moment, and may not a moment later.
-pub const MOVES_ON: [&str; 9] = [
+pub const MOVES_ON: [&str; 10] = [
     "allocator",
     "dynamic-linker",
     "stdio-lock",
     "spinlock",
     "error-in-progress",
+    "subtransaction",
     "signal-handler",
     "server-code",
     "unwind",
