@@ -866,11 +866,11 @@ pub const INVALIDATION: Functions = server(&[
 
 /// Making a subtransaction part of its parent (src/backend/access/transam/xact.c): its XID is in the parent's list already
 /// while extensions are told. After an ERROR from there it is rolled back, and committed with its parent all the same.
-pub const SUBTRANSACTION_END: Functions =
+const SUBTRANSACTION_END: Functions =
     server(&["CommitSubTransaction", "ReleaseCurrentSubTransaction"]);
 
 /// By whom CommitSubTransaction() is called, too; within them it may have no frame of its own.
-pub const TRANSACTION_COMMANDS: Functions = server(&["CommitTransactionCommand*"]);
+const TRANSACTION_COMMANDS: Functions = server(&["CommitTransactionCommand*"]);
 
 /// Server code that changes state which outlives an error: caches, hash tables, buffers, resource owners, WAL.
 pub const STATE_CHANGING: [(&str, Functions); 6] = [
@@ -1260,10 +1260,11 @@ fn innermost(frames: &[Frame], passed_over: impl Fn(&Frame) -> bool) -> &[Frame]
 /// The frame in which a subtransaction is being ended.
 pub fn ends_a_subtransaction<'f>(snapshot: &Snapshot, frames: &'f [Frame]) -> Option<&'f Frame> {
     let end = snapshot.backend.subtransaction_end;
-    let starts_there = |f: &Frame| f.kind == ModuleKind::Server && f.function_start == end;
-    frames
-        .iter()
-        .find(|f| SUBTRANSACTION_END.has(f) || end.is_some() && starts_there(f))
+    let is_it = |f: &&Frame| {
+        let starts_there = end.is_some() && f.function_start == end;
+        SUBTRANSACTION_END.has(f) || f.kind == ModuleKind::Server && starts_there
+    };
+    frames.iter().find(is_it)
 }
 
 /// A function that may be CommitSubTransaction(), for all that is known, or was called by it: where that starts is not

@@ -17,6 +17,7 @@ use postgres::{Client, Config, NoTls};
 
 use super::redact::{LEFT_OUT, passwords};
 use crate::postgres::settings::Settings;
+use crate::postgres::status::Timestamp;
 use crate::process::Process;
 use crate::tracee::sys;
 
@@ -187,7 +188,7 @@ pub struct Who {
     /// The backend that has to be there, as its server knows it.
     pub pid: i32,
     /// When its server started; see [`Settings::server_started`].
-    pub started: Option<i64>,
+    pub started: Option<Timestamp>,
     /// The server's user and group.
     pub user: Option<(u32, u32)>,
 }
@@ -247,7 +248,7 @@ fn connect_and_ask(
     }
     // In containers many servers have the same few PIDs.
     let started: Option<i64> = it.get(1);
-    if matches!((started, who.started), (Some(a), Some(b)) if a.abs_diff(b + EPOCH) > 1) {
+    if matches!((started, who.started), (Some(a), Some(b)) if a.abs_diff(b.unix_micros()) > 1) {
         return Err(format!(
             "the server that it leads to did not start when that of backend {pid} did: it is another one"
         ));
@@ -268,9 +269,6 @@ fn connect_and_ask(
 /// Whether the backend is there, and when the server started.
 const IS_IT: &str = "SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = $1), \
     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8";
-
-/// PostgreSQL counts from the year 2000, in microseconds.
-const EPOCH: i64 = 946_684_800_000_000;
 
 /// Who runs pgpoke as root may be root to the server, too, which has no such role: then as the server's own user. This
 /// thread does nothing else.

@@ -295,7 +295,7 @@ impl Image {
         }
         image.is_extension = image.symbols.has(MAGIC_FUNCTION);
         image.starts_subtransactions = image.is_extension
-            && image.section(".dynstr")?.is_some_and(|names| {
+            && image.section(".dynstr")?.is_none_or(|names| {
                 let wanted = STARTS_SUBTRANSACTION;
                 names.bytes.windows(wanted.len()).any(|w| w == wanted)
             });
@@ -502,7 +502,7 @@ impl Image {
         self.is_extension
     }
 
-    /// Whether it is an extension with code that starts subtransactions.
+    /// Whether it is an extension with code that starts subtransactions, or that may, as nothing tells what it imports.
     pub fn starts_subtransactions(&self) -> bool {
         self.starts_subtransactions
     }

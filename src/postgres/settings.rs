@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::Backend;
+use super::status::Timestamp;
 use crate::memory::{Avma, Memory};
 
 /// The longest value that is read.
@@ -132,8 +133,8 @@ pub struct Settings {
     /// Name and value, in the order of their names.
     pub values: Vec<(&'static str, String)>,
     destination: Option<u32>,
-    /// When its server started, in microseconds since 2000, as `pg_postmaster_start_time()` tells.
-    pub server_started: Option<i64>,
+    /// When its server started, as `pg_postmaster_start_time()` tells.
+    pub server_started: Option<Timestamp>,
 }
 
 impl Settings {
@@ -166,7 +167,7 @@ impl Settings {
                 .get("PgStartTime")
                 .and_then(|at| memory.read_u64(*at).ok())
                 .filter(|time| *time != 0)
-                .map(|time| time as i64),
+                .map(|time| Timestamp(time as i64)),
         }
     }
 

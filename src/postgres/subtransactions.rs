@@ -12,10 +12,9 @@ use super::statics::Code;
 use crate::image::{Module, Svma, Symbol};
 
 const END: &str = "CommitSubTransaction";
-/// The first is the one that calls it. The others make the same complaint (BlockStateAsString(), static, too), and never
-/// commit a subtransaction.
-const EXPORTED: [&str; 4] = [
-    "ReleaseCurrentSubTransaction",
+const RELEASES: &str = "ReleaseCurrentSubTransaction";
+/// They make the same complaint (BlockStateAsString(), static, too), and never commit a subtransaction.
+const OTHERS: [&str; 3] = [
     "BeginInternalSubTransaction",
     "DefineSavepoint",
     "ReleaseSavepoint",
@@ -23,27 +22,25 @@ const EXPORTED: [&str; 4] = [
 
 /// Where it starts. Names it in the server's image, where symbols do not.
 pub(super) fn find_end(server: &Module) -> Option<Svma> {
-    let symbols = server.image.symbols();
-    if let Some((end, _)) = symbols.by_name(&[END]).get(END) {
+    let wanted = [&[END, RELEASES], &OTHERS[..]].concat();
+    let symbols = server.image.symbols().by_name(&wanted);
+    if let Some((end, _)) = symbols.get(END) {
         return Some(end.start);
     }
-    let exported = symbols.by_name(&EXPORTED);
     let called = |name: &str| {
-        exported
-            .get(name)
-            .map(|(f, _)| called_without_a_name(server, f))
+        let function = symbols.get(name).map(|(symbol, _)| symbol);
+        function.map_or_else(BTreeSet::new, |f| called_without_a_name(server, f))
     };
-    let [releases, others @ ..] = EXPORTED.map(called);
-    let mut candidates = releases.unwrap_or_default();
-    for other in others.into_iter().flatten() {
-        candidates.retain(|f| !other.contains(f));
+    let mut candidates = called(RELEASES);
+    for other in OTHERS {
+        let others = called(other);
+        candidates.retain(|f| !others.contains(f));
     }
     let end = candidates.pop_first()?;
     // Two, and nobody could tell which.
-    candidates.is_empty().then(|| {
-        server.image.tell_name(end, END);
-        end
-    })
+    candidates.is_empty().then_some(())?;
+    server.image.tell_name(end, END);
+    Some(end)
 }
 
 /// The functions without a name that a function calls, or jumps to in its own place. A part of itself that the compiler
