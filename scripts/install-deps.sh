@@ -13,12 +13,16 @@ languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
 tools=(build-essential strace gdb elfutils debuginfod dwz procps util-linux curl ca-certificates unzip podman runc mmdebstrap
     musl musl-dev musl-tools busybox-static
     man-db groff mandoc zsh fish rpm cpio jq sudo)
+# Extensions that get stuck in ways of their own: languages, clients of other servers, libraries.
+extensions=(postgresql-$pg-postgis-3 postgresql-$pg-plr postgresql-$pg-plsh postgresql-$pg-tds-fdw postgresql-$pg-pgmp
+    postgresql-$pg-pgmemcache postgresql-$pg-pgrouting postgresql-$pg-pllua python3-numpy)
 server_user=pgpoke-test
 
 demo=false
 if [ "${1:-}" = --demo ]; then
     demo=true
     languages=()
+    extensions=()
     tools=(build-essential procps util-linux)
 fi
 
@@ -103,6 +107,17 @@ if $postgres_missing; then
     else
         apt install --no-install-recommends "${packages[@]}"
     fi
+fi
+
+# After the server: they depend on it, in whatever version.
+missing=()
+for package in "${extensions[@]}"; do
+    [ -n "$(installed "$package")" ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "install-deps: installing extensions ..." >&2
+    apt update
+    apt install --no-install-recommends "${missing[@]}"
 fi
 
 # PostgreSQL refuses to run as root, so tests that run as root need an account for servers, one that means nothing else.

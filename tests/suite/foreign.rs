@@ -12,26 +12,27 @@ use crate::harness::{
 use crate::report::Report;
 
 /// A server with an extension of PostgreSQL's own packages; none where that is not installed.
-fn server_with(extension: &str) -> Option<Server> {
+pub(crate) fn server_with(extension: &str) -> Option<Server> {
     let server = Server::start();
     let made = server
         .connect()
-        .batch_execute(&format!("CREATE EXTENSION {extension}"));
+        .batch_execute(&format!("CREATE EXTENSION {extension} CASCADE"));
     made.ok().map(|()| server)
 }
 
 /// `let server = server_with!("dblink");`
 macro_rules! server_with {
     ($extension:literal) => {
-        match server_with($extension) {
+        match $crate::foreign::server_with($extension) {
             Some(server) => server,
-            None => skip!("no {} here", $extension),
+            None => $crate::harness::skip!("no {} here", $extension),
         }
     };
 }
+pub(crate) use server_with;
 
 /// A function in another language, called, and inside.
-fn stuck_in<'s>(
+pub(crate) fn stuck_in<'s>(
     server: &'s Server,
     language: &str,
     body: &str,
