@@ -2,7 +2,7 @@
 //!
 //! Everything here rests on one property: **pgpoke may die between any two lines of it and the backend goes on.**
 //! A seized thread whose tracer dies is let go by the kernel, and nothing that is done here leaves anything behind
-//! that only pgpoke could undo: no breakpoint, no armed single-step, no saved registers in our memory. A function is
+//! that only pgpoke could undo: no breakpoint, no single-step, no saved registers in our memory. A function is
 //! called through a signal frame that *the kernel* built and will itself take down again ([`Frame`]).
 //!
 //! Every wait has a deadline, and every stop has a budget ([`StopBudget`]) and a fuse: a second thread that ends pgpoke
@@ -108,8 +108,6 @@ enum Event {
     Signal(SignalInfo),
     /// It enters or leaves a system call.
     Syscall,
-    /// A signal's handler was entered; not one instruction of it has run.
-    HandlerEntered,
     /// It is about to exit, with this status as wait(2) codes it.
     Exiting(i32),
     /// It has ended, with this status.
@@ -254,7 +252,7 @@ impl<'p> Tracee<'p> {
                 Some(Event::Exiting(_) | Event::Ended(_)) => {
                     return Err(TraceError::Gone(self.tid()));
                 }
-                Some(Event::Signal(_) | Event::Syscall | Event::HandlerEntered) => {
+                Some(Event::Signal(_) | Event::Syscall) => {
                     self.resume(Resume::Cont)?;
                 }
             }
@@ -333,16 +331,11 @@ impl<'p> Tracee<'p> {
             _ if signal == libc::SIGTRAP | 0x80 => Event::Syscall,
             _ => {
                 let info = sys::signal_info(self.tid()).map_err(|e| self.lost(e))?;
-                // ptrace_notify(SIGTRAP) from signal_setup_done(): kernel/signal.c. Not a signal at all.
-                if signal == libc::SIGTRAP && info.code == libc::SIGTRAP {
-                    Event::HandlerEntered
-                } else {
-                    self.state = State::Stopped {
-                        signal,
-                        group_stop: false,
-                    };
-                    Event::Signal(SignalInfo { signal, ..info })
-                }
+                self.state = State::Stopped {
+                    signal,
+                    group_stop: false,
+                };
+                Event::Signal(SignalInfo { signal, ..info })
             }
         })
     }
@@ -553,11 +546,13 @@ impl<'p> Stopped<'_, 'p> {
             tracee.resume_without_signal()?;
             return Err(Declined::Moved);
         }
-        // The kernel clears the single-step before it builds the frame and stops on the handler's first
-        // instruction (arch/x86/kernel/signal.c, handle_signal): no instruction ever runs with it armed.
-        tracee.resume(Resume::Step)?;
+        // The kernel builds the frame, and then takes the trap that was asked for, before anything else (get_signal(),
+        // kernel/signal.c): on the handler's first instruction. A trap dies with its tracer. A single-step would not
+        // everywhere: on AArch64 it stays armed in the handler, and kills a process whose tracer has died.
+        sys::interrupt(tid).map_err(|e| tracee.lost(e))?;
+        tracee.resume(Resume::Cont)?;
         match tracee.wait(Instant::now() + TURN)? {
-            Some(Event::HandlerEntered) => {}
+            Some(Event::Interrupted) => {}
             Some(Event::Exiting(_) | Event::Ended(_)) => return Err(TraceError::Gone(tid).into()),
             Some(_) => {
                 tracee.resume(Resume::Cont)?;
@@ -565,7 +560,7 @@ impl<'p> Stopped<'_, 'p> {
             }
             None => return Err(Declined::NotDelivered),
         }
-        let entered = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
+        let entered = Registers(sys::registers(tid).map_err(|e| tracee.lost(e))?);
         match check_frame(&entered, &here, memory, least_room) {
             Ok(alternate) => Ok(Frame {
                 tracee,
@@ -589,6 +584,10 @@ fn check_frame(
     memory: &dyn Memory,
     least_room: u64,
 ) -> Result<Option<Range<u64>>, Declined> {
+    // Another trap may have come first, and used up the one that was asked for (ptrace(2)).
+    if !entered.enters_handler(CARRIER) {
+        return Err(Declined::Moved);
+    }
     let frame = entered.signal_frame();
     let ip = memory.read_u64(frame.saved_ip())?;
     let sp = memory.read_u64(frame.saved_sp())?;
@@ -744,7 +743,7 @@ impl Call<'_, '_> {
                 Some(Event::Exiting(status) | Event::Ended(status)) => {
                     return Ok(CallEnd::Exiting(status));
                 }
-                Some(Event::GroupStop | Event::Signal(_) | Event::HandlerEntered) => {}
+                Some(Event::GroupStop | Event::Signal(_)) => {}
                 Some(Event::Syscall | Event::Interrupted) => {
                     let regs = Registers(sys::registers(self.tracee.tid())?);
                     if regs.enters_sigreturn() && regs.sp() == self.after_return {

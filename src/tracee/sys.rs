@@ -20,8 +20,6 @@ pub enum Resume {
     Cont,
     /// Also until the next system call entry or exit.
     Syscall,
-    /// Until one instruction was executed, or, given a caught signal, until its handler is entered.
-    Step,
 }
 
 fn ptrace(request: libc::c_uint, tid: i32, addr: usize, data: usize) -> Result<i64, Errno> {
@@ -52,7 +50,6 @@ pub fn resume(tid: i32, how: Resume, signal: i32) -> Result<(), Errno> {
     let request = match how {
         Resume::Cont => libc::PTRACE_CONT,
         Resume::Syscall => libc::PTRACE_SYSCALL,
-        Resume::Step => libc::PTRACE_SINGLESTEP,
     };
     ptrace(request as _, tid, 0, signal as usize).map(drop)
 }

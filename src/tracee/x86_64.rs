@@ -126,6 +126,14 @@ impl Registers {
         Registers(r)
     }
 
+    /// Whether the registers are as the kernel leaves them for the handler of `signal`: the number is the first argument,
+    /// and the frame begins at the stack pointer (x64_setup_rt_frame(), arch/x86/kernel/signal_64.c: `struct
+    /// rt_sigframe` is the return address, the ucontext, the siginfo).
+    pub fn enters_handler(&self, signal: i32) -> bool {
+        let ucontext = self.0.rsp.wrapping_add(8);
+        self.0.rdi == signal as u64 && self.0.rdx == ucontext && self.0.rsi > ucontext
+    }
+
     /// At a handler's first instruction: where the kernel's signal frame is.
     ///
     /// The handler's second and third arguments point to it, for every handler: the 64-bit kernel always builds
