@@ -12,7 +12,7 @@ use crate::harness::{
 use crate::report::Report;
 
 /// A server with an extension of PostgreSQL's own packages; none where that is not installed.
-pub(crate) fn server_with(extension: &str) -> Option<Server> {
+pub(crate) fn server_with_extension(extension: &str) -> Option<Server> {
     let server = Server::start();
     let made = server
         .connect()
@@ -23,7 +23,7 @@ pub(crate) fn server_with(extension: &str) -> Option<Server> {
 /// `let server = server_with!("dblink");`
 macro_rules! server_with {
     ($extension:literal) => {
-        match $crate::foreign::server_with($extension) {
+        match $crate::foreign::server_with_extension($extension) {
             Some(server) => server,
             None => $crate::harness::skip!("no {} here", $extension),
         }
