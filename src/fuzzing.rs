@@ -14,7 +14,7 @@ use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::evidence::redact::{Redactor, passwords};
 use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
-use crate::postgres::{BackendType, LAYOUTS, Title, status};
+use crate::postgres::{BackendType, ROWS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;
 use crate::render::screen::Screen;
@@ -198,7 +198,7 @@ pub fn proc_text(data: &[u8]) {
         }
         // What lies in shared memory, where any process of the server may write.
         b'e' => {
-            for layout in LAYOUTS {
+            for layout in ROWS {
                 let status = status::of_bytes(data, layout).ok();
                 let query = status.and_then(|s| s.query).unwrap_or_default();
                 assert!(query.len() <= 3 * data.len());

@@ -2,7 +2,7 @@
 //! brings about. Sentences for the question on the terminal, for `--dry-run`, and for a script to show.
 
 use super::Interrupt;
-use crate::postgres::{BackendType, Receiver, Restart, Synchronous};
+use crate::postgres::{BackendType, Layout, Receiver, Restart, Synchronous};
 use crate::snapshot::Snapshot;
 
 /// What kind of backend it is, as far as ending it makes a difference.
@@ -72,15 +72,9 @@ struct Subject<'s> {
 }
 
 impl Subject<'_> {
-    fn major(&self) -> Option<u32> {
-        let text = self.snapshot.backend.server_version.as_deref()?;
-        let digits = text.split(|c: char| !c.is_ascii_digit()).next()?;
-        digits.parse().ok()
-    }
-
-    /// Whether its version is at least that, or unknown.
-    fn may_be_from(&self, major: u32) -> bool {
-        self.major().is_none_or(|m| m >= major)
+    /// What differs in its version; the newest one's where that is not known.
+    fn version(&self) -> &'static Layout {
+        Layout::of_text_or_newest(self.snapshot.backend.server_version.as_deref())
     }
 
     fn session(&self) -> String {
@@ -218,12 +212,12 @@ fn of_parallel_worker(s: &Subject, text: &str, sqlstate: &str) -> Vec<String> {
 /// backend.
 fn end_of_worker_text(s: &Subject) -> String {
     let worker = s.snapshot.backend.worker.as_ref();
-    match s.may_be_from(14) {
-        true => format!(
+    match s.version().names_ended_worker.get() {
+        Some(true) => format!(
             "terminating background worker \"{}\" due to administrator command",
             worker.map_or("…", |w| &w.kind)
         ),
-        false => ENDED.into(),
+        _ => ENDED.into(),
     }
 }
 
@@ -307,7 +301,7 @@ fn cancel_of_apply(s: &Subject) -> Vec<String> {
     let mut all = vec![format!(
         "its transaction fails with \"{CANCELLED}\", and the worker ends"
     )];
-    if s.may_be_from(15) {
+    if s.version().disables_subscription.get() == Some(&true) {
         all.push("a subscription with disable_on_error is disabled by that; to be enabled again with ALTER SUBSCRIPTION … ENABLE".into());
     }
     all.extend(apply_comes_back());

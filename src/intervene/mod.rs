@@ -15,7 +15,7 @@ pub use server::ServerWatch;
 use crate::assess::checks::{self, Weight};
 use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
-use crate::postgres::{Activity, Globals};
+use crate::postgres::{Activity, Backend};
 use crate::process::Process;
 use crate::snapshot::{Capture, Plan, Snapshot};
 use crate::tracee::{CallEnd, Declined, Frame, Registers, StopBudget, Stopped, TraceError, Tracee};
@@ -392,7 +392,7 @@ fn look(
         Err(why) => return Ok(Look::Declined(why)),
     };
     frame.is_for_good();
-    if let Err(why) = set_flags(&frame, &backend.globals, memory, &snapshot, options.request) {
+    if let Err(why) = set_flags(&frame, backend, memory, &snapshot, options.request) {
         return Ok(Look::Declined(why));
     }
     let end = frame.call(function, [0; 5])?.watch(options.timeout)?;
@@ -423,25 +423,31 @@ fn statement_changed(snapshot: &Snapshot, statement: Option<i64>) -> bool {
 /// The general flag comes last, as there: whoever dies in between leaves nothing half pending.
 fn set_flags(
     frame: &Frame,
-    globals: &Globals,
+    backend: &Backend,
     memory: &dyn Memory,
     snapshot: &Snapshot,
     request: Request,
 ) -> Result<(), Declined> {
-    /// `DISCONNECT_KILLED` (src/include/pgstat.h, 14 and later)
-    const DISCONNECT_KILLED: u32 = 4;
     let v = &snapshot.variables;
-    let missing: &[(&str, u32)] = match request {
-        Request::Cancel if v.query_cancel_pending == Some(false) => &[("QueryCancelPending", 1)],
-        Request::Terminate if v.proc_die_pending == Some(false) => &[
-            ("ProcDiePending", 1),
-            ("pgStatSessionEndCause", DISCONNECT_KILLED),
+    let layout = backend.version.as_ref().and_then(|v| v.layout());
+    let killed = layout.and_then(|l| l.disconnect_killed.get());
+    let missing = match request {
+        Request::Cancel if v.query_cancel_pending == Some(false) => {
+            [Some(("QueryCancelPending", 1)), None]
+        }
+        Request::Terminate if v.proc_die_pending == Some(false) => [
+            Some(("ProcDiePending", 1)),
+            killed.map(|value| ("pgStatSessionEndCause", *value)),
         ],
         _ => return Ok(()),
     };
-    for (name, value) in missing.iter().chain(&[("InterruptPending", 1)]) {
-        if let Some(at) = globals.get(name) {
-            frame.set_variable(memory, at, *value)?;
+    for (name, value) in missing
+        .into_iter()
+        .flatten()
+        .chain([("InterruptPending", 1)])
+    {
+        if let Some(at) = backend.globals.get(name) {
+            frame.set_variable(memory, at, value)?;
         }
     }
     Ok(())

@@ -89,7 +89,8 @@ fn is_bgworker_die(backend: &Backend, handler: Avma) -> bool {
 fn may_be_a_wrapper(backend: &Backend, handler: Avma) -> bool {
     let image = &backend.executable.image;
     let name = image.function_at(backend.executable.to_svma(handler));
-    backend.version.as_ref().is_none_or(|v| v.major >= 17)
+    let layout = backend.version.as_ref().and_then(|v| v.layout());
+    layout.is_none_or(|l| l.handlers_are_wrapped.get() != Some(&false))
         && name.is_none_or(|s| s.name == "wrapper_handler")
 }
 

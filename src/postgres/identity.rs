@@ -304,8 +304,9 @@ pub(super) fn backend_type(
             .and_then(|at| memory.read_u8(at).ok())
             .map(|b| b != 0)
     };
-    if let Some((number, layout)) = int("MyBackendType").zip(layout) {
-        let kind = layout.backend_types.get(number as usize);
+    let types = layout.and_then(|l| l.backend_types.get());
+    if let Some((number, types)) = int("MyBackendType").zip(types) {
+        let kind = types.get(number as usize);
         return kind.copied().unwrap_or(BackendType::Unknown);
     }
     let serves = globals

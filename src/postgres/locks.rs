@@ -4,7 +4,7 @@
 //! src/include/storage/lock.h, 13 to 18.
 
 use super::siblings::{Siblings, pointer};
-use super::{Backend, Layout, LockTable};
+use super::{Backend, Layout, LockTable, PgProc};
 use crate::memory::{Avma, Memory};
 
 /// The names of the modes by number, as `pg_locks.mode` has them.
@@ -65,8 +65,8 @@ pub struct Blocker {
 pub fn find_wait(backend: &Backend, layout: &Layout, my_proc: Avma) -> Option<Wait> {
     let table = Table {
         memory: &backend.memory,
-        layout,
-        at: layout.lock_table.as_ref()?,
+        proc: layout.pgproc.get()?,
+        at: layout.lock_table.get()?,
     };
     let (lock, mode) = table.awaited(my_proc)?;
     let mode_name = MODES.get(mode as usize).filter(|_| mode > 0)?;
@@ -94,21 +94,21 @@ pub fn find_wait(backend: &Backend, layout: &Layout, my_proc: Avma) -> Option<Wa
 /// The shared lock table.
 struct Table<'m> {
     memory: &'m dyn Memory,
-    layout: &'m Layout,
+    proc: &'m PgProc,
     at: &'m LockTable,
 }
 
 impl Table<'_> {
     /// The lock that a process waits for, and the mode.
     fn awaited(&self, proc: Avma) -> Option<(Avma, u32)> {
-        let field = proc.offset(self.layout.pgproc.wait_lock as i64);
-        let lock = pointer(self.memory, field)?;
-        Some((lock, self.memory.read_u32(field.offset(16)).ok()?))
+        let lock = pointer(self.memory, proc.offset(self.proc.wait_lock as i64))?;
+        let mode = proc.offset(self.proc.wait_lock_mode as i64);
+        Some((lock, self.memory.read_u32(mode).ok()?))
     }
 
     /// The leader of a process's parallel group by the lock that it waits for, or itself.
     fn leader_of_waiter(&self, proc: Avma) -> Option<Avma> {
-        let field = proc.offset(self.layout.pgproc.wait_lock as i64 + 8);
+        let field = proc.offset(self.proc.wait_proc_lock as i64);
         self.leader(pointer(self.memory, field)?)
     }
 
@@ -117,7 +117,7 @@ impl Table<'_> {
     }
 
     fn pid(&self, proc: Avma) -> Option<i32> {
-        let at = proc.offset(self.layout.pgproc.pid as i64);
+        let at = proc.offset(self.proc.pid as i64);
         self.memory.read_u32(at).ok().map(|pid| pid as i32)
     }
 
@@ -185,8 +185,9 @@ impl Table<'_> {
                 add(leader, holds, None)?;
             }
         }
-        // PGPROC begins with its link in this queue. Those before the backend are served before it.
-        for proc in self.list(lock.offset(self.at.wait_procs))? {
+        // Those before the backend are served before it.
+        for link in self.list(lock.offset(self.at.wait_procs))? {
+            let proc = link.offset(-(self.proc.wait_link as i64));
             if proc == me {
                 return Some(found);
             }
@@ -249,7 +250,6 @@ fn database(oid: u32) -> String {
 mod tests {
     use super::*;
     use crate::memory::CapturedMemory;
-    use crate::postgres::versions::LAYOUTS;
 
     #[test]
     fn conflicts_are_mutual() {
@@ -265,7 +265,7 @@ mod tests {
     const PROCLOCKS: u64 = 0x30_000;
 
     fn layout() -> &'static Layout {
-        LAYOUTS.iter().find(|l| l.major == 15).unwrap()
+        Layout::of_major(15).unwrap()
     }
 
     /// A lock on a relation: for each session its PID, what it holds and what it waits for, in the queue's order.
@@ -308,8 +308,8 @@ mod tests {
     fn blockers(memory: &CapturedMemory, me: u64) -> Option<Vec<Blocker>> {
         let table = Table {
             memory,
-            layout: layout(),
-            at: layout().lock_table.as_ref().unwrap(),
+            proc: layout().pgproc.get().unwrap(),
+            at: layout().lock_table.get().unwrap(),
         };
         let me = Avma(PROCS + me * 880);
         let (lock, mode) = table.awaited(me)?;

@@ -9,9 +9,6 @@ use super::statics::{HANDLE, HeldLwLocks, MOST_LWLOCKS, Statics};
 use super::{Backend, Layout};
 use crate::memory::{Avma, Memory};
 
-/// The names of the built-in tranches by version and number.
-const TABLE: &str = include_str!("lwlock-tranches.json");
-
 /// The longest name of an extension's tranche (NAMEDATALEN).
 const LONGEST_NAME: usize = 64;
 
@@ -36,7 +33,7 @@ pub fn mode_name(mode: u8) -> &'static str {
 /// What the tranches of one server are called, as `pg_stat_activity.wait_event` has it.
 #[derive(Debug, Default)]
 pub struct Tranches {
-    built_in: HashMap<u16, String>,
+    built_in: &'static [(u16, &'static str)],
     /// What the extensions in one backend's memory called theirs.
     of_extensions: HashMap<u16, String>,
 }
@@ -45,7 +42,8 @@ impl Tranches {
     /// The names for a backend's server, those of extensions as far as they can be had.
     pub fn of(backend: &Backend, statics: &Statics) -> Self {
         let version = backend.version.as_ref();
-        let mut tranches = version.map_or_else(Self::default, |v| Self::built_in(v.major));
+        let layout = version.and_then(|v| Layout::of_major(v.major));
+        let mut tranches = Self::built_in(layout);
         if let Some(first) = tranches.first_of_extensions() {
             tranches.of_extensions = names_of_extensions(backend, statics, first);
         }
@@ -53,22 +51,26 @@ impl Tranches {
     }
 
     /// Those that a version has itself.
-    pub(super) fn built_in(major: u32) -> Self {
+    pub(super) fn built_in(layout: Option<&'static Layout>) -> Self {
         Tranches {
-            built_in: built_in(major),
+            built_in: layout
+                .and_then(|l| l.tranches.get())
+                .copied()
+                .unwrap_or_default(),
             of_extensions: HashMap::new(),
         }
     }
 
     /// `LWTRANCHE_FIRST_USER_DEFINED`: the number after the last one built in.
     fn first_of_extensions(&self) -> Option<u16> {
-        self.built_in.keys().max().map(|last| last + 1)
+        self.built_in.iter().map(|(id, _)| id + 1).max()
     }
 
     /// What tranche `id` is called, if that is known.
     pub fn known_name(&self, id: u16) -> Option<&str> {
-        let known = self.built_in.get(&id).or(self.of_extensions.get(&id));
-        known.map(String::as_str)
+        let built_in = self.built_in.iter().find(|(number, _)| *number == id);
+        let of_extensions = || self.of_extensions.get(&id).map(String::as_str);
+        built_in.map(|(_, name)| *name).or_else(of_extensions)
     }
 
     /// The same, or what to call it instead.
@@ -79,11 +81,6 @@ impl Tranches {
             (None, _) => format!("tranche {id}"),
         }
     }
-}
-
-fn built_in(major: u32) -> HashMap<u16, String> {
-    let table: Option<HashMap<u32, HashMap<u16, String>>> = serde_json::from_str(TABLE).ok();
-    table.and_then(|mut t| t.remove(&major)).unwrap_or_default()
 }
 
 /// What the backend's own `LWLockRegisterTranche()` noted, and what the postmaster handed out before it started anyone.
@@ -231,7 +228,7 @@ pub fn find_wait(
         wait.candidates = holdings.iter().map(|(s, _)| s.pid).collect();
         wait.candidates.dedup();
     }
-    let still = my_proc.offset(layout.pgproc.lw_waiting as i64);
+    let still = my_proc.offset(layout.pgproc.get()?.lw_waiting as i64);
     (backend.memory.read_u8(still) != Ok(0)).then_some(wait)
 }
 
@@ -255,7 +252,8 @@ impl Queue {
         let memory = &backend.memory;
         // struct PROC_HDR begins with allProcs (src/include/storage/proc.h, 12 to 18).
         let procs = pointer(memory, pointer(memory, backend.globals.get("ProcGlobal")?)?)?;
-        let size = layout.pgproc.size;
+        let offsets = layout.pgproc.get()?;
+        let size = offsets.size;
         let number = |proc: Avma| {
             let into = proc.0.checked_sub(procs.0)?;
             (into % size == 0 && into / size < MOST_PROCESSES).then_some((into / size) as u32)
@@ -268,7 +266,7 @@ impl Queue {
         Some(Queue {
             procs,
             size,
-            link: layout.pgproc.lw_wait_link,
+            link: offsets.lw_wait_link,
             me: number(my_proc).filter(|_| all_fit)?,
         })
     }
@@ -337,8 +335,8 @@ mod tests {
     #[test]
     fn tranches_by_version() {
         let tranches = |major| Tranches {
-            built_in: built_in(major),
             of_extensions: HashMap::from([(75, "mine".to_owned())]),
+            ..Tranches::built_in(Layout::of_major(major))
         };
         assert_eq!(tranches(15).name(21), "AddinShmemInit");
         assert_eq!(tranches(12).name(21), "AddinShmemInitLock");
@@ -354,6 +352,7 @@ mod tests {
             (16, 77),
             (17, 92),
             (18, 95),
+            (19, 100),
         ];
         for (major, first) in firsts {
             assert_eq!(

@@ -26,7 +26,7 @@ pub use servers::{Member, Server, Servers, Sweep};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use versions::LAYOUTS;
+pub(crate) use versions::ROWS;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
 pub use wait_events::{Wait, WaitEvents};
 pub use walsenders::{Receiver, Synchronous};

@@ -212,7 +212,7 @@ impl Copy {
         let oid = |offset: u64| int(offset).filter(|oid| *oid != 0);
         // The place may be another process's by now, or nobody's.
         (int(offsets::PID)? as i32 == pid).then_some(())?;
-        let activity = layout.activities.get(int(offsets::STATE)? as usize);
+        let activity = layout.activities.get()?.get(int(offsets::STATE)? as usize);
         Some(Status {
             started: time(offsets::PROC_START),
             transaction_start: time(offsets::XACT_START),
@@ -257,14 +257,13 @@ mod tests {
 
     use super::*;
     use crate::memory::{CapturedMemory, Unreadable};
-    use crate::postgres::versions::LAYOUTS;
 
     const AT: Avma = Avma(0x1000);
     const NAME: u64 = 0x2000;
     const QUERY: u64 = 0x3000;
 
     fn layout(major: u32) -> &'static Layout {
-        LAYOUTS.iter().find(|l| l.major == major).unwrap()
+        Layout::of_major(major).unwrap()
     }
 
     /// An entry of process 77, at work.

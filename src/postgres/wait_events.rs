@@ -1,25 +1,15 @@
 //! What a server process says that it waits for, named as `pg_stat_activity` does.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::lwlocks::Tranches;
-use super::versions::Layout;
+use super::versions::{Layout, WaitEventNames};
 use super::wait_class as class;
-
-/// The names by version, class and number: what each version's own pgstat_get_wait_event() answered, called for every
-/// number in servers of 12.22, 13.23, 14.23, 15.18, 16.14, 17.10 and 18.4; those of 15 and 16.2 of other builds agree.
-/// Minor releases only add names at the end.
-const TABLE: &str = include_str!("wait-events.json");
-
-/// The names by class and number.
-type Names = HashMap<String, Vec<String>>;
 
 /// The names of one server's wait events.
 #[derive(Debug, Default)]
 pub struct WaitEvents {
-    names: Names,
+    names: WaitEventNames,
     tranches: Tranches,
     /// Kinds of heavyweight locks by number.
     tags: &'static [&'static str],
@@ -39,13 +29,12 @@ pub struct Wait {
 impl WaitEvents {
     /// Those of a version.
     pub fn of(layout: Option<&'static Layout>, tranches: Tranches) -> Self {
-        let all: Option<HashMap<u32, Names>> = serde_json::from_str(TABLE).ok();
-        let names = layout.and_then(|l| all?.remove(&l.major));
+        let names = layout.and_then(|l| l.wait_events.get());
         WaitEvents {
-            names: names.unwrap_or_default(),
+            names: names.copied().unwrap_or_default(),
             tranches,
             tags: layout
-                .and_then(|l| l.lock_table.as_ref())
+                .and_then(|l| l.lock_table.get())
                 .map_or(&[], |table| table.tags),
         }
     }
@@ -63,9 +52,10 @@ impl WaitEvents {
             class::LOCK => self.tags.get(usize::from(number)).copied(),
             class::BUFFER_PIN => class,
             class::EXTENSION if number == 0 => class,
-            _ => class
-                .and_then(|c| self.names.get(c)?.get(usize::from(number)))
-                .map(String::as_str),
+            _ => {
+                let of_class = self.names.iter().find(|(name, _)| Some(*name) == class);
+                of_class.and_then(|(_, names)| names.get(usize::from(number)).copied())
+            }
         };
         Some(Wait {
             class: class.map(str::to_owned),
@@ -119,11 +109,10 @@ impl Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::versions::LAYOUTS;
 
     fn text(major: u32, info: u32) -> Option<String> {
-        let layout = LAYOUTS.iter().find(|l| l.major == major);
-        let events = WaitEvents::of(layout, Tranches::built_in(major));
+        let layout = Layout::of_major(major);
+        let events = WaitEvents::of(layout, Tranches::built_in(layout));
         events.describe(info).map(|w| w.text())
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::siblings::{Siblings, pointer};
 use super::versions::{sync_rep_config, walsender};
-use super::{Backend, Globals};
+use super::{Backend, Globals, Layout};
 use crate::memory::Memory;
 
 /// Who receives from a walsender.
@@ -29,15 +29,15 @@ impl Receiver {
     /// Reads what a walsender and those beside it say. Takes reading the memory of all processes of the server where
     /// commits may wait for this one: never while a backend stands still.
     pub fn of(backend: &Backend) -> Option<Self> {
-        let major = backend.version.as_ref()?.major;
+        let layout = backend.version.as_ref()?.layout()?;
         let globals = &backend.globals;
-        let own = Entry::read(&backend.memory, globals, backend.inner_pid, major)?;
+        let own = Entry::read(&backend.memory, globals, backend.inner_pid, layout)?;
         Some(Receiver {
             in_backup: own.state == walsender::BACKUP,
             synchronous: match own.confirms() {
                 true => Some(Synchronous {
                     needed: needed(&backend.memory, globals)?,
-                    others: others(backend, major),
+                    others: others(backend, layout),
                 }),
                 false => None,
             },
@@ -57,11 +57,11 @@ fn needed(memory: &dyn Memory, globals: &Globals) -> Option<u32> {
 }
 
 /// How many other walsenders have a standby that commits may wait for, as SyncRepGetCandidateStandbys() counts them.
-fn others(backend: &Backend, major: u32) -> Option<u32> {
+fn others(backend: &Backend, layout: &Layout) -> Option<u32> {
     let siblings = Siblings::of(backend);
     let confirm = siblings.all.iter().filter(|s| {
         s.inner_pid != backend.inner_pid
-            && Entry::read(&s.memory, &backend.globals, s.inner_pid, major)
+            && Entry::read(&s.memory, &backend.globals, s.inner_pid, layout)
                 .is_some_and(|e| e.confirms())
     });
     let count = u32::try_from(confirm.count()).ok();
@@ -77,12 +77,12 @@ struct Entry {
 
 impl Entry {
     /// It is believed only where it is the process's own, and each of its fields is one that the server may have written.
-    fn read(memory: &dyn Memory, globals: &Globals, pid: i32, major: u32) -> Option<Self> {
+    fn read(memory: &dyn Memory, globals: &Globals, pid: i32, layout: &Layout) -> Option<Self> {
         let at = pointer(memory, globals.get("MyWalSnd")?)?;
         let number = |offset: i64| memory.read_u32(at.offset(offset)).ok();
         let entry = Entry {
             state: number(walsender::STATE)?,
-            priority: number(walsender::priority(major)?)?,
+            priority: number(*layout.walsender_priority.get()?)?,
             has_flushed: memory.read_u64(at.offset(walsender::FLUSH)).ok()? != 0,
         };
         let is_its_own = number(walsender::PID)? == pid as u32;

@@ -238,7 +238,7 @@ fn wait_event_info(values: &Values, server: &Server, member: &Member) -> Option<
     if let Some(at) = values.pointer("my_wait_event_info") {
         return memory.read_u32(at).ok();
     }
-    let offsets = &server.layout()?.pgproc;
+    let offsets = server.layout()?.pgproc.get()?;
     let my_proc = values.pointer("MyProc")?;
     let int = |offset: u64| memory.read_u32(my_proc.offset(offset as i64)).ok();
     (int(offsets.pid)? == member.inner_pid as u32).then(|| int(offsets.wait_event_info))?

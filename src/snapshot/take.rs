@@ -45,9 +45,6 @@ const MORE_VARIABLES: [(&str, usize); 5] = [
     ("debug_query_string", 8),
 ];
 
-/// How many bytes of `PGPROC` are read: all fields of interest are within.
-const PGPROC_SIZE: usize = 720;
-
 /// What is to be copied in a stop, worked out before it.
 #[derive(Debug)]
 pub struct Plan<'b, 'p> {
@@ -123,15 +120,16 @@ impl<'b, 'p> Plan<'b, 'p> {
             (value != 0).then_some(Avma(value))
         });
         let layout = backend.version.as_ref().and_then(|v| v.layout());
+        let offsets = layout.and_then(|l| l.pgproc.get());
         let wait_event = pointer("my_wait_event_info")
-            .or_else(|| Some(my_proc?.offset(layout?.pgproc.wait_event_info as i64)));
+            .or_else(|| Some(my_proc?.offset(offsets?.wait_event_info as i64)));
 
         let mut ranges: Vec<(Avma, usize)> = Variables::OF_INTERRUPTS
             .into_iter()
             .chain(MORE_VARIABLES)
             .filter_map(|(name, size)| Some((globals.get(name)?, size)))
             .collect();
-        ranges.extend(my_proc.map(|at| (at, PGPROC_SIZE)));
+        ranges.extend(my_proc.zip(offsets).map(|(at, o)| (at, o.size as usize)));
         ranges.extend(status_entry.map(|at| (at, backend_status::SIZE as usize)));
         ranges.extend(wait_event.map(|at| (at, 4)));
         ranges.extend(statics.ranges());
@@ -418,12 +416,13 @@ impl<'b, 'p> Plan<'b, 'p> {
         };
         let layout = self.backend.version.as_ref().and_then(|v| v.layout());
         // PGPROC is believed only where its pid is the backend's.
-        let pgproc = self.my_proc.zip(layout).filter(|(at, layout)| {
-            memory.read_u32(at.offset(layout.pgproc.pid as i64)).ok()
+        let offsets = layout.and_then(|l| l.pgproc.get());
+        let pgproc = self.my_proc.zip(offsets).filter(|(at, offsets)| {
+            memory.read_u32(at.offset(offsets.pid as i64)).ok()
                 == Some(self.backend.inner_pid as u32)
         });
         let pgproc_at = |offset: fn(&crate::postgres::PgProc) -> u64| {
-            pgproc.map(|(at, layout)| at.offset(offset(&layout.pgproc) as i64))
+            pgproc.map(|(at, offsets)| at.offset(offset(offsets) as i64))
         };
         Variables {
             exception_stack: word("PG_exception_stack").map(Avma),
@@ -570,7 +569,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             application_name: text(backend_status::APPLICATION_NAME, 256),
             activity: at(backend_status::STATE)
                 .and_then(|at| memory.read_u32(at).ok())
-                .and_then(|n| layout?.activities.get(n as usize).copied()),
+                .and_then(|n| layout?.activities.get()?.get(n as usize).copied()),
             statement_start: at(backend_status::ACTIVITY_START)
                 .and_then(|at| memory.read_u64(at).ok())
                 .map(|v| v as i64),

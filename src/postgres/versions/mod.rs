@@ -1,4 +1,17 @@
-//! What differs from one major version of PostgreSQL to the next: one row each. Offsets hold for 64-bit builds.
+//! What differs from one major version of PostgreSQL to the next: one file each, and nothing of it elsewhere. What is the same
+//! in all of them is at the end of this one. Offsets hold for 64-bit builds.
+
+mod v12;
+mod v13;
+mod v14;
+mod v15;
+mod v16;
+mod v17;
+mod v18;
+mod v19;
+/// A version that nobody knows.
+#[cfg(test)]
+mod v99;
 
 use std::fmt;
 
@@ -124,13 +137,13 @@ pub enum Activity {
 impl Activity {
     /// Those that a session can be in, by the words that `pg_stat_activity` has for them.
     pub const NAMED: [Activity; 7] = [
-        A::Starting,
-        A::Idle,
-        A::Active,
-        A::IdleInTransaction,
-        A::FastPath,
-        A::IdleInAbortedTransaction,
-        A::Disabled,
+        Activity::Starting,
+        Activity::Idle,
+        Activity::Active,
+        Activity::IdleInTransaction,
+        Activity::FastPath,
+        Activity::IdleInAbortedTransaction,
+        Activity::Disabled,
     ];
 
     /// Whether no statement runs.
@@ -146,19 +159,130 @@ impl fmt::Display for Activity {
     }
 }
 
-/// One major version.
+/// A fact of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact<T> {
+    /// It was learned.
+    Is(T),
+    /// This version has no such thing.
+    Absent,
+    /// Nobody has looked it up yet.
+    Lacking,
+}
+
+impl<T> Fact<T> {
+    /// What was learned; none where there is nothing, or nothing is known.
+    pub fn get(&self) -> Option<&T> {
+        match self {
+            Fact::Is(fact) => Some(fact),
+            Fact::Absent | Fact::Lacking => None,
+        }
+    }
+}
+
+/// The names of wait events: of each class those of its events, by number.
+pub type WaitEventNames = &'static [(&'static str, &'static [&'static str])];
+
+/// One major version: all that it differs in from others. Its file is the only place that knows it.
 #[derive(Debug)]
 pub struct Layout {
     /// The major version.
     pub major: u32,
     /// `BackendType` by its number (src/include/miscadmin.h; 12: pgstat.h).
-    pub backend_types: &'static [BackendType],
+    pub backend_types: Fact<&'static [BackendType]>,
     /// `BackendState` by its number (src/include/utils/backend_status.h; 12 and 13: pgstat.h).
-    pub activities: &'static [Activity],
+    pub activities: Fact<&'static [Activity]>,
     /// Offsets in `PGPROC` (src/include/storage/proc.h).
-    pub pgproc: PgProc,
-    /// The table of heavyweight locks, where it was verified.
-    pub lock_table: Option<LockTable>,
+    pub pgproc: Fact<PgProc>,
+    /// The table of heavyweight locks.
+    pub lock_table: Fact<LockTable>,
+    /// `WalSnd.sync_standby_priority` (src/include/replication/walsender_private.h): in 12 behind the latch, in later
+    /// versions before the spinlock. An offset in bytes.
+    pub walsender_priority: Fact<i64>,
+    /// Whether pqsignal() puts `wrapper_handler()` before every handler (src/port/pqsignal.c).
+    pub handlers_are_wrapped: Fact<bool>,
+    /// `DISCONNECT_KILLED` (src/include/pgstat.h): what die() sets `pgStatSessionEndCause` to.
+    pub disconnect_killed: Fact<u32>,
+    /// Whether ProcessInterrupts() names a background worker that it ends (src/backend/tcop/postgres.c).
+    pub names_ended_worker: Fact<bool>,
+    /// Whether an error may disable a subscription (`disable_on_error`; src/backend/replication/logical/worker.c).
+    pub disables_subscription: Fact<bool>,
+    /// What pgstat_get_wait_event() answers, called for every number. Minor releases only add names at the end.
+    pub wait_events: Fact<WaitEventNames>,
+    /// The LWLock tranches that are built in, by number (lwlocknames.h or lwlocklist.h, and `BuiltinTrancheNames`). The
+    /// number after the last is `LWTRANCHE_FIRST_USER_DEFINED`.
+    pub tranches: Fact<&'static [(u16, &'static str)]>,
+}
+
+impl Layout {
+    /// A version of which nothing is known: what a new file starts from.
+    pub const fn unknown(major: u32) -> Self {
+        Layout {
+            major,
+            backend_types: Fact::Lacking,
+            activities: Fact::Lacking,
+            pgproc: Fact::Lacking,
+            lock_table: Fact::Lacking,
+            walsender_priority: Fact::Lacking,
+            handlers_are_wrapped: Fact::Lacking,
+            disconnect_killed: Fact::Lacking,
+            names_ended_worker: Fact::Lacking,
+            disables_subscription: Fact::Lacking,
+            wait_events: Fact::Lacking,
+            tranches: Fact::Lacking,
+        }
+    }
+
+    /// The facts that nobody has looked up yet, by the names of their fields.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        // Each field is named, so that a new one cannot be forgotten here.
+        let Layout {
+            major: _,
+            backend_types,
+            activities,
+            pgproc,
+            lock_table,
+            walsender_priority,
+            handlers_are_wrapped,
+            disconnect_killed,
+            names_ended_worker,
+            disables_subscription,
+            wait_events,
+            tranches,
+        } = self;
+        fn lacks<T>(fact: &Fact<T>) -> bool {
+            matches!(fact, Fact::Lacking)
+        }
+        let facts = [
+            ("backend_types", lacks(backend_types)),
+            ("activities", lacks(activities)),
+            ("pgproc", lacks(pgproc)),
+            ("lock_table", lacks(lock_table)),
+            ("walsender_priority", lacks(walsender_priority)),
+            ("handlers_are_wrapped", lacks(handlers_are_wrapped)),
+            ("disconnect_killed", lacks(disconnect_killed)),
+            ("names_ended_worker", lacks(names_ended_worker)),
+            ("disables_subscription", lacks(disables_subscription)),
+            ("wait_events", lacks(wait_events)),
+            ("tranches", lacks(tranches)),
+        ];
+        let lacking = facts.into_iter().filter(|(_, lacks)| *lacks);
+        lacking.map(|(name, _)| name).collect()
+    }
+
+    /// The row of a major version, whether or not it lacks something. For what does no harm if it is wrong, as names;
+    /// everything else goes by [`Version::layout`].
+    pub fn of_major(major: u32) -> Option<&'static Layout> {
+        ROWS.into_iter().find(|row| row.major == major)
+    }
+
+    /// The row of a server by what it says of its version, else the newest one: for words about what is to be expected.
+    pub fn of_text_or_newest(version: Option<&str>) -> &'static Layout {
+        let digits = version.and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next());
+        let row = digits.and_then(|d| Layout::of_major(d.parse().ok()?));
+        let complete = row.filter(|row| row.lacks().is_empty());
+        complete.unwrap_or(&v18::LAYOUT)
+    }
 }
 
 /// Offsets in `LOCK` and `PROCLOCK` (src/include/storage/lock.h), in bytes.
@@ -178,57 +302,6 @@ pub struct LockTable {
     pub tags: &'static [&'static str],
 }
 
-const TAGS: &[&str] = &[
-    "relation",
-    "extend",
-    "frozenid",
-    "page",
-    "tuple",
-    "transactionid",
-    "virtualxid",
-    "spectoken",
-    "object",
-    "userlock",
-    "advisory",
-    // 16 and later.
-    "applytransaction",
-];
-
-/// `LockTagTypeNames` of 12.22 (src/backend/utils/adt/lockfuncs.c): the last came in a minor release.
-const TAGS_12: &[&str] = &[
-    "relation",
-    "extend",
-    "page",
-    "tuple",
-    "transactionid",
-    "virtualxid",
-    "speculative token",
-    "object",
-    "userlock",
-    "advisory",
-    "frozenid",
-];
-
-/// Compiled against the headers of 13.16, 15.18 and 17.11, and read in those of 18.4; between them nothing changed but
-/// the names of the lists' types. In 12 the lists are where they are in 13: seen in live servers, whose
-/// pg_blocking_pids() agrees.
-const LOCK_TABLE: Option<LockTable> = Some(LockTable {
-    proc_locks: 24,
-    wait_procs: 40,
-    group_leader: 16,
-    hold_mask: 24,
-    lock_link: 32,
-    tags: TAGS,
-});
-
-const LOCK_TABLE_12: Option<LockTable> = match LOCK_TABLE {
-    Some(table) => Some(LockTable {
-        tags: TAGS_12,
-        ..table
-    }),
-    None => None,
-};
-
 /// Offsets in `PGPROC`, in bytes.
 #[derive(Debug)]
 pub struct PgProc {
@@ -240,227 +313,30 @@ pub struct PgProc {
     pub lw_wait_mode: u64,
     /// `lwWaitLink`: numbers of the next waiter and the one before, two ints.
     pub lw_wait_link: u64,
-    /// `waitLock`: the heavyweight lock waited for, a pointer. `waitProcLock`, a pointer, and `waitLockMode`, an int,
-    /// come right behind it.
+    /// `waitLock`: the heavyweight lock waited for, a pointer.
     pub wait_lock: u64,
+    /// `waitProcLock`, a pointer.
+    pub wait_proc_lock: u64,
+    /// `waitLockMode`, an int.
+    pub wait_lock_mode: u64,
+    /// Its link in the queue of those that wait for the same lock: up to 18 `links`, with which it begins.
+    pub wait_link: u64,
     /// `wait_event_info`, four bytes. Needed for 12 and 13 only; later versions export a pointer to it.
     pub wait_event_info: u64,
     /// Its size.
     pub size: u64,
 }
 
-use Activity as A;
-use BackendType as B;
-
-const TYPES_13: &[B] = &[
-    B::Unknown,
-    B::AutovacuumLauncher,
-    B::AutovacuumWorker,
-    B::Client,
-    B::BackgroundWorker,
-    B::BackgroundWriter,
-    B::Checkpointer,
-    B::Startup,
-    B::WalReceiver,
-    B::WalSender,
-    B::WalWriter,
-    B::Archiver,
-    B::StatsCollector,
-    B::Logger,
-];
-
-const ACTIVITIES_12: &[A] = &[
-    A::Undefined,
-    A::Idle,
-    A::Active,
-    A::IdleInTransaction,
-    A::FastPath,
-    A::IdleInAbortedTransaction,
-    A::Disabled,
-];
-
-/// The versions that pgpoke knows, from `src/include` of 12.2, 13.16, 14.24, 15.18, 16.15, 17.11 and 18.6.
-pub const LAYOUTS: &[Layout] = &[
-    Layout {
-        major: 12,
-        // 12 has the numbers but no MyBackendType; see `identity`.
-        backend_types: &[],
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 52,
-            lw_waiting: 78,
-            lw_wait_mode: 79,
-            lw_wait_link: 80,
-            wait_lock: 96,
-            wait_event_info: 676,
-            size: 848,
-        },
-        lock_table: LOCK_TABLE_12,
-    },
-    Layout {
-        major: 13,
-        backend_types: TYPES_13,
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 52,
-            lw_waiting: 78,
-            lw_wait_mode: 79,
-            lw_wait_link: 80,
-            wait_lock: 96,
-            wait_event_info: 684,
-            size: 856,
-        },
-        lock_table: LOCK_TABLE,
-    },
-    Layout {
-        major: 14,
-        backend_types: TYPES_13,
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 64,
-            lw_waiting: 94,
-            lw_wait_mode: 95,
-            lw_wait_link: 96,
-            wait_lock: 112,
-            wait_event_info: 712,
-            size: 880,
-        },
-        lock_table: LOCK_TABLE,
-    },
-    Layout {
-        major: 15,
-        backend_types: &[
-            B::Unknown,
-            B::AutovacuumLauncher,
-            B::AutovacuumWorker,
-            B::Client,
-            B::BackgroundWorker,
-            B::BackgroundWriter,
-            B::Checkpointer,
-            B::Startup,
-            B::WalReceiver,
-            B::WalSender,
-            B::WalWriter,
-            B::Archiver,
-            B::Logger,
-        ],
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 64,
-            lw_waiting: 94,
-            lw_wait_mode: 95,
-            lw_wait_link: 96,
-            wait_lock: 112,
-            wait_event_info: 712,
-            size: 880,
-        },
-        lock_table: LOCK_TABLE,
-    },
-    Layout {
-        major: 16,
-        backend_types: &[
-            B::Unknown,
-            B::Archiver,
-            B::AutovacuumLauncher,
-            B::AutovacuumWorker,
-            B::Client,
-            B::BackgroundWorker,
-            B::BackgroundWriter,
-            B::Checkpointer,
-            B::Logger,
-            B::Standalone,
-            B::Startup,
-            B::WalReceiver,
-            B::WalSender,
-            B::WalWriter,
-        ],
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 64,
-            lw_waiting: 94,
-            lw_wait_mode: 95,
-            lw_wait_link: 96,
-            wait_lock: 112,
-            wait_event_info: 712,
-            size: 880,
-        },
-        lock_table: LOCK_TABLE,
-    },
-    Layout {
-        major: 17,
-        backend_types: &[
-            B::Unknown,
-            B::Client,
-            B::AutovacuumLauncher,
-            B::AutovacuumWorker,
-            B::BackgroundWorker,
-            B::WalSender,
-            B::SlotSync,
-            B::Standalone,
-            B::Archiver,
-            B::BackgroundWriter,
-            B::Checkpointer,
-            B::Startup,
-            B::WalReceiver,
-            B::WalSummarizer,
-            B::WalWriter,
-            B::Logger,
-        ],
-        activities: ACTIVITIES_12,
-        pgproc: PgProc {
-            pid: 60,
-            lw_waiting: 90,
-            lw_wait_mode: 91,
-            lw_wait_link: 92,
-            wait_lock: 112,
-            wait_event_info: 712,
-            size: 888,
-        },
-        lock_table: LOCK_TABLE,
-    },
-    Layout {
-        major: 18,
-        backend_types: &[
-            B::Unknown,
-            B::Client,
-            B::DeadEnd,
-            B::AutovacuumLauncher,
-            B::AutovacuumWorker,
-            B::BackgroundWorker,
-            B::WalSender,
-            B::SlotSync,
-            B::Standalone,
-            B::Archiver,
-            B::BackgroundWriter,
-            B::Checkpointer,
-            B::IoWorker,
-            B::Startup,
-            B::WalReceiver,
-            B::WalSummarizer,
-            B::WalWriter,
-            B::Logger,
-        ],
-        activities: &[
-            A::Undefined,
-            A::Starting,
-            A::Idle,
-            A::Active,
-            A::IdleInTransaction,
-            A::FastPath,
-            A::IdleInAbortedTransaction,
-            A::Disabled,
-        ],
-        pgproc: PgProc {
-            pid: 60,
-            lw_waiting: 90,
-            lw_wait_mode: 91,
-            lw_wait_link: 92,
-            wait_lock: 112,
-            wait_event_info: 712,
-            size: 832,
-        },
-        lock_table: LOCK_TABLE,
-    },
+/// All versions, in their order.
+pub(crate) static ROWS: [&Layout; 8] = [
+    &v12::LAYOUT,
+    &v13::LAYOUT,
+    &v14::LAYOUT,
+    &v15::LAYOUT,
+    &v16::LAYOUT,
+    &v17::LAYOUT,
+    &v18::LAYOUT,
+    &v19::LAYOUT,
 ];
 
 /// Offsets in `PgBackendStatus`, the same from 12 to 19 (src/include/utils/backend_status.h; 12 and 13: pgstat.h).
@@ -526,15 +402,6 @@ pub mod walsender {
     pub const STOPPING: u32 = 4;
     /// The highest `WalSndState`.
     pub const LAST_STATE: u32 = STOPPING;
-
-    /// `sync_standby_priority`: in 12 behind the latch, in later versions before the spinlock.
-    pub fn priority(major: u32) -> Option<i64> {
-        match major {
-            12 => Some(88),
-            13..=18 => Some(72),
-            _ => None,
-        }
-    }
 }
 
 /// Offsets in `SyncRepConfigData` (src/include/replication/syncrep.h), the same from 12 to 18.
@@ -572,7 +439,7 @@ impl Version {
         })
     }
 
-    /// This version's row, if there is one. Not for what comes before a first release (`18beta1`), which may still change,
+    /// This version's row, if there is one that lacks nothing. Not for what comes before a first release (`18beta1`), which may still change,
     /// and not for a fork that says so in its version (`15.2-YB-…`), which may have changed anything.
     pub fn layout(&self) -> Option<&'static Layout> {
         let released = || {
@@ -584,12 +451,13 @@ impl Version {
             (plain && packaged).then_some(())
         };
         released()?;
-        LAYOUTS.iter().find(|l| l.major == self.major)
+        Layout::of_major(self.major).filter(|row| row.lacks().is_empty())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::BackendType as B;
     use super::*;
 
     #[test]
@@ -618,13 +486,43 @@ mod tests {
 
     #[test]
     fn rows_are_sorted_and_name_the_kinds_that_matter() {
-        assert!(LAYOUTS.is_sorted_by_key(|l| l.major));
-        for layout in LAYOUTS.iter().filter(|l| l.major > 12) {
-            let number = |kind| layout.backend_types.iter().position(|t| *t == kind);
-            assert_eq!(number(B::Unknown), Some(0), "{}", layout.major);
+        assert!(ROWS.is_sorted_by_key(|row| row.major));
+        for row in ROWS.iter().filter(|row| row.lacks().is_empty()) {
+            let Some(types) = row.backend_types.get() else {
+                assert_eq!(row.major, 12);
+                continue;
+            };
+            let number = |kind| types.iter().position(|t| *t == kind);
+            assert_eq!(number(B::Unknown), Some(0), "{}", row.major);
             for kind in [B::Client, B::Checkpointer, B::WalSender, B::Startup] {
-                assert!(number(kind).is_some(), "{} {kind}", layout.major);
+                assert!(number(kind).is_some(), "{} {kind}", row.major);
             }
+        }
+    }
+
+    /// What a version lacks is named, and what is looked up for a new one is on the page that says how.
+    #[test]
+    fn a_new_version_is_told_what_it_lacks() {
+        let page = include_str!("../../../docs/new-version.md");
+        let lacks = v99::LAYOUT.lacks();
+        for fact in &lacks {
+            assert!(page.contains(&format!("| `{fact}` |")), "{fact}");
+        }
+        let told = page.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(told.count(), lacks.len(), "of facts that are no more");
+        for row in &ROWS[..7] {
+            assert_eq!(row.lacks(), [""; 0], "{}", row.major);
+        }
+        assert!(!v19::LAYOUT.lacks().is_empty());
+    }
+
+    #[test]
+    fn words_for_a_version_that_is_not_known_are_the_newest_s() {
+        let major = |text| Layout::of_text_or_newest(text).major;
+        assert_eq!(major(Some("15.18 (Debian 15.18-0+deb12u1)")), 15);
+        assert_eq!(major(Some("12.22")), 12);
+        for text in [None, Some("devel"), Some("99.1"), Some("99999999999")] {
+            assert_eq!(major(text), 18, "{text:?}");
         }
     }
 
