@@ -280,8 +280,9 @@ impl Layout {
     pub fn of_text_or_newest(version: Option<&str>) -> &'static Layout {
         let digits = version.and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next());
         let row = digits.and_then(|d| Layout::of_major(d.parse().ok()?));
-        let complete = row.filter(|row| row.lacks().is_empty());
-        complete.unwrap_or(&v18::LAYOUT)
+        let complete = |row: &&Layout| row.lacks().is_empty();
+        let newest = || ROWS.into_iter().rev().find(complete);
+        row.filter(complete).or_else(newest).unwrap_or(ROWS[0])
     }
 }
 
@@ -510,10 +511,9 @@ mod tests {
         }
         let told = page.lines().filter(|line| line.starts_with("| `"));
         assert_eq!(told.count(), lacks.len(), "of facts that are no more");
-        for row in &ROWS[..7] {
+        for row in ROWS.iter().filter(|row| row.major < 19) {
             assert_eq!(row.lacks(), [""; 0], "{}", row.major);
         }
-        assert!(!v19::LAYOUT.lacks().is_empty());
     }
 
     #[test]
