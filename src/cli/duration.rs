@@ -5,37 +5,41 @@ use std::time::Duration;
 /// The longest that may be given: an hour.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// The greatest age that may be asked for, ten years: nothing runs for longer.
+const OLDEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// Reads a duration with its unit.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "expected a number with a unit, such as 500ms, 5s or 2m".to_owned())?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1000),
-        "m" | "min" => number.checked_mul(60_000),
-        _ => return Err("expected a unit: ms, s or m".into()),
-    };
-    millis
-        .map(Duration::from_millis)
-        .filter(|d| *d <= LONGEST)
-        .ok_or_else(|| "at most an hour".into())
+    within(text, &["ms", "s", "m", "min"], LONGEST)
 }
 
 /// Reads an age, which may be of hours and days.
 pub fn parse_age(text: &str) -> Result<Duration, String> {
-    let long = [("h", 3600), ("d", 86_400)];
-    let long = long.iter().find_map(|(unit, seconds)| {
-        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
-        Some(Duration::from_secs(u64::from(number) * seconds))
-    });
-    match long {
-        Some(age) => Ok(age),
-        None if text.ends_with(['h', 'd']) => Err("expected a number before the unit".into()),
-        None => parse(text).map_err(|e| e.replace("ms, s or m", "ms, s, m, h or d")),
+    within(text, &["ms", "s", "m", "min", "h", "d"], OLDEST)
+}
+
+/// Reads one number with one of these units: humantime knows more of both, such as `1h 30m`, which nobody is told of, and
+/// `M` for a month, which one letter would make of a minute.
+fn within(text: &str, units: &[&str], most: Duration) -> Result<Duration, String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    if unit.len() == text.len() || unit.is_empty() {
+        return Err("expected a number with a unit, such as 500ms, 5s or 2m".into());
     }
+    if !units.contains(&unit) {
+        let shown: Vec<&str> = units
+            .iter()
+            .copied()
+            .filter(|unit| *unit != "min")
+            .collect();
+        let (last, others) = shown.split_last().unwrap_or((&"s", &[]));
+        return Err(format!("expected a unit: {} or {last}", others.join(", ")));
+    }
+    let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if duration > most {
+        let most = humantime::format_duration(most);
+        return Err(format!("expected at most {most}"));
+    }
+    Ok(duration)
 }
 
 /// Reads the pause between two rounds: seconds, as watch(1) has it, or with a unit.

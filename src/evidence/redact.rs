@@ -179,8 +179,15 @@ impl Redactor {
         const PID: usize = 3;
         const SEVERITY: usize = 11;
         const MESSAGE: usize = 13;
-        self.entries(csv_records(text).map(|record| {
-            let field = |n: usize| record.get(n).map(String::as_str);
+        // Records differ in length from one version to the next, and the first may have lost its beginning.
+        let records = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(text.as_bytes())
+            .into_records();
+        self.entries(records.map(|record| {
+            let record = record.ok()?;
+            let field = |n: usize| record.get(n);
             entry(field(0)?, field(PID)?, field(SEVERITY)?, field(MESSAGE)?)
         }))
     }
@@ -232,27 +239,6 @@ fn entry(time: &str, pid: &str, severity: &str, message: &str) -> Option<(String
     let (head, severity, _) = log_line(&line)?;
     let message = message.lines().next().unwrap_or_default();
     Some((head, severity.to_owned(), message.to_owned()))
-}
-
-/// The records of a text of comma-separated values; one that is not whole ends the text.
-fn csv_records(text: &str) -> impl Iterator<Item = Vec<String>> {
-    let mut characters = text.chars().peekable();
-    std::iter::from_fn(move || {
-        characters.peek()?;
-        let (mut record, mut quoted) = (vec![String::new()], false);
-        while let Some(c) = characters.next() {
-            match (c, quoted) {
-                ('"', true) if characters.peek() == Some(&'"') => {
-                    record.last_mut()?.extend(characters.next());
-                }
-                ('"', _) => quoted = !quoted,
-                (',', false) => record.push(String::new()),
-                ('\n', false) => break,
-                (c, _) => record.last_mut()?.push(c),
-            }
-        }
-        Some(record)
-    })
 }
 
 fn said_left_out(out: &mut String, lines: &mut usize) {
