@@ -516,7 +516,9 @@ use_alternate_stack(size_t size)
  * ignore SIGUSR1, leave it to its default (when any SIGUSR1 kills the
  * backend), block it, or take it on an alternate stack before PostgreSQL
  * does; that stack is ample ('altstack'), or little more than what the kernel
- * itself needs for the signal's frame ('smallstack').
+ * itself needs for the signal's frame ('smallstack', 'tightstack': of that
+ * not enough for any call), or enough for a handler and not for an error
+ * report ('16kstack').
  */
 PG_FUNCTION_INFO_V1(pgpoke_usr1);
 Datum
@@ -536,12 +538,17 @@ pgpoke_usr1(PG_FUNCTION_ARGS)
 		sigaddset(&set, SIGUSR1);
 		sigprocmask(SIG_BLOCK, &set, NULL);
 	}
-	else if (strcmp(kind, "altstack") == 0 || strcmp(kind, "smallstack") == 0)
+	else if (strcmp(kind, "altstack") == 0 || strcmp(kind, "smallstack") == 0 ||
+			 strcmp(kind, "16kstack") == 0 || strcmp(kind, "tightstack") == 0)
 	{
 		struct sigaction action;
 
 		if (strcmp(kind, "altstack") == 0)
 			use_alternate_stack(64 * 1024);
+		else if (strcmp(kind, "16kstack") == 0)
+			use_alternate_stack(16 * 1024 + getauxval(AT_MINSIGSTKSZ));
+		else if (strcmp(kind, "tightstack") == 0)
+			use_alternate_stack(Max(getauxval(AT_MINSIGSTKSZ), MINSIGSTKSZ) + 256);
 		else
 			use_alternate_stack(TYPEALIGN(1024, Max(getauxval(AT_MINSIGSTKSZ), MINSIGSTKSZ) + 1024));
 		sigaction(SIGUSR1, NULL, &action);

@@ -285,7 +285,7 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
     Some(match code {
         "being-traced" => Advice::typing(
             "look who traces it, and end that first",
-            format!("ps -o pid,user,args -p {}", snapshot.process.tracer),
+            format!("ps -o pid,user,args -p {}", snapshot.process.traced_by()?),
         ),
         "group-stopped" => Advice::typing("let it go on, if you may", format!("kill -CONT {pid}")),
         "uninterruptible-syscall" => {

@@ -127,13 +127,10 @@ fn held_evidence(s: &Snapshot) -> Option<String> {
 }
 
 fn being_traced(s: &Snapshot) -> Found {
-    (s.process.tracer != 0).then(|| {
+    s.process.traced_by().map(|by| {
         (
-            format!(
-                "process {} traces it and may keep it stopped",
-                s.process.tracer
-            ),
-            std::iter::once(format!("TracerPid is {}", s.process.tracer))
+            format!("process {by} traces it and may keep it stopped"),
+            std::iter::once(format!("TracerPid is {by}"))
                 .chain(undelivered_evidence(s))
                 .collect(),
         )

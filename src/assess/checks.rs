@@ -6,7 +6,7 @@
 use super::rules::{self, Functions};
 use super::{Check, Interrupt, Status, Verdict};
 use crate::image::ModuleKind;
-use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
+use crate::snapshot::{CarrierStack, Frame, Signals, Snapshot, Stack, signal_names};
 use crate::tracee::CARRIER;
 use crate::unwind::StackEnd;
 
@@ -520,8 +520,8 @@ fn server_known(s: Subject) -> Outcome {
 
 fn process_state(s: Subject) -> Outcome {
     let p = &s.snapshot.process;
-    if p.tracer != 0 {
-        return Fail(format!("traced by process {}", p.tracer));
+    if let Some(by) = p.traced_by() {
+        return Fail(format!("traced by process {by}"));
     }
     if s.stack().is_some_and(|s| s.group_stop) {
         return Fail("T: stopped by SIGSTOP or one of its kin".into());
@@ -538,6 +538,9 @@ fn process_state(s: Subject) -> Outcome {
         Some(c @ ('Z' | 'X')) => Fail(format!(
             "{c}: it has exited already, and waits for its postmaster to notice"
         )),
+        Some(_) if p.tracer.is_none() => {
+            Unknown("whether another tracer holds it could not be read".into())
+        }
         Some(c) => Pass(c.to_string()),
         None => Unknown("could not be read".into()),
     }
@@ -1274,21 +1277,40 @@ fn signal_deliverable(s: Subject) -> Outcome {
         (Some(true), Some(false)) => {}
         _ => return Unknown("its signals could not be read".into()),
     }
-    if let Some(room) = signals.alternate_room
-        && room < LEAST_ALTERNATE_STACK
-    {
-        return Fail(format!(
-            "its SIGUSR1 handler runs on an alternate signal stack with only {} KiB of room, and reporting an error needs more",
-            room >> 10
-        ));
+    let Some(stack) = s.stack() else {
+        return not_stopped();
+    };
+    let not_told = match &signals.carrier_stack {
+        CarrierStack::Normal | CarrierStack::SeenInFrame => None,
+        CarrierStack::Alternate { room } if *room >= LEAST_ALTERNATE_STACK => None,
+        CarrierStack::Alternate { room } => {
+            return Fail(format!(
+                "its SIGUSR1 handler runs on an alternate signal stack with only {} KiB of room, and reporting an error needs more",
+                room >> 10
+            ));
+        }
+        CarrierStack::NotAsked { set_up_by: None } => {
+            Some("which stack its SIGUSR1 handler runs on was not asked".to_owned())
+        }
+        CarrierStack::NotAsked {
+            set_up_by: Some(files),
+        } if files.is_empty() => None,
+        CarrierStack::NotAsked {
+            set_up_by: Some(files),
+        } => Some(format!(
+            "which stack its SIGUSR1 handler runs on was not asked, and it may be a small one: {} may set one up (sigaltstack(2))",
+            rules::names(files)
+        )),
+    };
+    if let Some(why) = not_told {
+        return Unknown(why);
     }
-    match s.stack().map(|s| s.room) {
-        None => not_stopped(),
-        Some(Some(room)) if room < LEAST_STACK => Fail(format!(
+    match stack.room {
+        Some(room) if room < LEAST_STACK => Fail(format!(
             "only {} KiB of stack are left, and reporting an error needs more",
             room >> 10
         )),
-        Some(Some(_)) => Pass("SIGUSR1 has a handler and is not blocked".into()),
-        Some(None) => Unknown("it is not on its main stack, and the room there is unknown".into()),
+        Some(_) => Pass("SIGUSR1 has a handler and is not blocked".into()),
+        None => Unknown("it is not on its main stack, and the room there is unknown".into()),
     }
 }

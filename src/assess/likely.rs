@@ -216,15 +216,13 @@ const fn row(code: &'static str, recognise: fn(&Two, &[Pending]) -> Found) -> Ro
 /// The causes that show without a stack, the most specific first. The first that is recognised wins.
 pub const TABLE: &[Row] = &[
     row("being-traced", |two, _| {
-        let by = two.last.process.tracer;
+        let by = two.last.process.traced_by()?;
         let name = two.last.process.tracer_name.as_deref();
-        (by != 0).then(|| {
-            let who = name.map_or_else(|| by.to_string(), |name| format!("{by} ({name})"));
-            (
-                format!("process {who} traces it and may keep it stopped"),
-                vec![format!("TracerPid is {by}")],
-            )
-        })
+        let who = name.map_or_else(|| by.to_string(), |name| format!("{by} ({name})"));
+        Some((
+            format!("process {who} traces it and may keep it stopped"),
+            vec![format!("TracerPid is {by}")],
+        ))
     }),
     row("group-stopped", |two, _| {
         two.in_state('T').then(|| {
@@ -558,7 +556,7 @@ mod tests {
         type Row = (&'static str, fn(&mut Glance));
         let rows: [Row; 20] = [
             ("cpu-loop", |_| {}),
-            ("being-traced", |g| g.process.tracer = 5),
+            ("being-traced", |g| g.process.tracer = Some(5)),
             ("group-stopped", |g| g.process.state = Some('T')),
             ("uninterruptible-syscall", |g| g.process.state = Some('D')),
             ("exiting", |g| {

@@ -150,7 +150,7 @@ fn take_anything(
     }
     // A postmaster is never stopped, and what another tracer holds or what has ended cannot be.
     if backend.backend_type == BackendType::Postmaster
-        || facts.tracer != 0
+        || facts.traced_by().is_some()
         || matches!(facts.state, Some('Z' | 'X') | None)
     {
         let mut snapshot = plan.without_stopping();
@@ -188,10 +188,7 @@ fn take_anything(
     }
 
     let mut snapshot = plan.interpret(&capture, true, stopped_for);
-    if let Some(Ok(answers)) = handlers {
-        snapshot.signals.handlers = Some(plan.name_handlers(&answers));
-        snapshot.signals.alternate_room = answers.alternate_room;
-    }
+    plan.add_answers(&mut snapshot, handlers.as_ref());
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
     plan.look_up_files(&mut snapshot);

@@ -76,7 +76,7 @@ pub(super) struct Section {
 }
 
 /// What every module that PostgreSQL loads has to define (`PG_MAGIC_FUNCTION_NAME`, src/include/fmgr.h).
-const MAGIC_FUNCTION: &str = "Pg_magic_func";
+pub(super) const MAGIC_FUNCTION: &str = "Pg_magic_func";
 /// What a module has to import to start a subtransaction of its own (src/include/access/xact.h), as it ends in `.dynstr`.
 const STARTS_SUBTRANSACTION: &[u8] = b"BeginInternalSubTransaction\0";
 

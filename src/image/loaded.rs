@@ -149,6 +149,32 @@ pub(super) fn read(memory: &dyn Memory, start: Avma) -> Option<(Vec<u8>, Layout)
     Some((bytes, layout))
 }
 
+/// Whether the image whose header lies at `start` has one of these names in its table of dynamic symbols' names, and so may
+/// import or export it. None where the table cannot be read.
+pub(super) fn names_any(memory: &dyn Memory, start: Avma, names: &[&str]) -> Option<bool> {
+    let headers = program_headers(memory, start)?;
+    let first = headers.iter().find(|h| h.is_loaded())?;
+    let begins = first.address.checked_sub(first.offset)?;
+    let bias = Bias(start.0.wrapping_sub(begins));
+    let ends = headers.iter().filter(|h| h.is_loaded());
+    let end = ends
+        .map(|h| h.address.saturating_add(h.memory_size))
+        .max()?;
+    let dynamic = headers.iter().find(|h| h.kind == Header::DYNAMIC)?;
+    let table = Dynamic::read(memory, dynamic, bias, end)?;
+    if table.strings_size > LARGEST {
+        return None;
+    }
+    let mut strings = vec![0; table.strings_size as usize];
+    let at = bias.to_avma(Svma(table.strings));
+    memory.read(at, &mut strings).ok()?;
+    Some(names.iter().any(|name| {
+        // A name may be the end of a longer one.
+        let ending = format!("{name}\0");
+        memchr::memmem::find(&strings, ending.as_bytes()).is_some()
+    }))
+}
+
 fn program_headers(memory: &dyn Memory, start: Avma) -> Option<Vec<Header>> {
     let mut file = [0; FILE_HEADER];
     memory.read(start, &mut file).ok()?;

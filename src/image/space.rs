@@ -1,7 +1,7 @@
 //! Which image lies at which address of a process.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use std::rc::Rc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::elf::{Image, build_id_in_memory};
+use super::elf::{Image, MAGIC_FUNCTION, build_id_in_memory};
+use super::loaded;
 use super::locate::{DebugFiles, Finder, Roots};
 use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
@@ -321,6 +322,34 @@ impl<'p> AddressSpace<'p> {
             .filter(|m| m.executable && ModuleKind::of_path(&m.path) == ModuleKind::Libc)
             .filter_map(|m| self.load_at(m.start, memory));
         candidates.find(|m| m.address_of("__errno_location").is_some())
+    }
+
+    /// The files with code, but for the C library and its kin, that may call one of `functions` by its name, or by one of
+    /// `of_extensions` if it is an extension. None where one of them cannot be read. From memory, as the files may be
+    /// gone: never while the backend stands still.
+    pub fn who_may_call(
+        &self,
+        memory: &dyn Memory,
+        functions: &[&str],
+        of_extensions: &[&str],
+    ) -> Option<Vec<String>> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let code = self
+            .mappings
+            .iter()
+            .filter(|m| m.executable && m.has_file());
+        let code = code.filter(|m| ModuleKind::of_path(&m.path) == ModuleKind::Library);
+        for mapping in code.filter(|m| seen.insert(m.file)) {
+            let mut same = self.mappings.iter().filter(|m| m.file == mapping.file);
+            let start = same.find(|m| m.file_offset == 0)?.start;
+            let names = |names: &[&str]| loaded::names_any(memory, start, names);
+            if names(functions)? || names(&[MAGIC_FUNCTION])? && names(of_extensions)? {
+                let name = mapping.path.file_name().unwrap_or_default();
+                found.push(name.to_string_lossy().into_owned());
+            }
+        }
+        Some(found)
     }
 
     fn load(&self, mapping: &Mapping, memory: &dyn Memory) -> Option<Module> {

@@ -234,11 +234,11 @@ fn process(s: &Snapshot) -> Process {
     let call = p.syscall;
     Process {
         state: p.state,
+        tracer: p.tracer.filter(|pid| *pid != 0),
         wait_channel: p.wait_channel,
         syscall: call.as_ref().map(|c| c.name.clone()),
         threads: p.threads,
         cpu_percent: p.cpu_percent,
-        tracer: (p.tracer != 0).then_some(p.tracer),
         tracer_name: p.tracer_name,
         descriptor: call.as_ref().and_then(|c| c.descriptor),
         time_limit_ms: call.as_ref().and_then(|c| c.time_limit_ms),

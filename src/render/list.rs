@@ -507,11 +507,11 @@ fn process(g: &Glance, j: &Judgement) -> ListedProcess {
         state: p.state,
         wait_channel: p.wait_channel,
         descriptor: p.syscall.as_ref().and_then(|c| c.descriptor),
+        tracer: p.tracer.filter(|pid| *pid != 0),
         syscall: p.syscall.map(|c| c.name),
         threads: p.threads,
         cpu_percent: j.cpu_percent,
         cpu_ms: g.cpu_time.map(millis),
-        tracer: (p.tracer != 0).then_some(p.tracer),
         tracer_name: p.tracer_name,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ProcessFacts, Signals, Variables};
+use super::{CarrierStack, ProcessFacts, Signals, Variables};
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::postgres::status::{self, NoStatus, Status, Timestamp};
 use crate::postgres::{BackendType, Globals, Member, Server, Title, Wait};
@@ -156,11 +156,11 @@ impl Glance {
                 caught: Some(proc.sigcgt),
                 ignored: Some(proc.sigign),
                 handlers: None,
-                alternate_room: None,
+                carrier_stack: CarrierStack::default(),
             },
             process: ProcessFacts {
                 state: proc.state.chars().next(),
-                tracer: tracer.unwrap_or(0),
+                tracer: Some(proc.tracerpid),
                 tracer_name: tracer.and_then(permission::name_of),
                 threads: Some(proc.threads),
                 ..ProcessFacts::default()

@@ -164,8 +164,8 @@ pub struct BackendFacts {
 pub struct ProcessFacts {
     /// Its state before we touched it, one letter as in ps.
     pub state: Option<char>,
-    /// Who traces it (apart from us); 0 for no one.
-    pub tracer: i32,
+    /// Who traces it (apart from us); 0 for no one, none where that could not be read.
+    pub tracer: Option<i32>,
     /// The name of that program.
     #[serde(default)]
     pub tracer_name: Option<String>,
@@ -191,6 +191,13 @@ pub struct ProcessFacts {
     /// The names of the files that it has code from (the first of them, where there are very many).
     #[serde(default)]
     pub libraries: Vec<String>,
+}
+
+impl ProcessFacts {
+    /// Who is known to trace it, apart from us.
+    pub fn traced_by(&self) -> Option<i32> {
+        self.tracer.filter(|pid| *pid != 0)
+    }
 }
 
 /// The server's variables that decide what an interrupt does (src/backend/utils/init/globals.c and others).
@@ -379,10 +386,35 @@ pub struct Signals {
     pub ignored: Option<u64>,
     /// The handlers of SIGINT, SIGTERM and SIGUSR1; none if they were not asked for or could not be.
     pub handlers: Option<Vec<Handler>>,
-    /// The room, in bytes, on the alternate signal stack that the handler of SIGUSR1 runs on; none if it runs on the
-    /// normal one, or was not asked.
+    /// The stack that the handler of SIGUSR1 runs on.
     #[serde(default)]
-    pub alternate_room: Option<u64>,
+    pub carrier_stack: CarrierStack,
+}
+
+/// The stack that the handler of the carrier, SIGUSR1, runs on: only a frame on it tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CarrierStack {
+    /// Nobody has asked.
+    NotAsked {
+        /// The files whose code may set up an alternate stack (sigaltstack(2)); none where that is not known.
+        set_up_by: Option<Vec<String>>,
+    },
+    /// The normal one.
+    Normal,
+    /// An alternate signal stack.
+    Alternate {
+        /// What is left of it below the kernel's frame, in bytes.
+        room: u64,
+    },
+    /// It is looked at in the very frame that is to be borrowed, before anything is called in it.
+    SeenInFrame,
+}
+
+impl Default for CarrierStack {
+    fn default() -> Self {
+        CarrierStack::NotAsked { set_up_by: None }
+    }
 }
 
 /// The disposition of one signal.

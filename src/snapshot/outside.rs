@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BackendFacts, Locks, ProcessFacts, Signals, Snapshot, Variables, look};
+use super::{BackendFacts, CarrierStack, Locks, ProcessFacts, Signals, Snapshot, Variables, look};
 use crate::postgres::{BackendType, Title};
 use crate::process::{Process, container, printable};
 
@@ -63,7 +63,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             caught: Some(status.sigcgt),
             ignored: Some(status.sigign),
             handlers: None,
-            alternate_room: None,
+            carrier_stack: CarrierStack::default(),
         },
         stack: None,
         locks: Locks::default(),

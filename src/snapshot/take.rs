@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{
-    BackendFacts, Blocker, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder, LwLockWait,
-    ProcessFacts, Signals, Snapshot, Stack, Variables,
+    BackendFacts, Blocker, CarrierStack, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder,
+    LwLockWait, ProcessFacts, Signals, Snapshot, Stack, Variables,
 };
 use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
@@ -289,10 +289,14 @@ impl<'b, 'p> Plan<'b, 'p> {
         self.interpret_until(None, capture, lines, stopped_for)
     }
 
-    /// The same while the backend stands still: without opening a file, and leaving off when that takes too long.
+    /// The same while the backend stands still, about to be stepped into: without opening a file, and leaving off when
+    /// that takes too long.
     pub fn interpret_in(&self, stopped: &Stopped, capture: &Capture) -> Snapshot {
         let give_up = Some(stopped.give_up_at());
-        self.interpret_until(give_up, capture, false, stopped.stopped_for())
+        let mut snapshot = self.interpret_until(give_up, capture, false, stopped.stopped_for());
+        // What is judged here is called in a frame that is lent only with enough room (`Stopped::borrow_frame`).
+        snapshot.signals.carrier_stack = CarrierStack::SeenInFrame;
+        snapshot
     }
 
     fn interpret_until(
@@ -305,7 +309,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         let variables = self.variables(&capture.memory);
         let mut process = self.facts.clone();
         // It was we who stopped it: whoever else traced it when the plan was made does so no more.
-        process.tracer = 0;
+        process.tracer = Some(0);
         process.tracer_name = None;
         process.threads = field(&capture.status, "Threads")
             .and_then(|t| t.parse().ok())
@@ -323,7 +327,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             caught: set("SigCgt"),
             ignored: set("SigIgn"),
             handlers: None,
-            alternate_room: None,
+            carrier_stack: CarrierStack::default(),
         };
         let stack = self.stack(capture, variables.exception_stack, lines, give_up);
         Snapshot {
@@ -358,7 +362,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 caught: status.as_ref().map(|s| s.sigcgt),
                 ignored: status.as_ref().map(|s| s.sigign),
                 handlers: None,
-                alternate_room: None,
+                carrier_stack: CarrierStack::default(),
             },
             stack: None,
             stopped_ms: 0.0,
@@ -947,11 +951,11 @@ fn blocker(b: locks::Blocker) -> Blocker {
 pub fn look(process: &Process) -> ProcessFacts {
     let status = process.status().ok();
     let state = process.state();
-    let tracer = status.as_ref().map(|s| s.tracerpid).filter(|p| *p != 0);
+    let tracer = status.as_ref().map(|s| s.tracerpid);
     ProcessFacts {
         state,
-        tracer_name: tracer.and_then(permission::name_of),
-        tracer: tracer.unwrap_or(0),
+        tracer_name: tracer.filter(|p| *p != 0).and_then(permission::name_of),
+        tracer,
         threads: status.as_ref().map(|s| s.threads),
         wait_channel: process.wait_channel(),
         syscall: None,
@@ -1002,8 +1006,8 @@ fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
 pub struct Answers {
     /// Their addresses, in the order of [`HANDLED_SIGNALS`].
     handlers: Vec<Avma>,
-    /// The room on the alternate signal stack that the carrier's handler runs on, if it does.
-    pub alternate_room: Option<u64>,
+    /// The stack that the carrier's handler runs on.
+    carrier_stack: CarrierStack,
 }
 
 /// Functions of the C library in the backend, found before a stop.
@@ -1065,9 +1069,9 @@ impl Plan<'_, '_> {
         may.then(|| {
             let mut answers = Answers::default();
             for signal in HANDLED_SIGNALS {
-                let (handler, room) = self.ask_for_handler(signal, function, stopped)?;
+                let (handler, stack) = self.ask_for_handler(signal, function, stopped)?;
                 answers.handlers.push(handler);
-                answers.alternate_room = room;
+                answers.carrier_stack = stack;
             }
             Ok(answers)
         })
@@ -1078,25 +1082,56 @@ impl Plan<'_, '_> {
         signal: i32,
         function: Avma,
         stopped: &mut Stopped,
-    ) -> Result<(Avma, Option<u64>), Declined> {
+    ) -> Result<(Avma, CarrierStack), Declined> {
         /// What an alternate signal stack must have left: `syscall` uses next to nothing.
         const LEAST_ROOM: u64 = 512;
         let memory = &self.backend.memory;
         let frame = stopped.borrow_frame(None, memory, LEAST_ROOM)?;
         let answer = frame.scratch();
-        let room = frame.alternate_room();
+        let stack = match frame.alternate_room() {
+            Some(room) => CarrierStack::Alternate { room },
+            None => CarrierStack::Normal,
+        };
         // The kernel's own struct sigaction, 32 bytes (arch/x86/include/uapi/asm/signal.h), which the 128 bytes
         // of the frame's siginfo hold; libc's is larger. The last argument is the size of a signal set.
         let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
         match frame.call(function, args)?.watch(TURN)? {
-            CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), room)),
+            CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), stack)),
             CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.process.pid()).into()),
             CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),
         }
     }
 
+    /// Adds what the backend answered, or what can be told where it was not asked, or did not answer. Never while it
+    /// stands still.
+    pub fn add_answers(
+        &self,
+        snapshot: &mut Snapshot,
+        answers: Option<&Result<Answers, Declined>>,
+    ) {
+        /// What sets up an alternate stack: an extension may also make the system call by its number. (The C library has
+        /// a wrapper and does not use it by itself.)
+        const SETS_UP: &[&str] = &["sigaltstack"];
+        const OF_EXTENSIONS: &[&str] = &["syscall"];
+        let signals = &mut snapshot.signals;
+        signals.carrier_stack = match answers {
+            Some(Ok(answers)) => {
+                signals.handlers = Some(self.name_handlers(answers));
+                answers.carrier_stack.clone()
+            }
+            Some(Err(Declined::SmallStack(room))) => CarrierStack::Alternate { room: *room },
+            Some(Err(_)) | None => {
+                let backend = self.backend;
+                let space = &backend.space;
+                CarrierStack::NotAsked {
+                    set_up_by: space.who_may_call(&backend.memory, SETS_UP, OF_EXTENSIONS),
+                }
+            }
+        };
+    }
+
     /// Says what the handlers are.
-    pub fn name_handlers(&self, answers: &Answers) -> Vec<Handler> {
+    fn name_handlers(&self, answers: &Answers) -> Vec<Handler> {
         HANDLED_SIGNALS
             .iter()
             .zip(&answers.handlers)

@@ -569,6 +569,14 @@ impl<'p> Stopped<'_, 'p> {
                 alternate,
             }),
             Err(why) => {
+                // Where there is hardly room for a call there may be none for the handler either. The signal is ours
+                // alone, and nobody misses it: the frame is taken down at once.
+                if let Declined::SmallStack(_) = why
+                    && let Ok(restorer) = memory.read_u64(entered.signal_frame().return_address)
+                {
+                    let back = entered.returning_to(Avma(restorer));
+                    sys::set_registers(tid, &back.0).map_err(|e| tracee.lost(e))?;
+                }
                 tracee.resume(Resume::Cont)?;
                 Err(why)
             }

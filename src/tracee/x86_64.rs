@@ -126,6 +126,15 @@ impl Registers {
         Registers(r)
     }
 
+    /// At a handler's first instruction: the same, but as if the handler had returned, to `restorer`.
+    pub fn returning_to(&self, restorer: Avma) -> Registers {
+        let mut r = self.0;
+        r.rip = restorer.0;
+        r.rsp = r.rsp.wrapping_add(8);
+        r.orig_rax = -1i64 as u64;
+        Registers(r)
+    }
+
     /// Whether the registers are as the kernel leaves them for the handler of `signal`: the number is the first argument,
     /// and the frame begins at the stack pointer (x64_setup_rt_frame(), arch/x86/kernel/signal_64.c: `struct
     /// rt_sigframe` is the return address, the ucontext, the siginfo).

@@ -135,10 +135,7 @@ fn take(pid: i32) -> Snapshot {
     stopped.keep();
     drop(tracee);
     let mut snapshot = plan.interpret(&capture, true, stood_still);
-    if let Some(Ok(answers)) = answers {
-        snapshot.signals.handlers = Some(plan.name_handlers(&answers));
-        snapshot.signals.alternate_room = answers.alternate_room;
-    }
+    plan.add_answers(&mut snapshot, answers.as_ref());
     plan.look_up_syscall(&mut snapshot);
     plan.find_blockers(&mut snapshot);
     snapshot

@@ -231,11 +231,34 @@ fn passive_runs_nothing_in_the_backend_and_leaves_the_handlers_unknown() {
     let (run, calls) = Run::pgpoke_traced(["inspect", "--passive", "--json", &pid]);
     calls.assert_no_signal();
     let report = Report::read(run, stuck.pid());
+    // testext has code that sets up an alternate stack, so that only a frame would tell which stack a handler runs on.
     report
-        .assert_verdict("safe")
-        .assert_verdict_if("safe", "safe")
+        .assert_verdict("unsafe")
+        .assert_verdict_if("unsafe", "unsafe")
         .assert_at("/cause/code", "cpu-loop")
         .assert_stopped_for_a_moment();
+    assert_handlers(&report, &UNKNOWN, &server);
+    assert_eq!(
+        report.checks_that("unknown"),
+        ["handlers", "signal-deliverable"],
+        "{}",
+        report.run
+    );
+    report.run.assert_says("pgpoke_test.so may set one up");
+    assert_stack(&report, SPIN.functions);
+    is_unharmed(&server, &stuck);
+}
+
+/// Where nothing that is loaded can set up an alternate stack, nobody has to be asked.
+#[test]
+fn passive_is_safe_where_no_code_could_have_moved_the_handler_to_another_stack() {
+    let server = Server::start();
+    let stuck = server.stuck_on_fifo();
+    stuck.prove_stuck(How::Cancel);
+    let report = Report::of(&["inspect", "--passive"], stuck.pid());
+    report
+        .assert_verdict("safe")
+        .assert_verdict_if("safe", "safe");
     assert_handlers(&report, &UNKNOWN, &server);
     assert_eq!(
         report.checks_that("unknown"),
@@ -243,17 +266,25 @@ fn passive_runs_nothing_in_the_backend_and_leaves_the_handlers_unknown() {
         "{}",
         report.run
     );
-    assert_stack(&report, SPIN.functions);
+}
 
-    // That these are missing changes no verdict.
-    let own = server.stuck("SELECT pgpoke_handlers('own')");
-    own.prove_stuck(How::Terminate);
-    let report = Report::of(&["inspect", "--passive"], own.pid());
-    report
-        .assert_verdict("pointless")
-        .assert_verdict_if("safe", "safe");
-    assert_handlers(&report, &UNKNOWN, &server);
-    is_unharmed(&server, &stuck);
+/// Which stack the handler runs on was not asked, or has no room: neither is a pass, asked or not.
+#[test]
+fn a_handler_on_a_stack_that_is_too_small_is_never_safe() {
+    let server = server_with_testext!();
+    for kind in ["16kstack", "tightstack", "smallstack"] {
+        let stuck = server.stuck(&format!("SELECT pgpoke_usr1('{kind}')"));
+        stuck.prove_stuck(How::Cancel);
+        for args in [&["inspect"][..], &["inspect", "--passive"]] {
+            let report = Report::of(args, stuck.pid());
+            report
+                .assert_verdict("unsafe")
+                .assert_verdict_if("unsafe", "unsafe");
+        }
+        let run = Run::pgpoke(["interrupt", "--yes", &stuck.pid().to_string()]);
+        run.assert_code(4);
+        is_unharmed(&server, &stuck);
+    }
 }
 
 #[test]

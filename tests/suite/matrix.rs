@@ -480,6 +480,7 @@ scenarios! {
     usr1_ignored: no_carrier("pgpoke_usr1('ignore')", UNKNOWN),
     usr1_blocked: no_carrier("pgpoke_usr1('block')", UNKNOWN),
     usr1_on_a_small_stack: no_carrier("pgpoke_usr1('smallstack')", usr1("chain_usr1")),
+    usr1_on_a_stack_of_16_kib: no_carrier("pgpoke_usr1('16kstack')", usr1("chain_usr1")),
     usr1_on_another_stack: Scenario {
         start: Start::Call("pgpoke_usr1('altstack')"),
         functions: &["spin", "pgpoke_usr1"],

@@ -71,9 +71,8 @@ fn state(page: &mut Page, s: &Snapshot) {
         Some('Z') => page.line("", "state Z: it has ended"),
         _ => {}
     }
-    if s.process.tracer != 0 {
+    if let Some(tracer) = s.process.traced_by() {
         let name = s.process.tracer_name.as_deref().unwrap_or("?");
-        let tracer = s.process.tracer;
         page.line(
             "",
             &format!("process {tracer} ({}) traces it", printable(name)),
