@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgpoke::assess::likely::Ledger;
 use pgpoke::assess::{Interrupt, Request, Verdict, assess};
-use pgpoke::intervene::{Outcome, Report, Rung, Step};
+use pgpoke::intervene::{Fate, Outcome, Report, Rung, Step};
 use pgpoke::postgres::status::{Status, Timestamp};
 use pgpoke::render::list::{Listing, Row};
 use pgpoke::render::screen::Screen;
@@ -318,7 +318,10 @@ fn outcomes(texts: &mut Texts) {
             report.call_time = Some(Duration::from_micros(360));
         }
         if outcome != Outcome::DryRun && outcome != Outcome::Refused {
-            report.server_restarted = Some(outcome == Outcome::Crashed);
+            report.server = Some(match outcome {
+                Outcome::Crashed => Fate::Recovers,
+                _ => Fate::RunsOn,
+            });
         }
         if outcome == Outcome::DryRun {
             report.verdict = Some(judged.verdict);

@@ -154,7 +154,7 @@ const WAITING: [&str; 3] = [
 fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
     let call = snapshot.process.syscall.as_ref()?;
     let things = call.waits_for.iter().map(|a| &a.thing);
-    things.filter_map(about).next()
+    things.filter_map(|thing| about(snapshot, thing)).next()
 }
 
 fn waits_for_a_peer(snapshot: &Snapshot) -> bool {
@@ -178,10 +178,12 @@ fn holders(names: String, have: &str, pids: &[i32]) -> Advice {
     )
 }
 
-fn about(thing: &Thing) -> Option<Advice> {
+fn about(snapshot: &Snapshot, thing: &Thing) -> Option<Advice> {
     Some(match thing {
         Thing::Socket(socket) => match &socket.remote {
-            Some(remote) if socket.protocol == "tcp" => about_peer(remote),
+            Some(remote) if socket.protocol == "tcp" => {
+                about_peer(snapshot, socket.local.as_deref(), remote)
+            }
             Some(remote) => format!("look at who listens at {remote}").into(),
             None => Advice::typing("look at who is at the other end", "ss -xp"),
         },
@@ -226,16 +228,32 @@ fn about(thing: &Thing) -> Option<Advice> {
     })
 }
 
-/// `ss -K` needs root and CONFIG_INET_DIAG_DESTROY (ss(8)).
-fn about_peer(remote: &str) -> Advice {
-    let Ok(address) = remote.parse::<SocketAddr>() else {
+/// `ss -K` closes all that its filter matches, so that both ends are named: of several connections to one peer only this
+/// one. It needs root and CONFIG_INET_DIAG_DESTROY (ss(8)), and sees the connections of its own network namespace only.
+fn about_peer(snapshot: &Snapshot, local: Option<&str>, remote: &str) -> Advice {
+    let parsed = |text: &str| text.parse::<SocketAddr>().ok();
+    let ends = local.and_then(parsed).zip(parsed(remote));
+    let Some((local, remote)) = ends.filter(|(local, _)| local.port() != 0) else {
         return format!("is {remote} alive?").into();
+    };
+    let quoted = |end: SocketAddr| match end {
+        SocketAddr::V4(end) => end.to_string(),
+        // To a shell, brackets are a pattern.
+        SocketAddr::V6(end) => format!("'{end}'"),
+    };
+    let inside = match snapshot.process.in_our_network {
+        Some(true) => String::new(),
+        Some(false) | None => format!("nsenter -t {} -n ", snapshot.pid),
     };
     Advice::typing(
         format!(
-            "is {remote} alive? If not, this closes the connection from here, and the call comes back with an error"
+            "is {remote} alive? If not, this closes this one connection from here, as root, and the call comes back with an error (if the kernel was built with that: what was closed is shown)"
         ),
-        format!("ss -K dst {} dport = {}", address.ip(), address.port()),
+        format!(
+            "{inside}ss -K -t src {} dst {}",
+            quoted(local),
+            quoted(remote)
+        ),
     )
 }
 

@@ -1103,7 +1103,7 @@ fn foreign_runtime(s: Subject) -> Outcome {
     match (found, s.interrupt) {
         (None, _) => plain_library(s, frames),
         (Some((frame, runtime)), Interrupt::Terminate) => Warn(format!(
-            "{}, {runtime}: it does not get to clean up, and may object on the way out",
+            "{}, {runtime}: it does not get to clean up; what it does at exit may hang, or crash, and a crash ends all sessions",
             frame.describe()
         )),
         (Some((frame, runtime)), _) => Fail(format!(
@@ -1135,7 +1135,7 @@ fn plain_library(s: Subject, frames: &[Frame]) -> Outcome {
                 .into(),
         ),
         (Interrupt::Terminate, Some((frame, name)), _) => Warn(format!(
-            "{}, {name}: in the middle of a call, and what it does at exit runs then",
+            "{}, {name}: in the middle of a call, and what it does at exit runs then; if that crashes, all sessions end",
             rules::named_alike(frames, frame).describe()
         )),
         (Interrupt::Terminate, None, _) => Pass("a terminate jumps across no library".into()),

@@ -1,7 +1,7 @@
 //! What an interrupt would mean, and for whom: what the client gets to read, and what ending this kind of backend
 //! brings about. Sentences for the question on the terminal, for `--dry-run`, and for a script to show.
 
-use super::Interrupt;
+use super::{Interrupt, rules};
 use crate::postgres::{BackendType, Layout, Receiver, Restart, Synchronous};
 use crate::snapshot::Snapshot;
 
@@ -125,10 +125,34 @@ pub fn of(snapshot: &Snapshot, interrupt: Interrupt) -> Vec<String> {
             vec!["it accepts a ProcSignalBarrier; nothing ends".into()]
         }
         (Interrupt::Cancel, Some(row)) => (row.cancel)(&subject),
-        (Interrupt::Terminate, Some(row)) => (row.terminate)(&subject),
+        (Interrupt::Terminate, Some(row)) => {
+            let mut all = (row.terminate)(&subject);
+            all.extend(stopping(snapshot));
+            all.extend(at_exit(snapshot));
+            all
+        }
         // Such a process is never interrupted.
         (_, None) => Vec::new(),
     }
+}
+
+/// A fast or a smart shutdown waits for all sessions (PostmasterStateMachine(), src/backend/postmaster/postmaster.c).
+fn stopping(snapshot: &Snapshot) -> Option<String> {
+    (snapshot.backend.server_stopping == Some(true)).then(|| {
+        "the server was told to stop, and waits for its sessions to end: with this one gone it goes on to stop".into()
+    })
+}
+
+/// Other code in the middle of its work, which exit() then runs the clean-ups of (exit(3), atexit(3)): a process that is
+/// killed by a signal there has crashed to its postmaster (CleanupBackend(), src/backend/postmaster/postmaster.c).
+fn at_exit(snapshot: &Snapshot) -> Option<String> {
+    let frames = snapshot.stack.as_ref().map(|s| &s.frames[..])?;
+    let name = frames
+        .iter()
+        .find_map(|f| rules::runtime_of(f).or_else(|| rules::client_of(f)))?;
+    Some(format!(
+        "{name} is in the middle of its work, and what it does at exit runs then: if that crashes, all sessions of the server end, and it goes through crash recovery; if that hangs, the process stays"
+    ))
 }
 
 fn cancel_of_client(s: &Subject) -> Vec<String> {

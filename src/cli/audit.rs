@@ -104,15 +104,12 @@ impl Audit {
     pub fn after(&mut self, report: &Report, exit: Exit) {
         let verdict = report.verdict.map_or("-".to_owned(), |v| v.to_string());
         let text = format!(
-            " verdict={verdict} outcome={} exit={} attempts={} server_restarted={} detail={}",
+            " verdict={verdict} outcome={} exit={} attempts={} server_restarted={} server_stopped={} detail={}",
             json::outcome(report.outcome),
             exit as u8,
             report.attempts,
-            match report.server_restarted {
-                Some(true) => "yes",
-                Some(false) => "no",
-                None => "unknown",
-            },
+            yes_or_no(report.server_restarted()),
+            yes_or_no(report.server_stopped()),
             quoted(&report.detail)
         );
         self.write("event=end", &text);
@@ -140,6 +137,14 @@ impl Audit {
                 self.failure.get_or_insert(e);
             }
         }
+    }
+}
+
+fn yes_or_no(answer: Option<bool>) -> &'static str {
+    match answer {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
     }
 }
 

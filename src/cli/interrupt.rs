@@ -15,8 +15,8 @@ use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Status, Verdict, assess};
 use crate::image::DebugFiles;
 use crate::intervene::{
-    Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder, signal,
-    step_in, verify, wait_for_obedience,
+    Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder,
+    signal, step_in, verify, wait_for_obedience,
 };
 use crate::postgres::{Backend, NotABackend, prove_with};
 use crate::process::Process;
@@ -378,7 +378,7 @@ impl<'c> Climb<'c, '_> {
             }
         }
         self.first = Some((first, judged));
-        self.server = Some(ServerWatch::new(backend.postmaster));
+        self.server = Some(ServerWatch::new(&backend));
         if request != Request::Pending
             && !self.args.dry_run
             && let Some(done) = self.signal(&plan, request)?
@@ -496,19 +496,20 @@ impl<'c> Climb<'c, '_> {
     fn obeyed(&mut self, detail: &str) -> Option<Done> {
         let (snapshot, assessment) = self.first.clone()?;
         let mut report = Report::new(Outcome::ObeyedSignal, detail);
-        report.server_restarted = self.server_restarted(ServerWatch::TIME_TO_NOTICE);
+        report.server = self.server_now(ServerWatch::TIME_TO_NOTICE);
         Some(Done::new(snapshot, assessment, report))
     }
 
     /// Proves that the server runs on.
-    fn server_restarted(&mut self, limit: Duration) -> Option<bool> {
+    fn server_now(&mut self, limit: Duration) -> Option<Fate> {
         let server = self.server.as_ref()?;
-        self.ladder.climb(
+        let fate = self.ladder.climb(
             Rung::Verify,
             ("seeing whether the server runs on", Some(limit)),
-            || server.restarted(limit),
-            |restarted| told_of_server(*restarted).into(),
-        )
+            || server.fate(limit),
+            |fate| told_of_server(Some(*fate)).into(),
+        );
+        Some(fate)
     }
 
     /// What ends after it was told to has obeyed late, whatever else was going on meanwhile.
@@ -533,7 +534,7 @@ impl<'c> Climb<'c, '_> {
                 false => "its statement is over by now; nothing was done",
             },
         );
-        report.server_restarted = self.server_restarted(Duration::ZERO);
+        report.server = self.server_now(Duration::ZERO);
         Done::new(snapshot, assessment, report)
     }
 
@@ -711,23 +712,17 @@ impl<'c> Climb<'c, '_> {
                 Rung::Verify,
                 ("seeing what came of it", Some(args.timeout)),
                 || verify(called, &plan, &options, statement, server),
-                |report| {
-                    format!(
-                        "{}; {}",
-                        report.detail,
-                        told_of_server(report.server_restarted)
-                    )
-                },
+                |report| format!("{}; {}", report.detail, told_of_server(report.server)),
             ),
             (Stepped::Called(called), None) => {
-                let server = ServerWatch::new(backend.postmaster);
+                let server = ServerWatch::new(&backend);
                 verify(called, &plan, &options, statement, &server)
             }
             (Stepped::Not(mut report), _) => {
                 let same = backend.still_executes_the_server();
                 same.map_err(|e| Failure::not_a_backend(e, process))?;
                 if report.outcome == Outcome::ObeyedSignal {
-                    report.server_restarted = self.server_restarted(Duration::ZERO);
+                    report.server = self.server_now(Duration::ZERO);
                 }
                 report
             }
@@ -825,11 +820,17 @@ fn told_of_call(end: CallEnd, looks: u32) -> String {
     format!("ProcessInterrupts() was called at {looks}, {end}")
 }
 
-fn told_of_server(restarted: Option<bool>) -> &'static str {
-    match restarted {
-        Some(false) => "the server runs on, and nothing was restarted",
-        Some(true) => "the server has ended, or goes through crash recovery",
-        None => "whether the server runs on could not be told",
+fn told_of_server(fate: Option<Fate>) -> &'static str {
+    match fate {
+        Some(Fate::RunsOn) => "the server runs on, and nothing was restarted",
+        Some(Fate::BeingStopped) => "the server is being stopped, as it was asked to before",
+        Some(Fate::Stopped) => "the server was stopped in good order, as it was asked to before",
+        Some(Fate::Ended) => "the server has ended; whether in good order could not be told",
+        Some(Fate::EndedAbruptly) => {
+            "the server has ended without a shutdown checkpoint, and its next start goes through crash recovery"
+        }
+        Some(Fate::Recovers) => "the server goes through crash recovery",
+        Some(Fate::Unknown) | None => "whether the server runs on could not be told",
     }
 }
 

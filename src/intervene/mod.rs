@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use ladder::{Ladder, Listener, Rung, Step};
-pub use server::ServerWatch;
+pub use server::{Fate, ServerWatch};
 
 use crate::assess::checks::{self, Weight};
 use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
@@ -31,6 +31,21 @@ const PAUSE_PER_STOP: u32 = 2;
 const PATIENCE: u64 = 200;
 /// So often the pause is doubled where look after look finds it in the same system call.
 const MOST_DOUBLINGS: u32 = 5;
+
+/// How long what sleeps is watched, without a stop, before it counts as sleeping on.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Where only a risk is in the way, the search is over after this part of the time that it may take: the operator can
+/// accept the risk.
+const PART_FOR_A_RISK: u32 = 10;
+
+/// How long a better instruction is looked for where this is what stands in the way.
+pub fn search_time(verdict: Verdict, wait: Duration) -> Duration {
+    match verdict {
+        Verdict::Risky => wait / PART_FOR_A_RISK,
+        _ => wait,
+    }
+}
 
 /// What the operator allows.
 #[derive(Debug, Clone)]
@@ -87,8 +102,8 @@ pub struct Report {
     pub exit_status: Option<i32>,
     /// How often the backend was looked at.
     pub attempts: u32,
-    /// Whether the postmaster went through crash recovery; none where it was not looked at or could not be told.
-    pub server_restarted: Option<bool>,
+    /// What became of the server; none where it was not looked at.
+    pub server: Option<Fate>,
     /// From the stop to the outcome.
     pub call_time: Option<Duration>,
     /// How long the backend stood still in all.
@@ -102,6 +117,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the server went through crash recovery; none where it was not looked at or could not be told.
+    pub fn server_restarted(&self) -> Option<bool> {
+        self.server.and_then(Fate::restarted)
+    }
+
+    /// Whether the server runs no more, likewise.
+    pub fn server_stopped(&self) -> Option<bool> {
+        self.server.and_then(Fate::stopped)
+    }
+
     /// A report of something that happened before any look.
     pub fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
         Report {
@@ -109,7 +134,7 @@ impl Report {
             detail: detail.into(),
             exit_status: None,
             attempts: 0,
-            server_restarted: None,
+            server: None,
             call_time: None,
             stopped: Duration::ZERO,
             objections: Vec::new(),
@@ -227,7 +252,8 @@ pub fn step_in(
     let ahead = plan.capture(&stopped)?;
     stopped.keep();
     tracee = let_go_and_learn(tracee, plan, options, &ahead, &mut stood_still)?;
-    let deadline = Instant::now() + options.wait;
+    let began = Instant::now();
+    let deadline = began + options.wait;
     let mut pause = Pause::new();
     let mut wait = Wait::default();
     let (end, interrupt, started) = loop {
@@ -255,7 +281,7 @@ pub fn step_in(
                 report.verdict = Some(Verdict::Unsafe);
                 report.objections = vec![checks::declined(&why)];
                 if lasting || Instant::now() >= deadline {
-                    return Ok(Stepped::Not(refused(report, Verdict::Unsafe, options.wait)));
+                    return Ok(Stepped::Not(refused(report, Verdict::Unsafe, began)));
                 }
             }
             Look::Objected {
@@ -265,14 +291,24 @@ pub fn step_in(
                 in_syscall,
             } => {
                 wait.goes_on_in(in_syscall);
-                let give_up = Instant::now() >= deadline || !may_change(verdict, &objections);
+                let in_time = began.elapsed() < search_time(verdict, options.wait);
+                let give_up = !in_time || !may_change(verdict, &objections);
                 report.verdict = Some(verdict);
                 report.objections = objections;
                 if give_up {
-                    return Ok(Stepped::Not(refused(report, verdict, options.wait)));
+                    return Ok(Stepped::Not(refused(report, verdict, began)));
                 }
                 if let Some(capture) = to_learn {
                     tracee = let_go_and_learn(tracee, plan, options, &capture, &mut stood_still)?;
+                } else if wait.may_sleep_on() {
+                    // It stands where it stood, for as long as it sleeps: there is nothing that a stop could find.
+                    let until = match verdict {
+                        Verdict::Risky => Instant::now(),
+                        _ => deadline,
+                    };
+                    if sleeps_on(&mut tracee, process, until)? {
+                        return Ok(Stepped::Not(refused(report, verdict, began)));
+                    }
                 }
             }
         }
@@ -311,11 +347,11 @@ pub fn verify(
         statement,
         options,
     );
-    report.server_restarted = server.restarted(match report.outcome {
+    report.server = Some(server.fate(match report.outcome {
         Outcome::Crashed => Duration::from_secs(5),
         Outcome::Terminated => ServerWatch::TIME_TO_NOTICE,
         _ => Duration::ZERO,
-    });
+    }));
     report
 }
 
@@ -467,7 +503,29 @@ pub fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
     }
 }
 
-fn refused(mut report: Report, verdict: Verdict, wait: Duration) -> Report {
+/// Whether it sleeps from now on until then, and for a glance at least, as one that is woken and goes back to sleep does
+/// not: the kernel counts how often a thread has left its processor (`/proc/PID/status`, proc_pid_status(5)).
+fn sleeps_on(tracee: &mut Tracee, process: &Process, until: Instant) -> Result<bool, TraceError> {
+    let switches = || {
+        let status = process.status().ok()?;
+        let count = status.voluntary_ctxt_switches?;
+        Some((count, status.nonvoluntary_ctxt_switches?))
+    };
+    // It was woken by our stop, and has to get back to sleep.
+    tracee.let_run(GLANCE)?;
+    let before = switches();
+    loop {
+        tracee.let_run(GLANCE)?;
+        if before.is_none() || switches() != before || process.state() != Some('S') {
+            return Ok(false);
+        }
+        if Instant::now() >= until {
+            return Ok(true);
+        }
+    }
+}
+
+fn refused(mut report: Report, verdict: Verdict, began: Instant) -> Report {
     let weight = checks::weight(&report.objections);
     report
         .objections
@@ -488,7 +546,7 @@ fn refused(mut report: Report, verdict: Verdict, wait: Duration) -> Report {
             "{} (and so at each of {} looks over {:.1} s)",
             report.detail,
             report.attempts,
-            wait.as_secs_f64(),
+            began.elapsed().as_secs_f64(),
         );
     }
     report
@@ -682,6 +740,11 @@ impl Wait {
         let same = call.is_some() && call == self.call;
         self.looks = if same { self.looks + 1 } else { 0 };
         self.call = call;
+    }
+
+    /// Whether it may be asleep in there: at the second look, and from time to time where a loop looks so.
+    fn may_sleep_on(&self) -> bool {
+        self.looks % 16 == 1
     }
 
     /// How many times longer the pause is to be: twice as long with each look that has found nothing new, but never so

@@ -1,68 +1,154 @@
-//! Whether the postmaster went through crash recovery, seen from outside: it then ends all its children.
+//! Whether the server runs on, was stopped as somebody wanted it to be, or went through crash recovery, seen from outside.
 
 use std::time::{Duration, Instant};
 
-use crate::postgres::Postmaster;
+use crate::postgres::{
+    Backend, ClusterState, DataFiles, Lasting, Postmaster, PostmasterStatus, lasting,
+};
 use crate::process::Process;
 
-/// A postmaster and its auxiliary processes, which only end when the server stops or restarts.
+/// What became of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It runs on.
+    RunsOn,
+    /// It runs, and is being stopped, as somebody asked of it.
+    BeingStopped,
+    /// It was stopped in good order: its shutdown checkpoint is written.
+    Stopped,
+    /// Its postmaster has ended; whether in good order could not be told.
+    Ended,
+    /// Its postmaster has ended without a shutdown checkpoint: by a crash, or an immediate shutdown.
+    EndedAbruptly,
+    /// It has thrown out all sessions, and goes through crash recovery.
+    Recovers,
+    /// It could not be told.
+    Unknown,
+}
+
+impl Fate {
+    /// Whether it went, or at its next start will go, through crash recovery.
+    pub fn restarted(self) -> Option<bool> {
+        match self {
+            Fate::RunsOn | Fate::BeingStopped | Fate::Stopped => Some(false),
+            Fate::EndedAbruptly | Fate::Recovers => Some(true),
+            Fate::Ended | Fate::Unknown => None,
+        }
+    }
+
+    /// Whether it runs no more.
+    pub fn stopped(self) -> Option<bool> {
+        match self {
+            Fate::RunsOn | Fate::BeingStopped | Fate::Recovers => Some(false),
+            Fate::Stopped | Fate::Ended | Fate::EndedAbruptly => Some(true),
+            Fate::Unknown => None,
+        }
+    }
+}
+
+/// A postmaster, and those of its processes that only end when the server stops or goes through crash recovery.
 #[derive(Debug)]
 pub struct ServerWatch {
     postmaster: Option<Process>,
-    auxiliaries: Vec<Process>,
+    witnesses: Vec<Process>,
+    files: Option<DataFiles>,
 }
-
-/// The processes that a running server always has, by their titles; they live as long as it does.
-const LASTING: [&[u8]; 2] = [b"checkpointer", b"background writer"];
 
 impl ServerWatch {
     /// How long a postmaster is given to notice that a child has ended.
     pub const TIME_TO_NOTICE: Duration = Duration::from_millis(50);
 
+    /// How long one that is being stopped is given to come to its end, once nobody keeps it any more.
+    const TIME_TO_STOP: Duration = Duration::from_secs(2);
+
     /// Notes who is there.
-    pub fn new(postmaster: Postmaster) -> Self {
-        let Postmaster::Running(pid) = postmaster else {
+    pub fn new(backend: &Backend) -> Self {
+        let postmaster = match backend.postmaster {
+            Postmaster::Running(pid) => Process::open(pid).ok(),
+            Postmaster::Gone => None,
+        };
+        let Some(postmaster) = postmaster else {
             return ServerWatch {
                 postmaster: None,
-                auxiliaries: Vec::new(),
+                witnesses: Vec::new(),
+                files: None,
             };
         };
-        let postmaster = Process::open(pid).ok();
-        let children = postmaster.as_ref().map(Process::children);
-        let auxiliaries = children
-            .unwrap_or_default()
+        let of_kind: Vec<(Lasting, Process)> = postmaster
+            .children()
             .into_iter()
             .filter_map(|child| Process::open(child).ok())
-            .filter(|p| p.stat().is_ok_and(|s| s.ppid == pid) && is_lasting(p))
+            .filter(|p| p.stat().is_ok_and(|s| s.ppid == postmaster.pid()))
+            .filter_map(|p| Some((lasting(backend, &p)?, p)))
             .collect();
+        let surely = of_kind.iter().any(|(kind, _)| *kind == Lasting::Surely);
+        let witnesses = of_kind
+            .into_iter()
+            .filter(|(kind, _)| !surely || *kind == Lasting::Surely)
+            .map(|(_, process)| process)
+            .collect();
+        let inner = postmaster.inner_pid().ok();
         ServerWatch {
-            postmaster,
-            auxiliaries,
+            files: inner.and_then(|pid| DataFiles::of(&postmaster, pid)),
+            witnesses,
+            postmaster: Some(postmaster),
         }
     }
 
-    /// Whether the server went, or within `limit` goes, through crash recovery. None where it cannot be told.
+    /// What became of the server, or becomes of it within `limit`. Where it is being stopped, its end is waited for a little
+    /// longer.
     ///
     /// After a crash the postmaster tells all its children to quit as soon as it notices (HandleChildCrash(),
     /// src/backend/postmaster/postmaster.c).
-    pub fn restarted(&self, limit: Duration) -> Option<bool> {
-        let postmaster = self.postmaster.as_ref()?;
+    pub fn fate(&self, limit: Duration) -> Fate {
+        let Some(postmaster) = &self.postmaster else {
+            return Fate::Unknown;
+        };
+        let stopping = self.is_stopping();
+        let limit = match stopping && !limit.is_zero() {
+            true => limit.max(Self::TIME_TO_STOP),
+            false => limit,
+        };
         let deadline = Instant::now() + limit;
         loop {
-            if postmaster.has_ended() || self.auxiliaries.iter().any(Process::has_ended) {
-                return Some(true);
+            if postmaster.has_ended() {
+                return match self.files.as_ref().and_then(DataFiles::cluster) {
+                    Some(ClusterState::ShutDown) => Fate::Stopped,
+                    Some(ClusterState::Other) => Fate::EndedAbruptly,
+                    None => Fate::Ended,
+                };
+            }
+            if self.witnesses_have_ended() && !self.is_shut_down() {
+                // It may have come to its end in between.
+                if !postmaster.has_ended() {
+                    return Fate::Recovers;
+                }
+                continue;
             }
             if Instant::now() >= deadline {
-                return (!self.auxiliaries.is_empty()).then_some(false);
+                return match (self.is_stopping(), self.witnesses.is_empty()) {
+                    (true, _) => Fate::BeingStopped,
+                    (false, true) => Fate::Unknown,
+                    (false, false) => Fate::RunsOn,
+                };
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
 
-fn is_lasting(process: &Process) -> bool {
-    let title = process.command_line().unwrap_or_default();
-    LASTING
-        .iter()
-        .any(|name| memchr::memmem::find(&title, name).is_some())
+    /// Whether somebody has told it to stop.
+    fn is_stopping(&self) -> bool {
+        let status = self.files.as_ref().and_then(DataFiles::status);
+        status == Some(PostmasterStatus::Stopping)
+    }
+
+    fn witnesses_have_ended(&self) -> bool {
+        !self.witnesses.is_empty() && self.witnesses.iter().all(Process::has_ended)
+    }
+
+    /// Whether the shutdown checkpoint is written: up to 17 the checkpointer then ends before the postmaster does.
+    fn is_shut_down(&self) -> bool {
+        let cluster = self.files.as_ref().and_then(DataFiles::cluster);
+        cluster == Some(ClusterState::ShutDown)
+    }
 }

@@ -32,12 +32,13 @@ pub const TELLTALES: [&str; 5] = [
 ];
 
 /// Other variables and functions that are used where they are there.
-const OTHERS: [&str; 29] = [
+const OTHERS: [&str; 30] = [
     "ProcSignalBarrierPending",
     "proc_exit_inprogress",
     "PG_exception_stack",
     "MyProc",
     "MyBackendType",
+    "AuxProcessResourceOwner",
     "MyBEEntry",
     "my_wait_event_info",
     "debug_query_string",

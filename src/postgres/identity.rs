@@ -322,6 +322,44 @@ pub(super) fn backend_type(
     }
 }
 
+/// How surely a process outlasts all sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    /// The checkpointer: it heeds no SIGTERM, and any end of it but that of the server is a crash to the postmaster.
+    Surely,
+    /// Some auxiliary process, which may end by itself; not all of them do at once.
+    WithTheOthers,
+}
+
+/// Whether a child of the backend's postmaster is one that outlasts all sessions, by its own variables: a title is anybody's
+/// choice. None of any other, and where it cannot be told.
+pub fn lasting(backend: &Backend, child: &Process) -> Option<Lasting> {
+    let memory = ProcessMemory::open(child.pid());
+    let at = |name: &str| backend.globals.get(name);
+    let int = |name: &str| memory.read_u32(at(name)?).ok();
+    // It forked from the postmaster, and has executed nothing since.
+    let inner_pid = child.inner_pid().ok()?;
+    if int("MyProcPid") != Some(inner_pid as u32) {
+        return None;
+    }
+    let layout = backend.version.as_ref().and_then(Version::layout);
+    let types = layout.and_then(|l| l.backend_types.get());
+    match int("MyBackendType").zip(types) {
+        Some((number, types)) => {
+            let kind = types.get(number as usize);
+            (kind == Some(&BackendType::Checkpointer)).then_some(Lasting::Surely)
+        }
+        // In 12, and where the numbers are not known. Auxiliary processes have such an owner (AuxiliaryProcessMain(), src/backend/postmaster/auxprocess.c, up to 14
+        // src/backend/bootstrap/bootstrap.c), and so have walsenders (InitWalSender()), which serve a client.
+        None => {
+            let owner = memory.read_u64(at("AuxProcessResourceOwner")?).ok()?;
+            let port = memory.read_u64(at("MyProcPort")?).ok()?;
+            let worker = memory.read_u8(at("IsBackgroundWorker")?).ok()?;
+            (owner != 0 && port == 0 && worker == 0).then_some(Lasting::WithTheOthers)
+        }
+    }
+}
+
 /// What the title says a process is for, where the variables do not tell. A client backend's title names no kind, so
 /// an unknown process never becomes one.
 pub(super) fn type_by_title(title: &str) -> BackendType {

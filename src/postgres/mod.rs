@@ -1,6 +1,7 @@
 //! What PostgreSQL means: which process is a backend, of which version, where its variables are, and what its
 //! numbers say. Everything that differs between versions lives here and nowhere else.
 
+mod data_files;
 mod globals;
 mod handlers;
 mod identity;
@@ -19,9 +20,10 @@ mod wait_events;
 mod walsenders;
 mod workers;
 
+pub use data_files::{ClusterState, DataFiles, PostmasterStatus};
 pub use globals::Globals;
 pub use handlers::{Disposition, disposition};
-pub use identity::{Backend, NotABackend, Postmaster, prove, prove_with};
+pub use identity::{Backend, Lasting, NotABackend, Postmaster, lasting, prove, prove_with};
 pub use servers::{Member, Server, Servers, Sweep};
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;

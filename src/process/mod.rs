@@ -280,6 +280,13 @@ impl Process {
         ours.is_some() && ours == link(&self.pid.to_string()) && self.still_the_same()
     }
 
+    /// Whether it lives in our network namespace.
+    pub fn shares_our_network(&self) -> Option<bool> {
+        let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let same = link("self")? == link(&self.pid.to_string())?;
+        self.still_the_same().then_some(same)
+    }
+
     /// The soft limit of its stack in bytes, none for unlimited.
     pub fn stack_limit(&self) -> io::Result<Option<u64>> {
         text::stack_limit(&read_small(&self.proc, "limits")?)

@@ -51,6 +51,11 @@ impl Root {
         Ok(Root(process.open_file("root")?.into()))
     }
 
+    /// The working directory of a process, taken for a root: nothing outside of it is ever opened.
+    pub fn working_directory_of(process: &Process) -> io::Result<Self> {
+        Ok(Root(process.open_file("cwd")?.into()))
+    }
+
     /// Any directory, to be taken for a root.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Ok(Root(File::open(path)?.into()))

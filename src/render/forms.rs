@@ -128,8 +128,12 @@ pub struct Intervention {
     pub exit_status: Option<i32>,
     /// How often the backend was stopped and judged in search of a safe instruction.
     pub attempts: u32,
-    /// true: the postmaster went through crash recovery. null: not looked at, or it could not be told.
+    /// true: the postmaster went through crash recovery, or ended without a shutdown checkpoint. false also where it was
+    /// stopped in good order. null: not looked at, or it could not be told.
     pub server_restarted: Option<bool>,
+    /// true: the server has ended, in good order (as it was asked to before) if `server_restarted` is false. null: not
+    /// looked at, or it could not be told.
+    pub server_stopped: Option<bool>,
     /// From the stop to the outcome, in milliseconds; null if nothing was called.
     #[schemars(range(min = 0))]
     pub call_ms: Option<f64>,

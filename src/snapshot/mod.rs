@@ -154,6 +154,9 @@ pub struct BackendFacts {
     pub pid_in_container: Option<i32>,
     /// Its postmaster's PID; none if that is gone.
     pub postmaster_pid: Option<i32>,
+    /// Whether the server was told to stop, and has not come to its end.
+    #[serde(default)]
+    pub server_stopping: Option<bool>,
     /// How its postmaster was started, where that is all that can be told of the server.
     #[serde(default)]
     pub postmaster_command: Option<String>,
@@ -191,6 +194,9 @@ pub struct ProcessFacts {
     /// The names of the files that it has code from (the first of them, where there are very many).
     #[serde(default)]
     pub libraries: Vec<String>,
+    /// Whether it lives in our network namespace: elsewhere its addresses and ports are not ours.
+    #[serde(default)]
+    pub in_our_network: Option<bool>,
 }
 
 impl ProcessFacts {

@@ -50,6 +50,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             container: inner.and_then(|_| container::id(process)),
             pid_in_container: inner,
             postmaster_pid: server.postmaster,
+            server_stopping: None,
             postmaster_command: server.command,
         },
         process: ProcessFacts {

@@ -16,8 +16,9 @@ use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
-    Activity, Backend, BackendType, Disposition, Postmaster, Receiver, Statics, Worker,
-    backend_status, disposition, locks, parallel_leader, parallel_workers, prove, wait_class,
+    Activity, Backend, BackendType, DataFiles, Disposition, Postmaster, PostmasterStatus, Receiver,
+    Statics, Worker, backend_status, disposition, locks, parallel_leader, parallel_workers, prove,
+    wait_class,
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
@@ -61,6 +62,7 @@ pub struct Plan<'b, 'p> {
     stack_limit: Option<u64>,
     container: Option<String>,
     worker: Option<Worker>,
+    server_stopping: Option<bool>,
     facts: ProcessFacts,
     variables: bool,
 }
@@ -150,6 +152,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             worker: (backend.backend_type == BackendType::BackgroundWorker)
                 .then(|| Worker::of(backend))
                 .flatten(),
+            server_stopping: is_being_stopped(backend),
             facts: facts(backend),
             variables: false,
         }
@@ -593,6 +596,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 Postmaster::Running(pid) => Some(pid),
                 Postmaster::Gone => None,
             },
+            server_stopping: self.server_stopping,
             postmaster_command: None,
         }
     }
@@ -967,7 +971,16 @@ pub fn look(process: &Process) -> ProcessFacts {
         thread_names: process.thread_names(),
         memory_detour: None,
         libraries: Vec::new(),
+        in_our_network: process.shares_our_network(),
     }
+}
+
+/// Whether its server was told to stop.
+fn is_being_stopped(backend: &Backend) -> Option<bool> {
+    let at = backend.globals.get("PostmasterPid")?;
+    let postmaster = backend.memory.read_u32(at).ok()? as i32;
+    let status = DataFiles::of(backend.process, postmaster)?.status()?;
+    Some(status == PostmasterStatus::Stopping)
 }
 
 /// The same of a backend, with what takes reading its memory.

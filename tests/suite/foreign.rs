@@ -1,13 +1,16 @@
 //! Code that PostgreSQL calls and did not write: real language runtimes and client libraries that do not come back, and
 //! what several looks tell of a loop.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::{
-    Backend, DEADLINE, How, Run, Server, Stuck, server_with_testext, skip, wait_for,
+    Backend, DEADLINE, How, Run, Server, Stuck, is_root, server_with_testext, skip, wait_for,
 };
 use crate::report::Report;
 
@@ -203,7 +206,16 @@ fn a_client_library_and_its_peer() {
 
     let (stuck, accepted) = start();
     let pid = stuck.pid().to_string();
-    Run::pgpoke(["interrupt", "--yes", &pid]).assert_code(3);
+    // It sleeps in one call, so that two looks tell all, and who may accept the risk does not wait.
+    let report = Report::of(&["interrupt", "--yes", "--wait", "20s"], stuck.pid());
+    report
+        .assert_outcome("refused", 3)
+        .assert_at("/attempts", 2);
+    assert!(
+        report.run.elapsed < Duration::from_secs(10),
+        "{}",
+        report.run
+    );
     Run::pgpoke(["interrupt", "--yes", "--allow", "foreign-runtime", &pid]).assert_code(0);
     assert_eq!(stuck.result().unwrap_err().code(), "57014");
     assert!(stuck.run_follow_up("SELECT 1").is_ok());
@@ -214,6 +226,36 @@ fn a_client_library_and_its_peer() {
     drop(accepted);
     assert!(stuck.result().is_err());
     assert!(stuck.run_follow_up("SELECT 1").is_ok());
+    server.assert_unharmed();
+
+    // What is advised closes this connection, and no other to the same peer.
+    if !is_root() {
+        skip!("ss -K takes root");
+    }
+    let mut others: Vec<_> = std::iter::repeat_with(|| {
+        let ours = TcpStream::connect(address).unwrap();
+        (ours, listener.accept().unwrap().0)
+    })
+    .take(3)
+    .collect();
+    let (stuck, _accepted) = start();
+    let report = Report::of(&["inspect"], stuck.pid());
+    let advice = report.text("/advice/0");
+    let (_, command) = advice
+        .split_once(": ss ")
+        .unwrap_or_else(|| panic!("{}", report.run));
+    let closed = Command::new("ss").args(command.split(' ')).output();
+    let closed = String::from_utf8(closed.expect("ss").stdout).unwrap();
+    if !closed.contains(&address.to_string()) {
+        skip!("this kernel cannot close a connection (CONFIG_INET_DIAG_DESTROY)");
+    }
+    assert!(stuck.result().is_err());
+    assert!(stuck.run_follow_up("SELECT 1").is_ok());
+    for (ours, theirs) in &mut others {
+        ours.write_all(b"still here").expect("a connection");
+        let mut answer = [0; 10];
+        theirs.read_exact(&mut answer).expect("a connection");
+    }
     server.assert_unharmed();
 }
 

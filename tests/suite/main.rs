@@ -58,6 +58,7 @@ mod schema;
 mod screen;
 /// The harness is the measuring instrument of every other test, so it is measured first.
 mod self_test;
+mod server_end;
 /// pgpoke's stacks beside those of gdb and eu-stack.
 mod stacks;
 /// One file that runs anywhere.

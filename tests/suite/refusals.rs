@@ -309,6 +309,42 @@ fn is_refused(call: &str, outcome: &str, code: i32, check: &str) {
     server.assert_unharmed();
 }
 
+/// Whoever sleeps in one system call is looked at twice, and then watched without a stop; when it goes on, it is looked at
+/// again. Only a risk, which somebody may accept, is told at once.
+#[test]
+fn what_sleeps_in_one_call_is_stopped_twice() {
+    let server = server_with_testext!();
+    let stuck = server.stuck("SELECT pgpoke_stdio()");
+    stuck.prove_stuck(How::Cancel);
+    let report = Report::of(&["interrupt", "--yes", "--wait", "1s"], stuck.pid());
+    report
+        .assert_outcome("refused", 4)
+        .assert_at("/attempts", 2);
+    assert!(
+        report.run.elapsed >= Duration::from_secs(1),
+        "{}",
+        report.run
+    );
+    assert!(
+        report.at("/stopped_ms").as_f64() < Some(50.0),
+        "{}",
+        report.run
+    );
+    stuck.backend().assert_running_untraced();
+    // A risk that stays is no reason to wait.
+    let stuck = server.stuck("SELECT pgpoke_catch()");
+    stuck.prove_stuck(How::Cancel);
+    let report = Report::of(&["interrupt", "--yes", "--wait", "30s"], stuck.pid());
+    report.assert_outcome("refused", 3);
+    assert!(
+        report.run.elapsed < Duration::from_secs(15),
+        "{}",
+        report.run
+    );
+    stuck.backend().assert_running_untraced();
+    server.assert_unharmed();
+}
+
 macro_rules! refused {
     ($($name:ident: $call:literal, $outcome:literal, $code:literal, $check:literal;)+) => {
         mod refuses_a_backend_in {

@@ -142,11 +142,7 @@ fn a_peer_is_named_by_its_address() {
         .assert_at("/process/waits_for/0/remote", address.to_string())
         .assert_at("/process/waits_for/0/local", from.to_string())
         .assert_at("/process/waits_for/0/state", "ESTABLISHED")
-        .assert_advises(&format!(
-            "ss -K dst {} dport = {}",
-            address.ip(),
-            address.port()
-        ));
+        .assert_advises(&format!("ss -K -t src {from} dst {address}"));
     let summary = report.text("/cause/summary");
     assert!(
         summary.contains(&format!("a socket to {address}")),

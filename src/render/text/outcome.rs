@@ -8,7 +8,7 @@ use super::parts::{
 use super::printable;
 use super::stack::{SHORT, stack};
 use crate::assess::{Assessment, Check, Verdict};
-use crate::intervene::{Outcome, Report, may_change};
+use crate::intervene::{Fate, Outcome, Report, may_change, search_time};
 use crate::render::screen::{Page, Screen, Tone};
 use crate::render::{json, ladder};
 use crate::snapshot::Snapshot;
@@ -82,13 +82,25 @@ fn detail(r: &Report) -> String {
 }
 
 fn server(page: &mut Page, r: &Report) {
-    let text = match r.server_restarted {
-        Some(true) => page.paint(
+    let text = match r.server {
+        Some(Fate::Recovers) => page.paint(
             Tone::Bad,
             "ENDED ALL SESSIONS AND IS GOING THROUGH CRASH RECOVERY",
         ),
-        Some(false) => "runs on; nothing was restarted".into(),
-        None => return,
+        Some(Fate::EndedAbruptly) => page.paint(
+            Tone::Bad,
+            "HAS ENDED WITHOUT A SHUTDOWN CHECKPOINT: its next start goes through crash recovery",
+        ),
+        Some(Fate::RunsOn) => "runs on; nothing was restarted".into(),
+        Some(Fate::BeingStopped) => {
+            "is being stopped, as it was asked to before; nothing has crashed".into()
+        }
+        Some(Fate::Stopped) => "was stopped in good order, as it was asked to before".into(),
+        Some(Fate::Ended) => page.paint(
+            Tone::Warn,
+            "has ended; whether in good order could not be told",
+        ),
+        Some(Fate::Unknown) | None => return,
     };
     page.line("server", &text);
 }
@@ -138,7 +150,7 @@ pub fn question(
         let only = match may_change(a.verdict, &objections) {
             true => format!(
                 "only if a moment is found, within {}, at which every check passes; else it is left as it is",
-                ladder::seconds(wait)
+                ladder::seconds(search_time(a.verdict, wait))
             ),
             false => "only if every check passes by then: what is in the way does not go by itself"
                 .into(),

@@ -341,6 +341,14 @@ impl Server {
         stuck
     }
 
+    /// The same as another user, or in another database.
+    #[track_caller]
+    pub fn stuck_as(&self, change: impl FnOnce(&mut Config), sql: &str) -> Stuck<'_> {
+        let stuck = Stuck::start_as(self, sql, change);
+        stuck.wait_until_inside();
+        stuck
+    }
+
     /// Runs any statement in a session of its own, and returns when the backend is active and
     /// `condition` holds.
     #[track_caller]

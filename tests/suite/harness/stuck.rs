@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::{Client, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::{Backend, DEADLINE, Server, wait_for};
 
@@ -128,6 +128,15 @@ pub struct Stuck<'s> {
 impl<'s> Stuck<'s> {
     /// Sends the statement off, and looks no further.
     pub(super) fn start(server: &'s Server, sql: &str) -> Self {
+        Self::start_as(server, sql, |_| ())
+    }
+
+    /// The same, with a say in how it connects.
+    pub(super) fn start_as(
+        server: &'s Server,
+        sql: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let (notice_sender, notices) = mpsc::channel();
         let (statements, statement_receiver) = mpsc::channel::<String>();
         let (outcome_sender, outcomes) = mpsc::channel();
@@ -137,6 +146,7 @@ impl<'s> Stuck<'s> {
             .notice_callback(move |notice| {
                 let _ = notice_sender.send(notice.message().to_owned());
             });
+        change(&mut config);
         let mut client = config.connect(NoTls).expect("a session to get stuck");
         let pid = client
             .query_one("SELECT pg_backend_pid()", &[])

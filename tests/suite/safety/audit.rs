@@ -96,8 +96,7 @@ fn a_record_before_each_act_and_one_of_the_outcome() {
         assert!(text.contains(&whom), "{record}");
     }
     assert!(call.ends_with(" verdict=safe"), "{call}");
-    let outcome =
-        " verdict=safe outcome=terminated exit=0 attempts=1 server_restarted=no detail=\"";
+    let outcome = " verdict=safe outcome=terminated exit=0 attempts=1 server_restarted=no server_stopped=no detail=\"";
     assert!(end.contains(outcome), "{end}");
     server.assert_unharmed();
 }
