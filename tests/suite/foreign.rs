@@ -240,9 +240,10 @@ fn a_client_library_and_its_peer() {
     .collect();
     let (stuck, _accepted) = start();
     let report = Report::of(&["inspect"], stuck.pid());
-    let advice = report.text("/advice/0");
-    let (_, command) = advice
-        .split_once(": ss ")
+    let all = report.at("/advice").as_array().expect("advice");
+    let command = all
+        .iter()
+        .find_map(|advice| Some(advice.as_str()?.split_once(": ss ")?.1))
         .unwrap_or_else(|| panic!("{}", report.run));
     let closed = Command::new("ss").args(command.split(' ')).output();
     let closed = String::from_utf8(closed.expect("ss").stdout).unwrap();

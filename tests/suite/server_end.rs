@@ -133,8 +133,12 @@ fn a_crash_is_told_as_one() {
         Report::of(&["interrupt", "--yes", "--cancel", "--grace", "60s"], pid)
     });
     wait_for(DEADLINE, "the cancel shall be pending", || {
-        let report = Report::of(&["inspect", "--passive"], pid);
-        (report.at("/interrupts/query_cancel_pending") == true).then_some(())
+        assert!(!interrupt.is_finished(), "it obeyed");
+        // Without a stop, which the other one would meet.
+        let run = Run::pgpoke(["list", "--stuck", "--json"]);
+        run.stdout
+            .contains(&format!("\"pid\": {pid},"))
+            .then_some(())
     });
     other.backend().send(libc::SIGKILL);
     let report = interrupt.join().expect("its report");
