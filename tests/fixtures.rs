@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use pgpoke::assess::{Request, Verdict, assess, checks, verdict};
+use pgpoke::assess::{Request, Verdict, advice, assess, checks, verdict};
 use pgpoke::snapshot::Snapshot;
 use serde_json::Value;
 
@@ -361,4 +361,94 @@ fn a_postmaster_is_unsafe_even_with_nothing_pending() {
             }
         }
     }
+}
+
+/// What is advised is not refused: each `pgpoke interrupt`, judged with what it allows, is safe, or is unsafe for nothing but
+/// places that the backend leaves by itself, and says that it waits.
+#[test]
+fn no_command_is_advised_that_would_be_refused() {
+    let mut commands = 0;
+    for (name, ..) in EXPECTED {
+        let snapshot = snapshot(&fixture(name));
+        for request in [Request::Pending, Request::Cancel, Request::Terminate] {
+            for advice in assess(&snapshot, request, &[]).advice {
+                let Some(command) = &advice.command else {
+                    continue;
+                };
+                let words: Vec<&str> = command.split(' ').collect();
+                if words[..2] != ["pgpoke", "interrupt"] {
+                    continue;
+                }
+                commands += 1;
+                let has = |word| words.contains(&word);
+                let asked = match (has("--cancel"), has("--terminate")) {
+                    (true, _) => Request::Cancel,
+                    (_, true) => Request::Terminate,
+                    _ => Request::Pending,
+                };
+                let allowed: Vec<String> = words
+                    .windows(2)
+                    .filter(|pair| pair[0] == "--allow")
+                    .map(|pair| pair[1].to_owned())
+                    .collect();
+                let (judged, checks) = verdict(&snapshot, asked, &allowed);
+                let waits = advice.text.contains("waits for a better one");
+                match judged {
+                    Verdict::Safe => {}
+                    Verdict::Unsafe if waits => {
+                        for check in checks.iter().filter(|c| c.objection.is_some()) {
+                            assert!(
+                                advice::MOVES_ON.contains(&check.code)
+                                    && check.code != "foreign-runtime",
+                                "{name}: {command}: {check:?}"
+                            );
+                        }
+                    }
+                    _ => panic!("{name} {request:?}: {advice}: {judged}: {checks:?}"),
+                }
+            }
+        }
+    }
+    assert!(commands > 50, "only {commands}");
+}
+
+/// No auxiliary process is called stuck for good where a restart would come to the same place, or something less helps.
+#[test]
+fn what_is_advised_for_auxiliary_processes_helps() {
+    let advice = |fixture_name: &str, kind: &str, change: &dyn Fn(&mut Value)| {
+        let mut value = fixture(fixture_name);
+        value["backend"]["backend_type"] = kind.into();
+        change(&mut value);
+        let all = assess(&snapshot(&value), Request::Pending, &[]).advice;
+        all.iter().map(|a| format!("{a}\n")).collect::<String>()
+    };
+    let same = &|_: &mut Value| ();
+    for name in ["lwlock-terminate", "crit-terminate", "spin"] {
+        let said = advice(name, "startup", same);
+        assert!(
+            !said.contains("restart -m immediate") && said.contains("same record again"),
+            "{said}"
+        );
+    }
+    let stopped = advice("group-stopped-cancel", "checkpointer", same);
+    assert!(
+        stopped.contains("kill -CONT") && !stopped.contains("restart"),
+        "{stopped}"
+    );
+    let orphan = &|value: &mut Value| value["backend"]["postmaster_pid"] = Value::Null;
+    let orphan = advice("spin", "logger", orphan);
+    assert!(
+        orphan.contains("kill -9") && !orphan.contains("restart of"),
+        "{orphan}"
+    );
+    let archiver = advice("child-cancel", "archiver", same);
+    assert!(
+        archiver.contains(": kill ") && !archiver.contains("restart of"),
+        "{archiver}"
+    );
+    let recovery = advice("child-cancel", "startup", same);
+    assert!(!recovery.contains(": kill "), "{recovery}");
+    let stopping = &|value: &mut Value| value["backend"]["server_stopping"] = true.into();
+    let recovery = advice("child-cancel", "startup", stopping);
+    assert!(recovery.contains(": kill "), "{recovery}");
 }

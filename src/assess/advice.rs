@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::checks::{self, TABLE};
-use super::{Assessment, Interrupt, Request, Status, Verdict, locks, rules};
+use super::{Assessment, Check, Interrupt, Request, Status, Verdict, locks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::{Other, Thing};
 use crate::snapshot::Snapshot;
@@ -55,8 +55,8 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     if WAITING.contains(&a.cause.code) {
         advice.extend(by_what_it_waits_for(snapshot));
     }
-    if a.objections().any(|c| c.code == "backend-type") {
-        advice.push(by_type(snapshot.backend.backend_type).into());
+    if a.objections().any(|c| c.code == "backend-type") && !MENDED.contains(&a.cause.code) {
+        advice.push(by_type(snapshot, a.cause.code));
     }
     // The statement is run by such code, and so does not leave it.
     let unproved = a.objections().any(|c| c.code == "unwind");
@@ -72,7 +72,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
             command(snapshot, request)
                 .map(|command| Advice::typing("if you accept that risk", command)),
         ),
-        Verdict::Unsafe if !stays && a.objections().any(|c| moves_on(a, c.code)) => {
+        Verdict::Unsafe if !stays && all_leave(a.objections()) => {
             advice.extend(command(snapshot, request).map(|command| {
                 let text =
                     "the objection is to where it is at this moment; this waits for a better one";
@@ -98,13 +98,37 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
         others.push((Request::Cancel, a.verdict_if.cancel));
         others.push((Request::Terminate, a.verdict_if.terminate));
     }
+    let mut refused = Vec::new();
     for (request, verdict) in others {
         let name = Interrupt::of(snapshot, request);
-        advice.extend(
-            command(snapshot, request)
-                .filter(|_| verdict != Verdict::Pointless)
-                .map(|command| Advice::typing(format!("a {name} would be {verdict}"), command)),
+        let (_, checks) = super::verdict(snapshot, request, &[]);
+        let weight = checks::weight(&checks);
+        let decide = checks
+            .iter()
+            .filter(|c| c.objection.is_some() && c.objection.map(|o| o.weight) == weight);
+        // What pgpoke would refuse is no advice.
+        let works = match verdict {
+            Verdict::Safe | Verdict::Risky => true,
+            Verdict::Unsafe => !stays && all_leave(decide),
+            Verdict::Pointless => continue,
+        };
+        let text = match verdict {
+            Verdict::Unsafe => format!(
+                "a {name} would be unsafe where it is at this moment; this waits for a better one"
+            ),
+            _ => format!("a {name} would be {verdict}"),
+        };
+        match command(snapshot, request).filter(|_| works) {
+            Some(command) => advice.push(Advice::typing(text, command)),
+            None => refused.push(name.to_string()),
+        }
+    }
+    if advice.is_empty() && !refused.is_empty() {
+        let text = format!(
+            "nothing is to be done from outside: a {} would be unsafe here, and would stay so",
+            refused.join(" or a ")
         );
+        advice.push(text.into());
     }
     advice
 }
@@ -133,8 +157,7 @@ fn command(snapshot: &Snapshot, request: Request) -> Option<String> {
     for check in checks.iter().filter(|c| c.objection.is_some()) {
         match check.status {
             // Nothing has to be accepted that it leaves by itself.
-            _ if MOVES_ON.contains(&check.code)
-                && super::verdict_of(&checks) == Verdict::Unsafe => {}
+            _ if leaves(check.code) && super::verdict_of(&checks) == Verdict::Unsafe => {}
             Status::Warn => words.extend(["--allow", check.code]),
             Status::Unknown if super::verdict_of(&checks) == Verdict::Risky => return None,
             _ => {}
@@ -271,9 +294,18 @@ pub const MOVES_ON: [&str; 10] = [
     "foreign-runtime",
 ];
 
-/// A runtime that is the very cause is not left by itself.
-fn moves_on(a: &Assessment, code: &str) -> bool {
-    MOVES_ON.contains(&code) && a.cause.code != code
+/// Whether it leaves by itself what that check objects to, as far as can be told: the frames of a runtime stay until the
+/// statement is over.
+fn leaves(code: &str) -> bool {
+    MOVES_ON.contains(&code) && code != "foreign-runtime"
+}
+
+/// Whether waiting helps: nothing stays that objects, for whatever reason.
+fn all_leave<'c>(objections: impl Iterator<Item = &'c Check>) -> bool {
+    let mut all = objections
+        .filter(|c| c.objection.map(|o| o.verdict) == Some(Verdict::Unsafe))
+        .peekable();
+    all.peek().is_some() && all.all(|c| leaves(c.code))
 }
 
 /// What can be done on musl, and what cannot.
@@ -286,16 +318,80 @@ fn by_generator(generator: &str) -> Option<Advice> {
     })
 }
 
-/// What to do instead with a process that must never be interrupted.
-fn by_type(kind: BackendType) -> &'static str {
-    match kind {
-        BackendType::Postmaster => {
-            "leave it alone: pg_ctl stops or restarts the whole server; the PIDs of its sessions are in pg_stat_activity"
+/// Causes whose own advice is all that there is to do, whatever kind of process it is.
+const MENDED: [&str; 4] = [
+    "being-traced",
+    "group-stopped",
+    "uninterruptible-syscall",
+    "postmaster-gone",
+];
+
+/// What to do instead with a process that must never be interrupted: what its postmaster makes of its end was tried with
+/// each kind on 18 and 19.
+fn by_type(snapshot: &Snapshot, cause: &str) -> Advice {
+    use BackendType::*;
+    let pid = snapshot.pid;
+    let call = snapshot.process.syscall.as_ref();
+    let child = call.into_iter().flat_map(|c| &c.waits_for);
+    let child = child.into_iter().find_map(|a| match &a.thing {
+        Thing::Child(child) => Some(child),
+        _ => None,
+    });
+    let stopping = snapshot.backend.server_stopping == Some(true);
+    match (snapshot.backend.backend_type, child) {
+        (Postmaster, _) => {
+            "leave it alone: pg_ctl stops or restarts the whole server; the PIDs of its sessions are in pg_stat_activity".into()
+        }
+        // A signal that ends the command makes it a FATAL error (shell_archive_file(), src/backend/archive/shell_archive.c;
+        // up to 14 pgarch_archiveXlog()), and the postmaster takes its exit status 1 for no crash.
+        (Archiver, Some(child)) => Advice::typing(
+            format!(
+                "it waits for its archive_command, {}: find what that waits for; if it has to be ended, this ends it and the archiver, which the postmaster starts again within a minute, and no session is hurt",
+                child.describe()
+            ),
+            format!("kill {}", child.pid),
+        ),
+        (Startup, Some(child)) if stopping => Advice::typing(
+            format!(
+                "it waits for its restore_command, {}, and the shutdown waits for it: this ends it, and the shutdown goes on",
+                child.describe()
+            ),
+            format!("kill {}", child.pid),
+        ),
+        // The same for a restore_command (RestoreArchivedFile(), src/backend/access/transam/xlogarchive.c).
+        (Startup, Some(child)) => format!(
+            "it waits for its restore_command, {}: find what that waits for, and let it come back by itself; a signal that ends it would stop the whole server",
+            child.describe()
+        )
+        .into(),
+        (Startup, None) => {
+            "leave it alone: its end would stop the whole server, and if it hangs in the record that it replays, a restart comes to the same record again: keep this report for the code's maintainers, and make the standby anew from its primary".into()
+        }
+        (Logger, _) => Advice::typing(
+            "leave it alone unless it hangs; then this ends it, and the postmaster starts it again: no crash, and no session is hurt",
+            format!("kill -9 {pid}"),
+        ),
+        (AutovacuumLauncher | BackgroundWriter | WalWriter | WalSummarizer | WalReceiver, _)
+            if cause == "responsive" =>
+        {
+            Advice::typing(
+                "leave it alone: nothing shows that it hangs; if it has to begin anew, this ends it in good order, and the postmaster starts it again",
+                format!("kill {pid}"),
+            )
+        }
+        (Unknown | DeadEnd | Standalone, _) => {
+            "leave it alone: what its end would mean is not known; the PIDs of sessions are in pg_stat_activity".into()
         }
         _ => {
-            "leave it alone: if it hangs, only a restart of the server helps: plan one; the PIDs of sessions are in pg_stat_activity"
+            "leave it alone: if it hangs, only a restart of the server helps, with pg_ctl restart -m immediate, as any other waits for it, too; the PIDs of sessions are in pg_stat_activity".into()
         }
     }
+}
+
+/// They ignore SIGTERM, whether or not they hang.
+fn heeds_no_sigterm(kind: BackendType) -> bool {
+    use BackendType::*;
+    matches!(kind, Checkpointer | IoWorker | Archiver | Logger)
 }
 
 fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
@@ -313,17 +409,26 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
             "nothing is left to interrupt; if it stays, look at its postmaster".into()
         }
         "exiting" => "find what it waits for on its way out; a further interrupt does nothing".into(),
+        "postmaster-gone" if heeds_no_sigterm(snapshot.backend.backend_type) => Advice::typing(
+            "no postmaster is left that could restart anything, so ending it harms no one else",
+            format!("kill -9 {pid}"),
+        ),
         "postmaster-gone" => Advice::typing(
             "no postmaster is left that could restart anything, so ending it harms no one else (if this does nothing, with -9)",
             format!("kill {pid}"),
         ),
         "spinlock-wait" => "find the process that holds the spinlock; do not interrupt anyone here".into(),
+        "lwlock-self-deadlock" | "critical-section"
+            if snapshot.backend.backend_type == BackendType::Startup =>
+        {
+            return None;
+        }
         "lwlock-self-deadlock" => {
             "neither a cancel nor a terminate can reach it, and a fast shutdown would wait for it: plan a restart with pg_ctl restart -m immediate, and keep this report for the code's maintainers".into()
         }
         "lwlock-wait" => look_at_holders(snapshot),
         "critical-section" => {
-            "it must leave the critical section by itself; if it never will, only a restart of the server helps: plan one".into()
+            "it must leave the critical section by itself; if it never will, only a restart of the server helps: plan one, with pg_ctl restart -m immediate, as any other waits for it, too".into()
         }
         "interrupts-held-off" => {
             "find why it holds interrupts off (the stack shows who); what is pending is acted on when it lets go".into()

@@ -495,6 +495,10 @@ fn backend_type(s: Subject) -> Outcome {
         _ if kind.may_be_interrupted() => Pass(format!("{kind}: the postmaster takes exit status 1 as an ordinary end")),
         BackendType::Postmaster => Fail("this is the postmaster itself: it must never be touched".into()),
         BackendType::Unknown => Fail("what this process is for could not be told, so its end may be a crash to the postmaster".into()),
+        BackendType::Startup => Fail(format!("{kind}: an auxiliary process, whose end stops the whole server")),
+        BackendType::Archiver | BackendType::IoWorker | BackendType::WalReceiver | BackendType::Logger | BackendType::StatsCollector => {
+            Fail(format!("{kind}: an auxiliary process: it serves the whole server, and is no session that could be cancelled or terminated"))
+        }
         _ => Fail(format!("{kind}: an auxiliary process, whose end with status 1 is a crash to the postmaster, or is felt by the whole server")),
     }
 }

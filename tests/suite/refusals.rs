@@ -222,6 +222,76 @@ fn auxiliary_processes_are_never_interrupted() {
     are_never_touched(&server, &kinds);
 }
 
+/// What is advised for an auxiliary process is run, and does what it says.
+#[test]
+fn what_is_advised_for_auxiliary_processes_works() {
+    let server = Server::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "sleep 1000; false")
+        .start();
+    let find = |title: &str| {
+        wait_for(DEADLINE, &format!("there shall be a {title}"), || {
+            let all = children(server.postmaster());
+            let found = all.into_iter().find(|(t, _)| t.starts_with(title));
+            found.map(|(_, process)| process)
+        })
+    };
+    let advised = |process: Backend| -> Vec<String> {
+        let report = Report::of(&["inspect"], process.pid);
+        let all = report.at("/advice").as_array().expect("advice");
+        all.iter()
+            .map(|a| a.as_str().expect("text").to_owned())
+            .collect()
+    };
+    let run = |advice: &[String], start: &str| {
+        let found = advice.iter().find_map(|a| Some(a.split_once(start)?.1));
+        let arguments = found.unwrap_or_else(|| panic!("no {start:?} in {advice:?}"));
+        let command = format!("{}{arguments}", start.trim_start_matches(": "));
+        let done = Command::new("sh").args(["-c", &command]).status();
+        assert!(done.expect("sh").success(), "{command}");
+    };
+    let is_another = |title: &str, before: Backend| {
+        wait_for(DEADLINE, &format!("there shall be a new {title}"), || {
+            // The postmaster looks who is missing when it has something to do, or once a minute; and an archiver it starts
+            // 10 s after the last one at the earliest (PgArchCanRestart(), src/backend/postmaster/pgarch.c).
+            drop(server.connect());
+            let all = children(server.postmaster());
+            let mut found = all.into_iter().filter(|(t, _)| t.starts_with(title));
+            found.find(|(_, process)| *process != before)
+        });
+        server.assert_unharmed();
+    };
+
+    // Its child is ended, and it begins anew.
+    let mut client = server.connect();
+    client
+        .batch_execute("CREATE TABLE t (); SELECT pg_switch_wal()")
+        .unwrap();
+    let archiver = find("archiver");
+    wait_for(DEADLINE, "the archiver shall wait for its child", || {
+        (archiver.syscall() == Some(libc::SYS_wait4)).then_some(())
+    });
+    run(&advised(archiver), ": kill ");
+    is_another("archiver", archiver);
+
+    // It is well, and heeds a SIGTERM.
+    let walwriter = find("walwriter");
+    run(&advised(walwriter), ": kill ");
+    is_another("walwriter", walwriter);
+
+    // It is stopped, and needs no restart.
+    let checkpointer = find("checkpointer");
+    checkpointer.send(libc::SIGSTOP);
+    wait_for(DEADLINE, "it shall be stopped", || {
+        (checkpointer.state() == Some('T')).then_some(())
+    });
+    let advice = advised(checkpointer);
+    assert!(!advice.iter().any(|a| a.contains("restart")), "{advice:?}");
+    run(&advice, ": kill -CONT ");
+    checkpointer.assert_running_untraced();
+    server.assert_unharmed();
+}
+
 #[test]
 fn recovery_is_never_interrupted() {
     let primary = Server::start();
