@@ -62,6 +62,11 @@ impl Spinlocks {
         self.left_held
     }
 
+    /// Whether it takes none.
+    pub fn are_none(&self) -> bool {
+        self.strictly.is_empty() && !self.left_held
+    }
+
     /// How much of a function is read, at most.
     pub(super) fn readable(size: u64) -> u64 {
         size.min(LARGEST_FUNCTION)
@@ -82,9 +87,8 @@ impl Spinlocks {
 fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
     /// No function takes more; following each of so many would take for ever.
     const MOST_LOCKS: usize = 64;
-    let takes = |i: &Instruction| i.code() == Code::Xchg_rm8_r8 && i.op0_kind() == OpKind::Memory;
     let taking: Vec<usize> = (0..instructions.len())
-        .filter(|i| takes(&instructions[*i]))
+        .filter(|i| exchanges(&instructions[*i]) && !ignores_result(instructions, *i))
         .collect();
     let mut held = BTreeSet::new();
     let mut left_held = taking.len() > MOST_LOCKS;
@@ -106,6 +110,93 @@ fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
     }
     (ranges, left_held)
 }
+
+/// Whether it exchanges a byte in memory, which is how a lock is taken.
+fn exchanges(i: &Instruction) -> bool {
+    i.code() == Code::Xchg_rm8_r8 && i.op0_kind() == OpKind::Memory
+}
+
+/// Whether nothing ever looks at what number `exchange` found in memory. Then it takes no lock: whoever takes one has to
+/// know whether it was free, and SpinLockAcquire() calls s_lock() where it was not. A flag is set so with
+/// pg_atomic_test_set_flag() (do_autovacuum() from 16 on, src/backend/postmaster/autovacuum.c). Where that cannot be told,
+/// somebody may look.
+fn ignores_result(instructions: &[Instruction], exchange: usize) -> bool {
+    const MOST_FOLLOWED: usize = 4096;
+    let result = instructions[exchange].op1_register().full_register();
+    let mut info = InstructionInfoFactory::new();
+    let mut seen = HashSet::new();
+    let mut todo = vec![exchange + 1];
+    while let Some(i) = todo.pop() {
+        if !seen.insert(i) {
+            continue;
+        }
+        let Some(here) = instructions.get(i).filter(|_| seen.len() <= MOST_FOLLOWED) else {
+            return false;
+        };
+        match fate(here, result, &mut info) {
+            Fate::Read => return false,
+            Fate::Gone => continue,
+            Fate::Kept => {}
+        }
+        match here.flow_control() {
+            FlowControl::Next => todo.push(i + 1),
+            FlowControl::Call | FlowControl::IndirectCall => {
+                // An argument of a byte is extended by the caller, which would have been a look at it.
+                if KEPT_BY_CALLS.contains(&result) {
+                    todo.push(i + 1);
+                }
+            }
+            flow @ (FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch) => {
+                if flow == FlowControl::ConditionalBranch {
+                    todo.push(i + 1);
+                }
+                let target = here.near_branch_target();
+                match instructions.binary_search_by_key(&target, Instruction::ip) {
+                    Ok(target) => todo.push(target),
+                    Err(_) => return false,
+                }
+            }
+            // Its value may be the function's, or be looked at somewhere else.
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// What an instruction does with the lowest byte of a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Read,
+    Gone,
+    Kept,
+}
+
+fn fate(here: &Instruction, register: Register, info: &mut InstructionInfoFactory) -> Fate {
+    const HIGH_BYTES: [Register; 4] = [Register::AH, Register::BH, Register::CH, Register::DH];
+    let mut fate = Fate::Kept;
+    for used in info.info(here).used_registers() {
+        if used.register().full_register() != register {
+            continue;
+        }
+        match used.access() {
+            OpAccess::Write if HIGH_BYTES.contains(&used.register()) => {}
+            OpAccess::Write => fate = Fate::Gone,
+            OpAccess::None | OpAccess::NoMemAccess | OpAccess::CondWrite => {}
+            _ => return Fate::Read,
+        }
+    }
+    fate
+}
+
+/// Registers that a called function leaves as they were (System V ABI for AMD64, figure 3.4).
+const KEPT_BY_CALLS: [Register; 6] = [
+    Register::RBX,
+    Register::RBP,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
+];
 
 /// Adds all instructions before which the lock that number `taking` takes may be held. Says whether the function can be
 /// left with it.
@@ -183,20 +274,12 @@ fn releases(here: &Instruction, lock: &Instruction, release: Release) -> bool {
     stores_zero && (same_place || release == Release::AnyOperand && !on_stack)
 }
 
-/// Whether it writes to a register of `lock`'s operand, or calls a function that may (System V ABI for AMD64, figure 3.4).
+/// Whether it writes to a register of `lock`'s operand, or calls a function that may.
 fn changes_operand(
     here: &Instruction,
     lock: &Instruction,
     info: &mut InstructionInfoFactory,
 ) -> bool {
-    const KEPT_BY_CALLS: [Register; 6] = [
-        Register::RBX,
-        Register::RBP,
-        Register::R12,
-        Register::R13,
-        Register::R14,
-        Register::R15,
-    ];
     let used = [lock.memory_base(), lock.memory_index()]
         .into_iter()
         .filter(|r| !matches!(r, Register::None | Register::RIP | Register::RSP))
@@ -250,15 +333,17 @@ mod tests {
     fn every_way_out_is_followed() {
         let code = [
             0xf0, 0x86, 0x03, // 0: lock xchg %al,(%rbx)
-            0x75, 0x05, // 3: jne 10
-            0x90, // 5: nop
-            0xc6, 0x03, 0x00, // 6: movb $0,(%rbx)
-            0xc3, // 9: ret
-            0xe8, 0, 0, 0, 0, // 10: call
-            0xeb, 0xfe, // 15: jmp 15
-            0x90, // 17: nop, never reached
+            0x84, 0xc0, // 3: test %al,%al
+            0x75, 0x05, // 5: jne 12
+            0x90, // 7: nop
+            0xc6, 0x03, 0x00, // 8: movb $0,(%rbx)
+            0xc3, // 11: ret
+            0xe8, 0, 0, 0, 0, // 12: call
+            0xeb, 0xfe, // 17: jmp 17
+            0x90, // 19: nop, never reached
         ];
-        assert_eq!(held(&code), [3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16]);
+        let to_the_call = [3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 18];
+        assert_eq!(held(&code), to_the_call);
     }
 
     #[test]
@@ -305,6 +390,31 @@ mod tests {
         assert!(left(&[&take[..], &on_stack, &[0xc3]].concat()));
         assert!(!left(&[&take[..], &release, &[0xc3]].concat()));
         assert!(left(&take.repeat(100)), "too many to follow");
+    }
+
+    #[test]
+    fn a_flag_whose_old_value_nobody_looks_at_is_no_spinlock() {
+        // As in do_autovacuum() of 18.
+        let set = [0xf0, 0x86, 0x50, 0x28]; // lock xchg %dl,0x28(%rax)
+        let ends: [(&[u8], bool); 9] = [
+            (&[0xe8, 0, 0, 0, 0, 0xc3], true), // call, which may change it; ret
+            (&[0x31, 0xd2, 0xc3], true),       // xor %edx,%edx; ret
+            (&[0xb6, 0x01, 0xe8, 0, 0, 0, 0], true), // mov $1,%dh; call
+            (&[0xb6, 0x01, 0x84, 0xd2], false), // mov $1,%dh; test %dl,%dl
+            (&[0x84, 0xd2], false),            // test %dl,%dl
+            (&[0x75, 0x02, 0x31, 0xd2, 0x0f, 0xb6, 0xd2], false), // jne; xor; movzbl %dl,%edx
+            (&[0xff, 0xe1], false),            // jmp *%rcx
+            (&[0xc3], false),                  // ret
+            (&[0xeb, 0x70], false),            // jmp to elsewhere
+        ];
+        for (end, is_none) in ends {
+            let code = [&set[..], end].concat();
+            let found = Spinlocks::read(&code, Svma(0x1000));
+            assert_eq!(found.are_none(), is_none, "{end:x?}");
+        }
+        // A register that calls keep may be looked at after one.
+        let kept = [0xf0, 0x86, 0x18, 0xe8, 0, 0, 0, 0, 0x84, 0xdb]; // lock xchg %bl,(%rax); call; test %bl,%bl
+        assert!(!Spinlocks::read(&kept, Svma(0x1000)).are_none());
     }
 
     #[test]

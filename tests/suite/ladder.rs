@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, Stuck, server_with_testext, wait_for,
+    Backend, DEADLINE, How, Installation, Run, Server, Stuck, fetched, server_with_testext,
+    wait_for,
 };
 use crate::report::Report;
 
@@ -387,8 +388,19 @@ fn a_walsender_ends_and_its_standby_is_named() {
 
 #[test]
 fn an_autovacuum_worker_gives_up_and_comes_back() {
+    gives_up_and_comes_back(Installation::default());
+}
+
+/// Its main function sets a flag by an exchange of a byte, as spinlocks are taken.
+#[test]
+fn an_autovacuum_worker_of_18_gives_up_and_comes_back() {
+    gives_up_and_comes_back(fetched!(Installation::npm(18)));
+}
+
+fn gives_up_and_comes_back(installation: Installation) {
     let server = server_with_testext!(
         Server::builder()
+            .installation(installation)
             .setting("autovacuum_naptime", "1s")
             .setting("autovacuum_analyze_threshold", "1")
             .setting("autovacuum_analyze_scale_factor", "0")
