@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -200,6 +200,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             sent: false,
             reported: false,
             confirmed: true,
+            children: Vec::new(),
         }
         .climb(),
         Err(failure) => Err(failure),
@@ -318,6 +319,8 @@ struct Climb<'c, 'l> {
     reported: bool,
     /// No question was answered with anything but yes.
     confirmed: bool,
+    /// The processes that it had started before anything was done.
+    children: Vec<Process>,
 }
 
 /// What a close look led to.
@@ -331,8 +334,9 @@ enum Looked {
 impl<'c> Climb<'c, '_> {
     fn climb(mut self) -> Result<Done, Failure> {
         let done = self.directly();
-        let done = self.unless_it_obeyed(done)?;
+        let mut done = self.unless_it_obeyed(done)?;
         if !self.has_to_escalate(&done) {
+            done.report.left_behind = self.left_behind();
             return Ok(done);
         }
         self.audit.after(&done.report, done.exit);
@@ -342,7 +346,22 @@ impl<'c> Climb<'c, '_> {
         next.snapshot.stopped_ms += done.snapshot.stopped_ms;
         next.snapshot.stopped_ms += done.report.stopped.as_secs_f64() * 1e3;
         next.escalated_from = Some((done.report, done.exit));
+        next.report.left_behind = self.left_behind();
         Ok(next)
+    }
+
+    /// What it had started and has left behind, if it has ended. What got the signal, too, is given a moment to end.
+    fn left_behind(&self) -> Vec<i32> {
+        const MOMENT: Duration = Duration::from_millis(100);
+        if !self.process.has_ended() {
+            return Vec::new();
+        }
+        let until = Instant::now() + MOMENT;
+        let run_on = self
+            .children
+            .iter()
+            .filter(|child| !child.wait_for_end(until.saturating_duration_since(Instant::now())));
+        run_on.map(Process::pid).collect()
     }
 
     /// What was asked for.
@@ -379,6 +398,7 @@ impl<'c> Climb<'c, '_> {
         }
         self.first = Some((first, judged));
         self.server = Some(ServerWatch::new(&backend));
+        self.children = process.descendants();
         if request != Request::Pending
             && !self.args.dry_run
             && let Some(done) = self.signal(&plan, request)?

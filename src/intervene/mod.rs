@@ -114,6 +114,8 @@ pub struct Report {
     pub verdict: Option<Verdict>,
     /// An ERROR was raised, and something caught it: the statement went on.
     pub swallowed: bool,
+    /// Descendants of a backend that has ended which run on, by their PIDs.
+    pub left_behind: Vec<i32>,
 }
 
 impl Report {
@@ -140,6 +142,7 @@ impl Report {
             objections: Vec::new(),
             verdict: None,
             swallowed: false,
+            left_behind: Vec::new(),
         }
     }
 }
@@ -155,12 +158,15 @@ pub enum Obeyed {
     No,
 }
 
-/// Sends the signal that pg_cancel_backend() or pg_terminate_backend() would send.
+/// Sends the signal that pg_cancel_backend() or pg_terminate_backend() would send, and to whom they would send it: the
+/// group of processes that the backend leads (pg_signal_backend(), src/backend/storage/ipc/signalfuncs.c; each child of a
+/// postmaster calls setsid(2), InitPostmasterChild(), src/backend/utils/init/miscinit.c). So it reaches a program that the
+/// backend waits for.
 pub fn signal(process: &Process, request: Request) -> std::io::Result<()> {
     match request {
         Request::Pending => Ok(()),
-        Request::Cancel => process.send_signal(libc::SIGINT),
-        Request::Terminate => process.send_signal(libc::SIGTERM),
+        Request::Cancel => process.send_signal_to_group(libc::SIGINT),
+        Request::Terminate => process.send_signal_to_group(libc::SIGTERM),
     }
 }
 

@@ -73,6 +73,14 @@ impl Tranches {
         built_in.map(|(_, name)| *name).or_else(of_extensions)
     }
 
+    /// What `pg_stat_activity.wait_event` says of tranche `id`: of one that only another process has registered,
+    /// `extension` (GetLWTrancheName(), src/backend/storage/lmgr/lwlock.c).
+    pub fn waited_for(&self, id: u16) -> Option<&str> {
+        let of_extension = || self.first_of_extensions().is_some_and(|first| id >= first);
+        self.known_name(id)
+            .or_else(|| of_extension().then_some("extension"))
+    }
+
     /// The same, or what to call it instead.
     pub fn name(&self, id: u16) -> String {
         match (self.known_name(id), self.first_of_extensions()) {

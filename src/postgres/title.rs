@@ -36,9 +36,16 @@ impl Title {
             && is_host(host)
             && !words[3..].iter().any(|word| is_host(word))
         {
-            title.user = Some(user.to_owned());
-            title.database = Some(database.to_owned());
             title.client = Some(host.to_owned());
+            // A walsender's has its kind before the names; but a role may be called so, too.
+            if user != "walsender" {
+                title.user = Some(user.to_owned());
+                title.database = Some(database.to_owned());
+            }
+        } else if let ["walsender", .., _] = words[..] {
+            let mut hosts = words.iter().filter(|word| is_host(word));
+            let host = hosts.next().filter(|_| hosts.next().is_none());
+            title.client = host.map(|host| (*host).to_owned());
         }
         Some(title)
     }
@@ -127,6 +134,20 @@ mod tests {
         .unwrap();
         assert_eq!(t.user.as_deref(), Some("bob"));
         assert_eq!(t.client.as_deref(), Some("192.0.2.7(51234)"));
+        for (line, client) in [
+            (
+                "postgres: walsender repl [local] streaming 0/1",
+                Some("[local]"),
+            ),
+            (
+                "postgres: walsender repl shop 192.0.2.7(1) START_REPLICATION",
+                Some("192.0.2.7(1)"),
+            ),
+        ] {
+            let t = Title::parse(line.as_bytes(), "").unwrap();
+            assert_eq!((t.user, t.database), (None, None), "{line}");
+            assert_eq!(t.client.as_deref(), client, "{line}");
+        }
         let t = Title::parse(b"postgres: checkpointer ", "").unwrap();
         assert_eq!((t.text.as_str(), t.user), ("checkpointer", None));
     }

@@ -39,6 +39,11 @@ impl WaitEvents {
         }
     }
 
+    /// The names of LWLocks.
+    pub fn tranches(&self) -> &Tranches {
+        &self.tranches
+    }
+
     /// What `wait_event_info` says; none where it says that nothing is waited for.
     pub fn describe(&self, info: u32) -> Option<Wait> {
         if info == 0 {
@@ -48,7 +53,7 @@ impl WaitEvents {
         let class = name_of_class(id);
         // Waits for a pinned buffer have one event, and extensions one that all share (wait_event.c; 12 and 13: pgstat.c).
         let event = match id {
-            class::LWLOCK => self.tranches.known_name(number),
+            class::LWLOCK => self.tranches.waited_for(number),
             class::LOCK => self.tags.get(usize::from(number)).copied(),
             class::BUFFER_PIN => class,
             class::EXTENSION if number == 0 => class,
@@ -141,7 +146,9 @@ mod tests {
     #[test]
     fn what_has_no_name_has_its_number() {
         assert_eq!(text(15, 0x0700_0003).as_deref(), Some("Extension:#3"));
-        assert_eq!(text(15, 0x0100_ffff).as_deref(), Some("LWLock:#65535"));
+        // As the server has it for what only another process has registered.
+        assert_eq!(text(15, 0x0100_ffff).as_deref(), Some("LWLock:extension"));
+        assert_eq!(text(11, 0x0100_ffff).as_deref(), Some("LWLock:#65535"));
         assert_eq!(text(15, 0x0a00_ffff).as_deref(), Some("IO:#65535"));
         assert_eq!(text(15, 0xee00_0001).as_deref(), Some("class 0xee:#1"));
         assert_eq!(text(11, 0x0600_0000).as_deref(), Some("Client:#0"));

@@ -30,7 +30,7 @@ pub use maps::Mapping;
 pub use text::as_text;
 
 use crate::memory::Avma;
-use crate::tracee::sys;
+use crate::tracee::sys::{self, Whom};
 
 /// The largest text that is read from one file of `/proc`.
 const LARGEST_PROC_FILE: u64 = 64 << 20;
@@ -351,8 +351,21 @@ impl Process {
     /// Without a pidfd, or where pidfd_send_signal(2) is missing or denied, by kill(2), right after a look that it is
     /// still there. Its PID would have to be freed and given out again within the microsecond between.
     pub fn send_signal(&self, signal: i32) -> io::Result<()> {
+        self.send_signal_to(Whom::Process, signal)
+    }
+
+    /// Sends a signal to the group of processes that it leads, as the shell's `kill -- -PID` does: to itself, and to those of
+    /// its descendants that have no group of their own. Without a group that it leads, to itself alone.
+    ///
+    /// No group of another can be met: its number is this process's PID, which nobody else gets as long as it is there.
+    pub fn send_signal_to_group(&self, signal: i32) -> io::Result<()> {
+        let leads = self.stat().is_ok_and(|stat| stat.pgrp == self.pid);
+        self.send_signal_to(if leads { Whom::Group } else { Whom::Process }, signal)
+    }
+
+    fn send_signal_to(&self, whom: Whom, signal: i32) -> io::Result<()> {
         if let Some(pidfd) = &self.pidfd {
-            match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
+            match sys::pidfd_send_signal(pidfd.as_fd(), signal, whom) {
                 // EPERM is for kill(2) to confirm.
                 Err(e) if e != Errno::ESRCH => {}
                 result => return result.map_err(io::Error::from),
@@ -361,7 +374,29 @@ impl Process {
         if self.has_ended() || !self.still_the_same() {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        sys::kill(self.pid, signal).map_err(io::Error::from)
+        sys::kill(self.pid, signal, whom).map_err(io::Error::from)
+    }
+
+    /// Its descendants, each pinned, its children first; of very many, some. Those whose parent has ended have another
+    /// one by now, and are not found.
+    pub fn descendants(&self) -> Vec<Process> {
+        /// No backend has more on purpose.
+        const MOST: usize = 64;
+        let mut found: Vec<Process> = Vec::new();
+        let mut next = 0;
+        let mut children = self.children();
+        loop {
+            for pid in children {
+                let child = Process::open(pid).ok();
+                let is_new = found.iter().all(|p| p.pid != pid);
+                found.extend(child.filter(|_| is_new && found.len() < MOST));
+            }
+            let Some(process) = found.get(next) else {
+                return found;
+            };
+            children = process.children();
+            next += 1;
+        }
     }
 
     /// The user that a file of its directory belongs to. Other than its effective user it is root where the process may
@@ -383,7 +418,7 @@ fn is_readable(fd: &OwnedFd, limit: Duration) -> bool {
 
 /// Whether there is a process (or thread) `pid`, be it visible in `/proc` or not.
 fn exists(pid: i32) -> bool {
-    matches!(sys::kill(pid, 0), Ok(()) | Err(Errno::EPERM))
+    matches!(sys::kill(pid, 0, Whom::Process), Ok(()) | Err(Errno::EPERM))
 }
 
 /// Whether an open file is the one that a mapping was made of, by device and inode. False does not prove the

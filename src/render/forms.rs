@@ -17,6 +17,7 @@ use crate::memory::Avma;
 use crate::postgres::{Activity, BackendType};
 use crate::process::permission::Rule;
 use crate::process::syscalls::Awaited;
+use crate::snapshot::Child;
 use crate::unwind::FoundBy;
 
 /// The version of the schema. Within one, no field changes its meaning.
@@ -92,6 +93,12 @@ pub struct Judged {
     pub signals: Signals,
     /// What the kernel says of the process.
     pub process: Process,
+    /// What it says that it waits for, as pg_stat_activity.wait_event_type; null for nothing, or where it is not known.
+    pub wait_event_type: Option<String>,
+    /// The same, as pg_stat_activity.wait_event; null also for a number whose name is not known.
+    pub wait_event: Option<String>,
+    /// The processes that it has started, and those that these have; null where nobody looked.
+    pub children: Option<Vec<Child>>,
     /// What several looks say together; null unless --samples asked for several, and more than one found a stack that is
     /// known to its root.
     pub samples: Option<Motion>,
@@ -139,6 +146,9 @@ pub struct Intervention {
     pub call_ms: Option<f64>,
     /// An ERROR was raised, and something caught it: the statement goes on.
     pub swallowed: bool,
+    /// Processes that a backend which has ended had started, and that run on.
+    #[schemars(inner(range(min = 1)))]
+    pub left_behind: Vec<i32>,
     /// What the interrupt means, and for whom: the client, a leader, a standby, …
     #[schemars(inner(length(min = 1)))]
     pub consequences: Vec<String>,

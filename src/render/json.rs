@@ -46,6 +46,7 @@ pub fn intervention(
         server_stopped: report.server_stopped(),
         call_ms: report.call_time.map(millis),
         swallowed: report.swallowed,
+        left_behind: report.left_behind.clone(),
         consequences: consequences::of(snapshot, assessment.interrupt),
         steps: rungs(steps),
         escalated_from: escalated_from.map(|(report, exit)| Before {
@@ -189,6 +190,9 @@ fn judged(s: &Snapshot, a: &Assessment) -> Judged {
         locks: locks_of(s, a),
         signals: signals(&s.signals),
         process: process(s),
+        wait_event_type: s.wait_event.as_ref().and_then(|w| w.class.clone()),
+        wait_event: s.wait_event.as_ref().and_then(|w| w.event.clone()),
+        children: s.process.children.clone(),
         samples: samples::motion(s),
         stopped_ms: s.stopped_ms,
         stack: stack(s),

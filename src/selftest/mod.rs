@@ -381,7 +381,7 @@ fn hangs() -> Result<(), Broken> {
 fn be_tracer(step: Step, pid: i32) -> Result<(), Broken> {
     let die_if = |at: Step| {
         if at == step {
-            let _ = sys::kill(std::process::id() as i32, libc::SIGKILL);
+            let _ = sys::kill(std::process::id() as i32, libc::SIGKILL, sys::Whom::Process);
         }
     };
     let process = Process::open(pid).map_err(std::io::Error::other)?;

@@ -9,12 +9,14 @@ mod threads;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
-use crate::postgres::{Activity, BackendType, Receiver, Worker};
+use crate::postgres::{Activity, BackendType, Receiver, Wait, Worker};
+use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
@@ -33,6 +35,9 @@ pub struct Snapshot {
     pub process: ProcessFacts,
     /// The server's variables in it.
     pub variables: Variables,
+    /// What it says that it waits for; none where it waits for nothing, or that is not known.
+    #[serde(default)]
+    pub wait_event: Option<Wait>,
     /// Its signals.
     pub signals: Signals,
     /// Its stack; none if it was not stopped.
@@ -169,6 +174,9 @@ pub struct ProcessFacts {
     pub state: Option<char>,
     /// Who traces it (apart from us); 0 for no one, none where that could not be read.
     pub tracer: Option<i32>,
+    /// The processes that it has started, and those that these have; none where nobody looked.
+    #[serde(default)]
+    pub children: Option<Vec<Child>>,
     /// The name of that program.
     #[serde(default)]
     pub tracer_name: Option<String>,
@@ -197,6 +205,42 @@ pub struct ProcessFacts {
     /// Whether it lives in our network namespace: elsewhere its addresses and ports are not ours.
     #[serde(default)]
     pub in_our_network: Option<bool>,
+}
+
+/// A process that another one has started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "child", deny_unknown_fields)]
+pub struct Child {
+    /// Its PID in our PID namespace.
+    #[schemars(range(min = 1))]
+    pub pid: i32,
+    /// Its command line, as far as it can be read and is not very long.
+    pub command: Option<String>,
+}
+
+impl Child {
+    /// Reads what there is to say of a process.
+    pub fn of(process: &Process) -> Self {
+        /// As much as fits on two lines.
+        const MOST: usize = 160;
+        let line = process.command_line().ok();
+        let text = line.map(|line| {
+            let words: Vec<_> = line
+                .split(|b| *b == 0)
+                .map(String::from_utf8_lossy)
+                .collect();
+            words
+                .join(" ")
+                .trim_end()
+                .chars()
+                .take(MOST)
+                .collect::<String>()
+        });
+        Child {
+            pid: process.pid(),
+            command: text.filter(|t| !t.is_empty()),
+        }
+    }
 }
 
 impl ProcessFacts {

@@ -58,6 +58,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             ..look(process)
         },
         variables: Variables::default(),
+        wait_event: None,
         signals: Signals {
             blocked: Some(status.sigblk),
             pending: Some(status.sigpnd | status.shdpnd),

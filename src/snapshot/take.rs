@@ -9,16 +9,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{
-    BackendFacts, Blocker, CarrierStack, Frame, Handler, HeldLwLock, LockWait, Locks, LwLockHolder,
-    LwLockWait, ProcessFacts, Signals, Snapshot, Stack, Variables,
+    BackendFacts, Blocker, CarrierStack, Child, Frame, Handler, HeldLwLock, LockWait, Locks,
+    LwLockHolder, LwLockWait, ProcessFacts, Signals, Snapshot, Stack, Variables,
 };
 use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
     Activity, Backend, BackendType, DataFiles, Disposition, Postmaster, PostmasterStatus, Receiver,
-    Statics, Worker, backend_status, disposition, locks, parallel_leader, parallel_workers, prove,
-    wait_class,
+    Statics, Wait, WaitEvents, Worker, backend_status, disposition, locks, parallel_leader,
+    parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, container, permission};
@@ -53,7 +53,9 @@ pub struct Plan<'b, 'p> {
     pub backend: &'b Backend<'p>,
     ranges: Vec<(Avma, usize)>,
     statics: Statics,
-    tranches: Tranches,
+    wait_events: WaitEvents,
+    /// `debug_query_string` when the plan was made.
+    query_string: Option<u64>,
     my_proc: Option<Avma>,
     status_entry: Option<Avma>,
     wait_event: Option<Avma>,
@@ -139,7 +141,10 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend,
             ranges,
             statics,
-            tranches: Tranches::of(backend, &statics),
+            query_string: globals
+                .get("debug_query_string")
+                .and_then(|at| backend.memory.read_u64(at).ok()),
+            wait_events: WaitEvents::of(layout, Tranches::of(backend, &statics)),
             my_proc,
             status_entry,
             wait_event,
@@ -338,6 +343,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend: self.backend_facts(&capture.memory),
             process,
             locks: self.locks(&variables),
+            wait_event: self.describe_wait(&variables),
             variables,
             signals,
             stack: Some(stack),
@@ -358,6 +364,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend: self.backend_facts(&self.backend.memory),
             process: self.facts.clone(),
             locks: self.locks(&variables),
+            wait_event: self.describe_wait(&variables),
             variables,
             signals: Signals {
                 blocked: status.as_ref().map(|s| s.sigblk),
@@ -457,13 +464,17 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
+    fn describe_wait(&self, variables: &Variables) -> Option<Wait> {
+        self.wait_events.describe(variables.wait_event_info?)
+    }
+
     /// The lock itself lies in shared memory, at a fixed place: its tranche is read from the living process.
     fn describe_held(&self, held: lwlocks::Held) -> HeldLwLock {
         let tranche = lwlocks::tranche_of(&self.backend.memory, held.lock);
         HeldLwLock {
             lock: held.lock,
             mode: held.mode,
-            tranche: tranche.map(|id| self.tranches.name(id)),
+            tranche: tranche.map(|id| self.wait_events.tranches().name(id)),
         }
     }
 
@@ -476,7 +487,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     fn locks(&self, variables: &Variables) -> Locks {
         let tranche = self.awaited_tranche(variables);
         Locks {
-            tranche: tranche.map(|id| self.tranches.name(id)),
+            tranche: tranche.map(|id| self.wait_events.tranches().name(id)),
             ..Locks::default()
         }
     }
@@ -539,7 +550,9 @@ impl<'b, 'p> Plan<'b, 'p> {
             }
             // With track_activities off: PostgresMain() clears this after an error (src/backend/tcop/postgres.c).
             _ => {
+                // Who had none when the plan was made, as an autovacuum worker never has, tells nothing by it.
                 let at = self.backend.globals.get("debug_query_string")?;
+                self.query_string.filter(|pointer| *pointer != 0)?;
                 memory.read_u64(at).ok().map(|pointer| pointer == 0)
             }
         }
@@ -562,6 +575,10 @@ impl<'b, 'p> Plan<'b, 'p> {
             Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|t| !t.is_empty())
         };
         let inner = (backend.inner_pid != backend.process.pid()).then_some(backend.inner_pid);
+        let oid = at(backend_status::DATABASE).and_then(|at| memory.read_u32(at).ok());
+        let (user, database) = backend
+            .title
+            .names(backend.backend_type, oid.map(|oid| oid != 0));
         BackendFacts {
             backend_type: backend.backend_type,
             server_version: backend.version.as_ref().map(|v| v.text.clone()),
@@ -570,8 +587,8 @@ impl<'b, 'p> Plan<'b, 'p> {
             subtransaction_end: backend.subtransaction_end.map(|at| Avma(at.0)),
             model_objection: backend.globals.model_objection().map(str::to_owned),
             data_directory: backend.data_directory.clone(),
-            database: backend.title.database.clone(),
-            user: backend.title.user.clone(),
+            database: database.map(str::to_owned),
+            user: user.map(str::to_owned),
             client: backend.title.client.clone(),
             application_name: text(backend_status::APPLICATION_NAME, 256),
             activity: at(backend_status::STATE)
@@ -970,6 +987,7 @@ pub fn look(process: &Process) -> ProcessFacts {
             .flatten(),
         thread_names: process.thread_names(),
         memory_detour: None,
+        children: None,
         libraries: Vec::new(),
         in_our_network: process.shares_our_network(),
     }
@@ -989,6 +1007,14 @@ fn facts(backend: &Backend) -> ProcessFacts {
         syscall: BlockedCall::of(backend.process, &backend.memory),
         libraries: libraries(&backend.space),
         memory_detour: backend.memory.detour().map(str::to_owned),
+        children: Some(
+            backend
+                .process
+                .descendants()
+                .iter()
+                .map(Child::of)
+                .collect(),
+        ),
         ..look(backend.process)
     }
 }

@@ -260,8 +260,23 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// pidfd_send_signal(2), as kill(2) would send it.
-pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The process.
+    Process,
+    /// All processes of the group that it leads.
+    Group,
+}
+
+/// pidfd_send_signal(2), as kill(2) would send it. To a group since Linux 6.9.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32, whom: Whom) -> Result<(), Errno> {
+    /// `PIDFD_SIGNAL_PROCESS_GROUP` (`<linux/pidfd.h>`)
+    const PROCESS_GROUP: libc::c_uint = 1 << 2;
+    let flags = match whom {
+        Whom::Process => 0,
+        Whom::Group => PROCESS_GROUP,
+    };
     // SAFETY: a null siginfo asks the kernel to make one as kill(2) does; no memory is passed.
     let result = unsafe {
         libc::syscall(
@@ -269,19 +284,23 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
             pidfd.as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
-            0,
+            flags,
         )
     };
     Errno::result(result).map(drop)
 }
 
 /// kill(2). Signal 0 only asks whether the process is there.
-pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
-    if pid <= 0 {
-        return Err(Errno::ESRCH); // A group of processes, to kill(2).
+pub fn kill(pid: i32, signal: i32, whom: Whom) -> Result<(), Errno> {
+    if pid <= 1 {
+        return Err(Errno::ESRCH); // To kill(2) 0 is our own group, -1 are all processes.
     }
+    let target = match whom {
+        Whom::Process => pid,
+        Whom::Group => -pid,
+    };
     // SAFETY: no memory is passed.
-    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+    Errno::result(unsafe { libc::kill(target, signal) }).map(drop)
 }
 
 /// Gives this thread, and no other of ours, the effective user and group of somebody else: setresuid(2) itself is about one

@@ -25,7 +25,7 @@ pub(crate) fn server_with_extension(extension: &str) -> Option<Server> {
 
 /// `let server = server_with!("dblink");`
 macro_rules! server_with {
-    ($extension:literal) => {
+    ($extension:expr) => {
         match $crate::foreign::server_with_extension($extension) {
             Some(server) => server,
             None => $crate::harness::skip!("no {} here", $extension),

@@ -12,6 +12,8 @@ mod spinlocks;
 
 /// What comes after an interrupt that was called safe.
 mod aftermath;
+/// Programs that a backend waits for.
+mod children;
 /// Servers in containers.
 mod containers;
 /// Core files, beside what gdb sees of the living process.

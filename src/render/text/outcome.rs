@@ -50,6 +50,7 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report, screen: Screen) ->
         _ => {
             who(&mut page, s, false);
             server(&mut page, r);
+            left_behind(&mut page, r);
             stood_still(&mut page, s, r);
         }
     }
@@ -103,6 +104,23 @@ fn server(page: &mut Page, r: &Report) {
         Some(Fate::Unknown) | None => return,
     };
     page.line("server", &text);
+}
+
+/// What a backend that has ended had started, and what is to be done about it.
+fn left_behind(page: &mut Page, r: &Report) {
+    if r.left_behind.is_empty() {
+        return;
+    }
+    let pids: Vec<String> = r.left_behind.iter().map(i32::to_string).collect();
+    let (what, runs) = match pids.len() {
+        1 => ("a process that it had started runs", "look at it"),
+        _ => ("processes that it had started run", "look at them"),
+    };
+    let text = format!(
+        "{what} on, and may hold its files and its client's connection: {runs}, and end what nobody needs: ps -o pid,stat,etime,args -p {}",
+        pids.join(",")
+    );
+    page.line("left behind", &page.paint(Tone::Warn, &text));
 }
 
 fn stood_still(page: &mut Page, s: &Snapshot, r: &Report) {

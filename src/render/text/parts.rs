@@ -219,6 +219,9 @@ pub(in crate::render) fn process(page: &mut Page, s: &Snapshot, whole: bool) {
             .map(|w| format!("kernel wait channel {}", printable(w))),
     );
     page.line("process", &parts.join(", "));
+    if let Some(wait) = &s.wait_event {
+        page.line("", &format!("wait event {}", printable(&wait.text())));
+    }
     if let Some(why) = &p.memory_detour {
         page.line(
             "",
@@ -226,6 +229,22 @@ pub(in crate::render) fn process(page: &mut Page, s: &Snapshot, whole: bool) {
                 "its memory was read through /proc/PID/mem, as process_vm_readv(2) said: {why}"
             ),
         );
+    }
+    children(page, s);
+}
+
+/// The processes that it has started.
+fn children(page: &mut Page, s: &Snapshot) {
+    /// On a small terminal.
+    const SHOWN: usize = 5;
+    let all = s.process.children.as_deref().unwrap_or_default();
+    for (n, child) in all.iter().take(SHOWN).enumerate() {
+        let command = child.command.as_deref().map_or("?".into(), printable);
+        let label = if n == 0 { "children" } else { "" };
+        page.line(label, &format!("{} {command}", child.pid));
+    }
+    if let Some(more @ 1..) = all.len().checked_sub(SHOWN) {
+        page.line("", &format!("and {more} more"));
     }
 }
 

@@ -35,7 +35,8 @@ if [ "$orphaned" = yes ]; then rm -rf "$dir"; fi
 
 /// What a server's log says when a backend took others down with it.
 const SIGNS_OF_A_CRASH: [&str; 6] = [
-    "was terminated by signal",
+    // Of a process of its own; programs that it started are told of with other words.
+    ") was terminated by signal",
     "terminating any other active server processes",
     "all server processes terminated; reinitializing",
     "exited with exit code 2",
