@@ -520,6 +520,17 @@ use_alternate_stack(size_t size)
  * not enough for any call), or enough for a handler and not for an error
  * report ('16kstack').
  */
+/* Looks again and again, with a short sleep in between, as old code does. */
+PG_FUNCTION_INFO_V1(pgpoke_usleep);
+Datum
+pgpoke_usleep(PG_FUNCTION_ARGS)
+{
+	say_stuck(__func__);
+	for (;;)
+		pg_usleep(10000L);
+	PG_RETURN_VOID();
+}
+
 PG_FUNCTION_INFO_V1(pgpoke_usr1);
 Datum
 pgpoke_usr1(PG_FUNCTION_ARGS)

@@ -447,7 +447,14 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         "blocked-syscall" if by_what_it_waits_for(snapshot).is_none() => {
             "find who should answer that system call: a writer, a peer, a disk".into()
         }
-        "cpu-loop" | "latch-loop" => {
+        "starting" => Advice::typing(
+            "authentication_timeout ends it by itself; SIGTERM ends it at once",
+            format!("pgpoke interrupt --terminate {pid}"),
+        ),
+        "authenticating" => {
+            "find who should answer: pg_hba.conf says what it asks (LDAP, RADIUS, PAM, ident), or an extension asks; authentication_timeout ends the login only where that code lets it".into()
+        }
+        "cpu-loop" | "latch-loop" | "sleep-loop" => {
             "keep this report for the code's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
         }
         "foreign-runtime" if waits_for_a_peer(snapshot) => {

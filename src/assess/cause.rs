@@ -3,6 +3,7 @@
 use super::checks::describe_handler;
 use super::samples::{common_frames, motion};
 use super::{Cause, Interrupt, Request, locks, rules};
+use crate::process::syscalls::BlockedCall;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
 
 /// What was found: a sentence, and what it rests on.
@@ -45,6 +46,8 @@ pub const TABLE: &[Row] = &[
     row("uninterruptible-syscall", uninterruptible),
     row("exiting", exiting),
     row("postmaster-gone", postmaster_gone),
+    row("starting", starting),
+    row("authenticating", authenticating),
     row("spinlock-wait", spinlock_wait),
     row("lwlock-self-deadlock", lwlock_self_deadlock),
     row("lwlock-wait", lwlock_wait),
@@ -58,6 +61,7 @@ pub const TABLE: &[Row] = &[
     row("responsive", responsive),
     row("barrier-ignored", barrier_ignored),
     row("foreign-runtime", foreign_runtime),
+    row("sleep-loop", sleep_loop),
     row("latch-loop", latch_loop),
     row("blocked-syscall", blocked_syscall),
     row("cpu-loop", cpu_loop),
@@ -273,6 +277,45 @@ fn postmaster_gone(s: &Snapshot) -> Found {
     })
 }
 
+/// A connection whose first message has not come, or not whole. Its signals are blocked but for SIGTERM, which ends it there
+/// and then, and SIGALRM, which does so after authentication_timeout (BackendInitialize(), process_startup_packet_die(),
+/// src/backend/postmaster/postmaster.c; 17 and later: src/backend/tcop/backend_startup.c).
+fn starting(s: &Snapshot) -> Found {
+    let v = &s.variables;
+    (v.client_auth_in_progress == Some(true) && v.has_proc == Some(false)).then(|| {
+        let mut evidence = vec!["ClientAuthInProgress is 1, and it has no PGPROC yet".to_owned()];
+        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+        evidence.extend(syscall_evidence(s));
+        (
+            "a connection on which nobody has logged in: it waits for the client's first message, and counts as no session yet".into(),
+            evidence,
+        )
+    })
+}
+
+/// Between the client's first message and the end of its authentication: PAM, LDAP, RADIUS, a hook
+/// (PerformAuthentication(), src/backend/utils/init/postinit.c).
+fn authenticating(s: &Snapshot) -> Found {
+    let v = &s.variables;
+    (v.client_auth_in_progress == Some(true) && v.has_proc == Some(true)).then(|| {
+        let call = in_syscall(s).and(s.process.syscall.as_ref());
+        let at = rules::where_it_happens(frames(s));
+        let mut evidence = vec!["ClientAuthInProgress is 1".to_owned()];
+        evidence.extend(at.or(frames(s).first()).map(frame_evidence));
+        evidence.push(pending_evidence(s));
+        evidence.extend(awaited_evidence(s));
+        let doing = match (at, call) {
+            (Some(at), Some(call)) => {
+                format!("{} is blocked in {}", at.describe(), call.describe())
+            }
+            (None, Some(call)) => format!("it is blocked in {}", call.describe()),
+            (Some(at), None) => format!("{} works on it", at.describe()),
+            (None, None) => "nothing tells what takes so long".into(),
+        };
+        (format!("its client is still logging in: {doing}"), evidence)
+    })
+}
+
 /// A well backend may be met waiting for one, too, for a moment.
 fn spinlock_wait(s: &Snapshot) -> Found {
     let frame = rules::SPINLOCK_WAIT.find(frames(s))?;
@@ -316,8 +359,9 @@ fn lwlock_self_deadlock(s: &Snapshot) -> Found {
 
 fn lwlock_wait(s: &Snapshot) -> Found {
     let frame = waits_for_lwlock(s)?;
-    // Held-off and waiting for a moment is normal.
-    (asked(s) != Interrupt::Nothing).then(|| {
+    // Waiting for a moment is normal; who is in the same lock's list after all others were looked at waits for longer.
+    let still_waits = s.locks.lwlock.as_ref().is_some_and(|w| w.lock.is_some());
+    (still_waits || asked(s) != Interrupt::Nothing).then(|| {
         let mut evidence = vec![frame_evidence(frame)];
         evidence.extend(locks::lwlock_evidence(s));
         evidence.push(pending_evidence(s));
@@ -427,7 +471,8 @@ fn handlers_replaced(s: &Snapshot) -> Found {
 fn client_write(s: &Snapshot) -> Found {
     let frame = rules::CLIENT_WRITE.find(frames(s))?;
     let stack = s.stack.as_ref()?;
-    (stack.in_syscall && asked(s) != Interrupt::Nothing).then(|| {
+    let waits = in_syscall(s).is_some() || asked(s) != Interrupt::Nothing;
+    (stack.in_syscall && waits).then(|| {
         let mut evidence = vec![frame_evidence(frame)];
         evidence.extend(syscall_evidence(s));
         (
@@ -530,6 +575,46 @@ fn foreign_runtime(s: &Snapshot) -> Found {
         ),
         evidence,
     ))
+}
+
+/// In a call that waits for nothing but a short time, again and again.
+fn sleep_loop(s: &Snapshot) -> Found {
+    in_syscall(s)?;
+    let call = s.process.syscall.as_ref()?;
+    let ms = short_sleep(call)?;
+    let at = rules::where_it_happens(frames(s));
+    let mut evidence: Vec<String> = at
+        .or(frames(s).first())
+        .map(frame_evidence)
+        .into_iter()
+        .collect();
+    let time = match ms {
+        0 => "for less than a millisecond".into(),
+        ms => format!("for {ms} ms"),
+    };
+    evidence.push(format!("asleep in {}(), {time}", call.name));
+    evidence.push(pending_evidence(s));
+    evidence.extend(threads_evidence(s));
+    let who = at.map_or_else(|| "it".into(), Frame::describe);
+    Some((
+        format!("{who} sleeps for a moment again and again, and does not check for interrupts"),
+        evidence,
+    ))
+}
+
+/// For how many milliseconds a call sleeps that waits for no one, if that is not long: by itself it would be over by now,
+/// and so there is a loop around it.
+pub(super) fn short_sleep(call: &BlockedCall) -> Option<u64> {
+    /// What pg_usleep() is for (src/port/pgsleep.c).
+    const MOST: u64 = 1000;
+    const SLEEPS: [i64; 4] = [
+        libc::SYS_select,
+        libc::SYS_pselect6,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+    ];
+    let sleeps = SLEEPS.contains(&call.number) && call.waits_for.is_empty();
+    call.time_limit_ms.filter(|ms| sleeps && *ms <= MOST)
 }
 
 fn latch_loop(s: &Snapshot) -> Found {

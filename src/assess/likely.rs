@@ -260,6 +260,31 @@ pub const TABLE: &[Row] = &[
             )
         })
     }),
+    row("starting", |two, _| {
+        let starting = |g: &Glance| {
+            let v = &g.variables;
+            v.client_auth_in_progress == Some(true) && v.has_proc == Some(false)
+        };
+        two.both(starting).then(|| {
+            (
+                "a connection on which nobody has logged in: it waits for the client's first message".into(),
+                vec!["ClientAuthInProgress is 1, and it has no PGPROC yet".into()],
+            )
+        })
+    }),
+    row("authenticating", |two, _| {
+        let authenticates = two.both(|g| g.variables.client_auth_in_progress == Some(true));
+        authenticates.then(|| {
+            (
+                format!(
+                    "its client is still logging in{}",
+                    two.call()
+                        .map_or(String::new(), |call| format!(", in {call}"))
+                ),
+                two.sleep_evidence("ClientAuthInProgress is 1 at both glances"),
+            )
+        })
+    }),
     row("spinlock-wait", |two, _| {
         let wait = two.wait().filter(|wait| wait.is("SpinDelay"))?;
         Some((
@@ -344,6 +369,19 @@ pub const TABLE: &[Row] = &[
             (
                 "it does not accept a ProcSignalBarrier, and others (DROP DATABASE, for one) wait for that".into(),
                 evidence,
+            )
+        })
+    }),
+    row("sleep-loop", |two, _| {
+        two.asleep_in()?;
+        let sleeps = |g: &Glance| {
+            let call = g.process.syscall.as_ref();
+            call.is_some_and(|c| super::cause::short_sleep(c).is_some())
+        };
+        two.both(sleeps).then(|| {
+            (
+                "it sleeps for a moment again and again, and does not check for interrupts".into(),
+                two.sleep_evidence("asleep in a short sleep at both glances"),
             )
         })
     }),

@@ -304,15 +304,21 @@ pub(super) fn backend_type(
             .and_then(|at| memory.read_u8(at).ok())
             .map(|b| b != 0)
     };
-    let types = layout.and_then(|l| l.backend_types.get());
-    if let Some((number, types)) = int("MyBackendType").zip(types) {
-        let kind = types.get(number as usize);
-        return kind.copied().unwrap_or(BackendType::Unknown);
-    }
     let serves = globals
         .get("MyProcPort")
         .and_then(|at| memory.read_u64(at).ok())
         .map(|port| port != 0);
+    let types = layout.and_then(|l| l.backend_types.get());
+    if let Some((number, types)) = int("MyBackendType").zip(types) {
+        let kind = types.get(number as usize);
+        let kind = kind.copied().unwrap_or(BackendType::Unknown);
+        // Up to 16 whoever has a client has no type before it has read the client's first message (BackendInitialize(),
+        // src/backend/postmaster/postmaster.c).
+        return match (number, serves) {
+            (0, Some(true)) => BackendType::Client,
+            _ => kind,
+        };
+    }
     let (worker, sends) = (flag("IsBackgroundWorker"), flag("am_walsender"));
     match (serves, worker, sends) {
         (Some(true), Some(false) | None, Some(false)) => BackendType::Client,

@@ -286,6 +286,7 @@ impl Values {
     fn variables(&self, wait_event_info: Option<u32>) -> Variables {
         Variables {
             wait_event_info,
+            has_proc: self.get("MyProc").map(|at| at != 0),
             ..Variables::of_interrupts(|name| self.get(name))
         }
     }

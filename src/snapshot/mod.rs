@@ -277,6 +277,9 @@ pub struct Variables {
     pub in_error_context: Option<bool>,
     /// `wait_event_info`: what it says that it waits for.
     pub wait_event_info: Option<u32>,
+    /// `MyProc`: it has a PGPROC, which it gets when its client's first message was read.
+    #[serde(default)]
+    pub has_proc: Option<bool>,
     /// `PGPROC.lwWaiting`: waits for an LWLock.
     pub lw_waiting: Option<bool>,
     /// `PGPROC.lwWaitMode`

@@ -38,12 +38,13 @@ const MOST_STACK: u64 = 8 << 20;
 const MOST_QUERY: usize = 16 << 10;
 
 /// The variables that are copied at each stop besides those of interrupts, with their sizes in bytes.
-const MORE_VARIABLES: [(&str, usize); 5] = [
+const MORE_VARIABLES: [(&str, usize); 6] = [
     ("PG_exception_stack", 8),
     ("CurrentMemoryContext", 8),
     ("ErrorContext", 8),
     ("MyProcPid", 4),
     ("debug_query_string", 8),
+    ("MyProc", 8),
 ];
 
 /// What is to be copied in a stop, worked out before it.
@@ -444,6 +445,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 .zip(word("ErrorContext"))
                 .map(|(current, error)| current == error),
             wait_event_info: self.wait_event.and_then(|at| memory.read_u32(at).ok()),
+            has_proc: word("MyProc").map(|at| at != 0),
             lw_waiting: pgproc_at(|l| l.lw_waiting)
                 .and_then(|at| memory.read_u8(at).ok())
                 .map(|b| b != 0),

@@ -8,7 +8,7 @@ use crate::harness::{Backend, DEADLINE, How, Run, Server, Stuck, wait_for};
 use crate::report::Report;
 
 /// The processes that have this one for their parent.
-fn children(pid: i32) -> Vec<Backend> {
+pub(crate) fn children(pid: i32) -> Vec<Backend> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let pids = list.unwrap_or_default();
     let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());

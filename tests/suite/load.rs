@@ -18,7 +18,15 @@ const LIMIT: f64 = 5.0;
 
 /// What a backend under this load may be said to be in. Sessions update the same few rows, and so
 /// they do wait for each other; and at the end of a run they end.
-const CAUSES: [&str; 4] = ["responsive", "idle", "heavyweight-lock-wait", "exiting"];
+const CAUSES: [&str; 6] = [
+    "responsive",
+    "idle",
+    "heavyweight-lock-wait",
+    "exiting",
+    // For a moment.
+    "lwlock-wait",
+    "client-write",
+];
 
 /// Transactions until told to end, in runs of some thousands; says how many there were.
 fn keep_busy(pgbench: &(impl Fn(&[&str]) -> Run + Sync), enough: &AtomicBool) -> u64 {

@@ -55,9 +55,10 @@ pub fn is_told_who_holds(
     ));
     let waiter = waiter(server, which, wants_shared);
 
-    // While nobody wants it to end, that it waits is evidence and no more.
+    // It waits for somebody, whether or not anybody wants it to end.
     let report = Report::of(&["inspect"], waiter.pid());
-    report.assert_at("/cause/code", "responsive");
+    report.assert_at("/cause/code", "lwlock-wait");
+    report.run.assert_says(&holder.pid().to_string());
     waiter.prove_stuck(How::Terminate);
 
     let mode = |shared: bool| if shared { "shared" } else { "exclusive" };

@@ -38,6 +38,8 @@ mod list;
 mod load;
 /// Which lock, and who holds it.
 mod locks;
+/// Connections that are not, or not yet, sessions; and a loop that sleeps.
+mod logins;
 /// The manual page and the completions, read by those whom they are for.
 mod manual;
 /// Every state of a backend × every kind of build.

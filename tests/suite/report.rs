@@ -34,8 +34,11 @@ const CHECKS: [&str; 24] = [
 ];
 
 /// Every cause.
-const CAUSES: [&str; 22] = [
+const CAUSES: [&str; 25] = [
     "responsive",
+    "sleep-loop",
+    "starting",
+    "authenticating",
     "idle",
     "cpu-loop",
     "latch-loop",
