@@ -36,41 +36,59 @@ options_of() {
     esac
 }
 
-# The version that Debian's own server has here, since the two are compared; any, if there is none.
+# The version that Debian's own server has here, since the two are compared; any, if there is none. Where a mirror has no
+# sources of it (an index may be ahead of what lies there), the newest that it has: then the minor versions differ, which
+# every run says, and which is over as soon as the sources can be had.
 installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Version}\n' "postgresql-$pg" 2>/dev/null |
     sed -n 's/^installed //p' || true)
 
-# A build is in its place only once it is whole.
+# Where a version is built one way. It is there only once it is whole.
 place_of() {
-    local key
     options_of "$1"
     key=$(printf '%s\n' "${options[@]}" | sha256sum | cut -c 1-8)
-    place=$cache/postgresql-${installed:-$pg}-$1-$key
+    place=$cache/postgresql-$2-$1-$key
+}
+
+# The build to be used: that of the server's own version, else of the newest that there is.
+best_of() {
+    place_of "$1" "${installed:-$pg}"
+    [ ! -d "$place" ] || return 0
+    place=$(compgen -G "$cache/postgresql-$pg.*-$1-$key" | sort -V | tail -n 1)
+    [ -n "$place" ]
 }
 
 if [ "${1:-}" = --where ]; then
-    place_of "${2:?which way?}"
-    [ -d "$place" ] || exit 1
+    best_of "${2:?which way?}" || exit 1
     echo "$place/bin"
     exit
 fi
 
+# The ways in which a version is not built yet.
 missing() {
     todo=()
     for way in "${ways[@]}"; do
-        place_of "$way"
+        place_of "$way" "$1"
         [ -d "$place" ] || todo+=("$way")
     done
     [ ${#todo[@]} -gt 0 ]
 }
-missing || exit 0
+some_missing() {
+    for way in "${ways[@]}"; do
+        best_of "$way" || return 0
+    done
+    return 1
+}
+wanted() {
+    if [ -n "$installed" ]; then missing "$installed"; else some_missing; fi
+}
+wanted || exit 0
 
 mkdir -p "$cache"
 chmod 755 "$cache"
 # One at a time. Whoever had to wait finds the work done.
 exec 9>"$cache/lock"
 flock 9
-missing || exit 0
+wanted || exit 0
 
 work=$(mktemp -d "$cache/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -84,6 +102,14 @@ fail() {
     [ ! -s "$work/log" ] || tail -n 40 "$work/log" >&2
     echo "build-postgres: $*" >&2
     exit 1
+}
+
+# Where there is nothing newer, what there is has to do.
+make_do() {
+    some_missing && fail "$1"
+    place=${place##*/postgresql-}
+    echo "build-postgres: $1: the builds here are of ${place%-*-*}, the server is $installed" >&2
+    exit 0
 }
 
 # ---- The sources ----
@@ -101,19 +127,21 @@ mkdir -p state/lists/partial cache/archives/partial
 private=(-qq -o "Dir::State=$work/state" -o "Dir::Cache=$work/cache" -o "Dir::Etc::sourcelist=$work/sources.list"
     -o Dir::Etc::sourceparts=- -o APT::Sandbox::User=root)
 command -v apt-get >/dev/null || fail "no apt-get here, so no sources"
-apt-get "${private[@]}" update >log 2>&1 || fail "apt-get found no lists of sources"
+apt-get "${private[@]}" update >log 2>&1 || make_do "apt-get found no lists of sources"
 
 # An index may already name a version that the mirror does not have yet.
 found=''
 for version in "$installed" $(apt-cache "${private[@]}" showsrc "postgresql-$pg" 2>>log |
     sed -n 's/^Version: //p' | sort -Vru); do
     [ -n "$version" ] || continue
+    [ "$version" = "$installed" ] || missing "$version" || make_do "no sources of ${installed:-it}"
     if apt-get "${private[@]}" --download-only --only-source source "postgresql-$pg=$version" >>log 2>&1; then
         found=$version
         break
     fi
 done
-[ -n "$found" ] || fail "no sources of PostgreSQL $pg are to be had"
+[ -n "$found" ] || make_do "no sources of PostgreSQL $pg are to be had"
+missing "$found" || exit 0
 if [ -n "$installed" ] && [ "$found" != "$installed" ]; then
     echo "build-postgres: no sources of $installed; building $found in its stead" >&2
 fi
@@ -161,7 +189,7 @@ change_unchecked() {
 }
 
 for way in "${todo[@]}"; do
-    place_of "$way"
+    place_of "$way" "$found"
     echo "build-postgres: building PostgreSQL $found ($way), a few minutes ..." >&2
     mkdir "$way"
     source=$work/source

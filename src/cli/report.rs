@@ -373,8 +373,10 @@ fn enter_core(core: &CoreReport, bundle: &mut Bundle, contents: &mut Contents) {
     contents.files.push(Gathered {
         name: CORE.to_owned(),
         bytes: core.apparent_bytes as usize,
-        what: "a core file, for a debugger and the very same binaries: all that was in its memory, data and passwords, too; it is not in the archive"
-            .to_owned(),
+        what: format!(
+            "a core file, for a debugger and the very same binaries: all that was in its memory, data and passwords, too; it is not in the archive{}",
+            without_registers(core)
+        ),
         cut_off: false,
     });
     let about = serde_json::to_string_pretty(core).unwrap_or_default() + "\n";
@@ -386,6 +388,16 @@ fn enter_core(core: &CoreReport, bundle: &mut Bundle, contents: &mut Contents) {
             cut_off: size.cut_off,
         }),
         Err(e) => contents.miss(ABOUT_CORE, &e.to_string()),
+    }
+}
+
+fn without_registers(core: &CoreReport) -> String {
+    match core.registers_left_out.as_slice() {
+        [] => String::new(),
+        kinds => format!(
+            "; without the registers of {}, which debuggers do not know",
+            kinds.join(", ")
+        ),
     }
 }
 

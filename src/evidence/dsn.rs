@@ -161,7 +161,7 @@ pub fn at_home(mut config: Config, settings: &Settings, process: &Process) -> Co
     // An abstract one (@) cannot be reached from another network namespace, and few have it.
     let directory = directories.find(|d| d.starts_with('/'));
     if let (true, Some(directory)) = (names_no_host(&config), directory) {
-        config.host_path(match process.shares_our_mounts() {
+        config.host_path(match process.shares_our_paths() {
             true => directory.to_owned(),
             false => format!("/proc/{}/root{directory}", process.pid()),
         });

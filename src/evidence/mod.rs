@@ -149,7 +149,7 @@ impl Material {
             process,
             inner_pid: backend.inner_pid,
             postmaster,
-            data_directory: backend.data_directory.clone(),
+            data_directory: (backend.data_directory.as_ref()).map(|d| pinned.path_inside(d)),
             server_version: backend.version.as_ref().map(|v| v.text.clone()),
             settings: Settings::of(backend),
             images: versions::mapped_images(backend),

@@ -273,6 +273,23 @@ impl Process {
         self.proc.cwd().map_err(io_error)
     }
 
+    /// A path that the kernel told us of this process (its working directory, say), as the process itself has it. For one
+    /// that was put below another root (chroot(2)) in our own mount namespace, the kernel tells paths as we see them
+    /// (d_path(), fs/d_path.c).
+    pub fn path_inside(&self, path: &std::path::Path) -> std::path::PathBuf {
+        let root = std::fs::read_link(format!("/proc/{}/root", self.pid));
+        match root.ok().filter(|_| self.still_the_same()) {
+            Some(root) => below(&root, path),
+            None => path.to_owned(),
+        }
+    }
+
+    /// Whether a path means the same file to it and to us. False where that cannot be told.
+    pub fn shares_our_paths(&self) -> bool {
+        let roots = || Some((root::Root::ours().ok()?, root::Root::of(self).ok()?));
+        self.shares_our_mounts() && roots().is_some_and(|(ours, theirs)| ours.is(&theirs))
+    }
+
     /// Whether it lives in our mount namespace. False where that cannot be told.
     pub fn shares_our_mounts(&self) -> bool {
         let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
@@ -495,4 +512,31 @@ fn io_error(e: ProcError) -> io::Error {
         other => return io::Error::other(other.to_string()),
     };
     io::Error::from_raw_os_error(kind)
+}
+
+/// `path` with `root` taken for its beginning; as it is where it lies elsewhere.
+fn below(root: &std::path::Path, path: &std::path::Path) -> std::path::PathBuf {
+    match path.strip_prefix(root) {
+        Ok(rest) => std::path::Path::new("/").join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_below_another_root() {
+        let inside = |root: &str, path: &str| below(root.as_ref(), path.as_ref());
+        for (root, path, expected) in [
+            ("/", "/data", "/data"),
+            ("/cell", "/cell/data", "/data"),
+            ("/cell", "/cell", "/"),
+            ("/cell", "/cellar/data", "/cellar/data"),
+            ("/cell (deleted)", "/cell/data", "/cell/data"),
+        ] {
+            assert_eq!(inside(root, path), std::path::Path::new(expected));
+        }
+    }
 }

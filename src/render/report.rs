@@ -122,6 +122,13 @@ fn core_file(core: &CoreReport) -> String {
             core.threads_missing.len()
         );
     }
+    if !core.registers_left_out.is_empty() {
+        let _ = write!(
+            text,
+            "; registers that debuggers do not know are not in it: {}",
+            core.registers_left_out.join(", ")
+        );
+    }
     text
 }
 

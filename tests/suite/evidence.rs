@@ -14,6 +14,8 @@ use crate::harness::{
     checked, is_root, pgpoke, server_with_testext, skip, wait_for,
 };
 
+mod chroot;
+
 /// A bundle that pgpoke has written.
 struct Report {
     run: Run,

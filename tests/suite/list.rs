@@ -9,7 +9,7 @@ use postgres::{Client, NoTls};
 use serde_json::Value;
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, as_other_user, fetched, heeding_signals,
+    Backend, DEADLINE, How, Installation, Run, Server, as_stranger, fetched, heeding_signals,
     is_root, pgpoke, server_with_testext, skip, skipped, wait_for,
 };
 
@@ -460,7 +460,7 @@ fn at_max_connections_the_stuck_one_is_found_and_freed() {
 #[test]
 fn filters_and_the_order() {
     let server = Server::start();
-    for sql in ["CREATE DATABASE shop", "CREATE ROLE alice LOGIN"] {
+    for sql in ["CREATE DATABASE market", "CREATE ROLE alice LOGIN"] {
         server.connect().batch_execute(sql).expect("a name");
     }
     let connect = |name: &str, user: &str| {
@@ -472,9 +472,9 @@ fn filters_and_the_order() {
             .connect(NoTls);
         client.expect("a session")
     };
-    let mut first = connect("shop", "alice");
+    let mut first = connect("market", "alice");
     first.batch_execute("BEGIN").expect("a transaction");
-    let mut second = connect("shop", "postgres");
+    let mut second = connect("market", "postgres");
     second.batch_execute("SELECT 1").expect("a statement");
     let third = server.stuck_when("SELECT pg_sleep(1000)", |_| true);
     let pid = |client: &mut Client| {
@@ -489,7 +489,7 @@ fn filters_and_the_order() {
     let third_pid = i64::from(third.pid());
     let oid: i64 = first
         .query_one(
-            "SELECT oid::bigint FROM pg_database WHERE datname = 'shop'",
+            "SELECT oid::bigint FROM pg_database WHERE datname = 'market'",
             &[],
         )
         .expect("an OID")
@@ -505,11 +505,11 @@ fn filters_and_the_order() {
         pids
     };
     let shop = sorted(vec![first_pid, second_pid]);
-    assert_eq!(pids(&["--database", "shop"]), shop);
+    assert_eq!(pids(&["--database", "market"]), shop);
     assert_eq!(pids(&["--database", &oid]), shop);
-    assert_eq!(pids(&["-d", "shop", "-U", "alice"]), [first_pid]);
+    assert_eq!(pids(&["-d", "market", "-U", "alice"]), [first_pid]);
     assert_eq!(pids(&["--state", "idle in transaction"]), [first_pid]);
-    assert_eq!(pids(&["--state", "idle", "-d", "shop"]), [second_pid]);
+    assert_eq!(pids(&["--state", "idle", "-d", "market"]), [second_pid]);
     let active_or_open = sorted(vec![first_pid, third_pid]);
     assert_eq!(
         pids(&["--state", "active", "--state", "idle in transaction"]),
@@ -566,7 +566,8 @@ fn another_user_s_servers_are_counted_and_not_shown() {
     let server = Server::start();
     let mut command = pgpoke();
     command.args(["list", "--json"]);
-    let run = Run::of(as_other_user(command));
+    // Other tests have servers of other users' own.
+    let run = Run::of(as_stranger(command));
     run.assert_code(6)
         .assert_says("no permission to look into")
         .assert_says("pgpoke: hint: ");

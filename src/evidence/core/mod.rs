@@ -94,6 +94,8 @@ pub struct CoreReport {
     pub copied_later: Vec<Part>,
     /// What is not in the file.
     pub left_out: Vec<LeftOut>,
+    /// The kinds of registers that were in use and are not in the file, as debuggers would not take it with them.
+    pub registers_left_out: Vec<String>,
 }
 
 /// A part of the process's memory.
@@ -216,6 +218,7 @@ pub fn write(
     };
     let shared = Shared::of(process, &mut stage);
     stage.arena.pieces.sort_by_key(|piece| piece.start);
+    let (threads, registers_left_out) = with_known_registers(threads);
     let notes = elf::notes(&about.notes(&stage.mappings, threads));
     let front = front_of(&stage, notes.len());
     let mut writer = Writer {
@@ -256,6 +259,7 @@ pub fn write(
         buffer_bytes: stage.arena.size() as u64,
         copied_later: copied_later(&stage),
         left_out: left_out(&stage, &missing),
+        registers_left_out,
     })
 }
 
@@ -320,7 +324,7 @@ impl About {
         let files = mappings.iter().filter(|m| m.has_file() && !m.shared);
         Notes {
             process: self.process.clone(),
-            threads: threads.into_iter().map(with_known_registers).collect(),
+            threads,
             auxiliary: self.auxiliary.clone(),
             files: files
                 .map(|m| MappedFile {
@@ -333,11 +337,15 @@ impl About {
     }
 }
 
-fn with_known_registers(thread: Thread) -> Thread {
-    Thread {
-        extended: xstate::in_known_layout(&thread.extended, xsave_place),
-        ..thread
+/// The threads with registers as debuggers know them, and what any of them has besides.
+fn with_known_registers(mut threads: Vec<Thread>) -> (Vec<Thread>, Vec<String>) {
+    let mut left_out = 0;
+    for thread in &mut threads {
+        let known = xstate::in_known_layout(&thread.extended, xsave_place);
+        thread.extended = known.set;
+        left_out |= known.left_out;
     }
+    (threads, xstate::names(left_out))
 }
 
 /// As the kernel has it.

@@ -5,6 +5,10 @@
 //! 13 and lldb know Intel's places only; a set of AMD's is too short for them, and gdb says so and shows no vector
 //! registers. gdb from 14 on tells by the length whose it is (`i387_guess_xsave_layout()`, gdb/i387-tdep.c). So core files
 //! have Intel's places, whatever they are written on.
+//!
+//! What came later still, the tiles of AMX among it, gdb 13 does not know: it takes the length of a set from what XCR0 says of
+//! the components that it knows (`X86_XSTATE_SIZE`, gdbsupport/x86-xstate.h), and complains of any other. So the set ends
+//! with what is known, says nothing of the rest, and the report names what was in use and is not there.
 
 /// The x87 and SSE registers, and the header; the same everywhere.
 const FRONT: usize = 576;
@@ -12,6 +16,9 @@ const FRONT: usize = 576;
 /// Where the kernel notes which components there are: XCR0, in what XSAVE leaves to software (`struct _fpx_sw_bytes`,
 /// arch/x86/include/uapi/asm/sigcontext.h).
 const XCR0: usize = 464;
+
+/// Where XSAVE notes which components are not as they are at first (XSTATE_BV, the header's first word).
+const IN_USE: usize = 512;
 
 /// What Intel's processors have behind that: the number of a component, its place, its size.
 const KNOWN: [(u32, usize, usize); 7] = [
@@ -24,18 +31,49 @@ const KNOWN: [(u32, usize, usize); 7] = [
     (9, 2688, 8),    // protection keys
 ];
 
-/// The same registers, where all debuggers look for them. What cannot be told for sure stays as it is. `place` says where
-/// this processor has a component, and its size.
-pub fn in_known_layout(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Vec<u8> {
-    moved(set, place).unwrap_or_else(|| set.to_vec())
+/// What is called so that debuggers do not know; others by their numbers.
+const NAMES: [(u32, &str); 3] = [(17, "AMX (XTILECFG)"), (18, "AMX (XTILEDATA)"), (19, "APX")];
+
+/// The registers as they go into a core file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The set.
+    pub set: Vec<u8>,
+    /// Its components that were in use and are not there, a bit for each.
+    pub left_out: u64,
 }
 
-fn moved(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Option<Vec<u8>> {
-    let xcr0 = u64::from_le_bytes(set.get(XCR0..XCR0 + 8)?.try_into().ok()?);
+/// The same registers, where all debuggers look for them, without those that none looks for. What cannot be told for sure
+/// stays as it is. `place` says where this processor has a component, and its size.
+pub fn in_known_layout(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Known {
+    moved(set, place).unwrap_or_else(|| Known {
+        set: set.to_vec(),
+        left_out: 0,
+    })
+}
+
+/// What components are called, by their bits.
+pub fn names(components: u64) -> Vec<String> {
+    let name = |n: u32| {
+        let known = NAMES.iter().find(|name| name.0 == n);
+        known.map_or_else(|| format!("component {n} of XSAVE"), |k| k.1.to_owned())
+    };
+    let all = (0..64).filter(|n| components & (1 << n) != 0);
+    all.map(name).collect()
+}
+
+fn word(set: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(set.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn moved(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Option<Known> {
+    let (xcr0, in_use) = (word(set, XCR0)?, word(set, IN_USE)?);
     let mut out = set.get(..FRONT)?.to_vec();
     // The first two are in the front.
-    for component in (2..64).filter(|n| xcr0 & (1 << n) != 0) {
-        let (_, to, size) = *KNOWN.iter().find(|known| known.0 == component)?;
+    let known = KNOWN.iter().fold(0b11, |mask, k| mask | 1 << k.0);
+    out[XCR0..XCR0 + 8].copy_from_slice(&(xcr0 & known).to_le_bytes());
+    out[IN_USE..IN_USE + 8].copy_from_slice(&(in_use & known).to_le_bytes());
+    for (component, to, size) in KNOWN.into_iter().filter(|k| xcr0 & (1 << k.0) != 0) {
         let (from, there) = place(component);
         if there != size {
             return None;
@@ -44,7 +82,10 @@ fn moved(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Option<Vec<u8>> {
         out.resize(out.len().max(to + size), 0);
         out[to..to + size].copy_from_slice(bytes);
     }
-    Some(out)
+    Some(Known {
+        set: out,
+        left_out: in_use & !known,
+    })
 }
 
 #[cfg(test)]
@@ -61,6 +102,7 @@ mod tests {
             set[*at..at + size].fill(*component as u8);
         }
         set[XCR0..XCR0 + 8].copy_from_slice(&xcr0.to_le_bytes());
+        set[IN_USE..IN_USE + 8].copy_from_slice(&xcr0.to_le_bytes());
         set
     }
 
@@ -81,8 +123,11 @@ mod tests {
     fn a_set_of_amds_is_moved() {
         let before = set(&AMD);
         assert_eq!(before.len(), 2440);
-        let after = in_known_layout(&before, places(&AMD));
-        assert_eq!(after.len(), 2696);
+        let Known {
+            set: after,
+            left_out,
+        } = in_known_layout(&before, places(&AMD));
+        assert_eq!((after.len(), left_out), (2696, 0));
         assert_eq!(after[..FRONT], before[..FRONT]);
         for (component, at, size) in KNOWN.iter().filter(|k| !matches!(k.0, 3 | 4)) {
             let there = &after[*at..at + size];
@@ -91,7 +136,7 @@ mod tests {
         // Where there was nothing, there is nothing.
         assert!(after[832..1088].iter().all(|b| *b == 0));
         // Without protection keys it is as long as gdb wants it.
-        let less = in_known_layout(&set(&AMD[..4]), places(&AMD));
+        let less = in_known_layout(&set(&AMD[..4]), places(&AMD)).set;
         assert_eq!(less.len(), 2688);
     }
 
@@ -103,21 +148,86 @@ mod tests {
             if before.len() > 832 {
                 before[832..960].fill(0);
             }
-            assert_eq!(in_known_layout(&before, places(known)), before);
+            assert_eq!(in_known_layout(&before, places(known)), as_it_is(&before));
+        }
+    }
+
+    fn as_it_is(set: &[u8]) -> Known {
+        Known {
+            set: set.to_vec(),
+            left_out: 0,
+        }
+    }
+
+    /// Sapphire Rapids: no MPX, and nothing moves up for it; AMX behind the protection keys.
+    const AMX: [(u32, usize, usize); 7] = [
+        (2, 576, 256),
+        (5, 1088, 64),
+        (6, 1152, 512),
+        (7, 1664, 1024),
+        (9, 2688, 8),
+        (17, 2752, 64),
+        (18, 2816, 8192),
+    ];
+
+    /// What gdb 13 takes for the size of a set with these components (`X86_XSTATE_SIZE`, gdbsupport/x86-xstate.h).
+    fn size_to_gdb_13(xcr0: u64) -> usize {
+        match xcr0 {
+            x if x & (1 << 9) != 0 => 2696,
+            x if x & 0xe0 != 0 => 2688,
+            x if x & 0x18 != 0 => 1088,
+            x if x & 4 != 0 => 832,
+            _ => 576,
+        }
+    }
+
+    #[test]
+    fn what_debuggers_do_not_know_is_left_out_and_named() {
+        let before = set(&AMX);
+        assert_eq!(before.len(), 11_008);
+        let known = in_known_layout(&before, places(&AMX));
+        assert_eq!(names(known.left_out), ["AMX (XTILECFG)", "AMX (XTILEDATA)"]);
+        // What is left is what it would be on a machine without.
+        let mut without = set(&AMX[..5]);
+        without[832..1088].fill(0);
+        assert_eq!(known.set, without);
+        assert_eq!(word(&known.set, XCR0), Some(0b10_1110_0111));
+        // No tile was loaded: then nothing is missing.
+        let mut unused = before;
+        unused[IN_USE..IN_USE + 8].copy_from_slice(&0b111u64.to_le_bytes());
+        let known = in_known_layout(&unused, places(&AMX));
+        assert_eq!((known.set.len(), known.left_out), (2696, 0));
+        assert_eq!(word(&known.set, IN_USE), Some(0b111));
+        // The places of AMD's, with something behind that nobody knows yet.
+        let later: Vec<_> = AMD.into_iter().chain([(31, 2560, 64)]).collect();
+        let known = in_known_layout(&set(&later), places(&later));
+        assert_eq!(names(known.left_out), ["component 31 of XSAVE"]);
+        assert_eq!(known.set, in_known_layout(&set(&AMD), places(&AMD)).set);
+    }
+
+    #[test]
+    fn gdb_13_finds_a_set_as_long_as_it_expects() {
+        for last in 0..=AMX.len() {
+            let before = set(&AMX[..last]);
+            let after = in_known_layout(&before, places(&AMX)).set;
+            let xcr0 = word(&after, XCR0).unwrap();
+            // The three of AVX-512 come together.
+            if !matches!(xcr0 & 0xe0, 0x20 | 0x60) {
+                assert_eq!(after.len(), size_to_gdb_13(xcr0), "{xcr0:#x}");
+            }
         }
     }
 
     #[test]
     fn what_is_not_known_stays_as_it_is() {
-        // A component that nobody knows (the tiles of AMX), another size, a set that is too short.
-        let tiles = [(2, 576, 256), (17, 2752, 64)];
-        let before = set(&tiles);
-        assert_eq!(in_known_layout(&before, places(&tiles)), before);
+        // Another size, another place, a set that is too short.
         let before = set(&AMD);
-        assert_eq!(in_known_layout(&before, |_| (576, 128)), before);
-        assert_eq!(in_known_layout(&before, |_| (usize::MAX, 256)), before);
-        for len in [0, 100, XCR0 + 4, FRONT, 1000] {
-            assert_eq!(in_known_layout(&before[..len], places(&AMD)), before[..len]);
+        for place in [(576, 128), (usize::MAX, 256)] {
+            assert_eq!(in_known_layout(&before, |_| place), as_it_is(&before));
+        }
+        for len in [0, 100, XCR0 + 4, IN_USE + 4, FRONT, 1000] {
+            let short = &before[..len];
+            assert_eq!(in_known_layout(short, places(&AMD)), as_it_is(short));
         }
     }
 }

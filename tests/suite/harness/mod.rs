@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 pub use backend::Backend;
 pub use installation::{Installation, checked};
 pub use run::{
-    Run, as_other_user, as_server_user, as_user_without_ptrace, denying, heeding_signals, kept,
-    pgpoke, published, tampered,
+    Run, as_other_user, as_server_user, as_stranger, as_user_without_ptrace, denying,
+    heeding_signals, kept, pgpoke, published, tampered,
 };
 pub use server::Server;
 pub use stuck::{Failure, How, Outcome, Stuck};

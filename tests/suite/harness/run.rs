@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -520,6 +521,27 @@ pub fn as_user_without_ptrace(command: Command) -> Command {
 pub fn as_other_user(command: Command) -> Command {
     setpriv(
         &["--reuid=nobody", "--regid=nogroup", "--clear-groups"],
+        command,
+    )
+}
+
+/// The command, as a user whom nothing else on this machine runs as, be it another test's. Needs root.
+pub fn as_stranger(command: Command) -> Command {
+    let in_use = || {
+        let all = std::fs::read_dir("/proc").expect("/proc");
+        let owners = all.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.uid()));
+        owners.collect::<std::collections::HashSet<u32>>()
+    };
+    let in_use = in_use();
+    // Neither people's nor services', by custom.
+    let id = (30_000..60_000).find(|id| !in_use.contains(id));
+    let id = id.expect("a user who runs nothing");
+    setpriv(
+        &[
+            &format!("--reuid={id}"),
+            &format!("--regid={id}"),
+            "--clear-groups",
+        ],
         command,
     )
 }
