@@ -179,12 +179,15 @@ fn take_anything(
     let stopped_for = stopped.stopped_for();
     stopped.keep();
     drop(tracee);
-    // The signal was taken, so that it will not end us by itself; and nobody who pressed Ctrl-C wants us to go on.
-    if let Some(Err(Declined::Trace(
-        TraceError::AskedToEnd(signal) | TraceError::LeftAlone(signal),
-    ))) = handlers
-    {
-        return Err(Failure::trace(TraceError::AskedToEnd(signal), process));
+    match handlers {
+        // The signal was taken, so that it will not end us by itself; and nobody who pressed Ctrl-C wants us to go on.
+        Some(Err(Declined::Trace(
+            TraceError::AskedToEnd(signal) | TraceError::LeftAlone(signal),
+        ))) => return Err(Failure::trace(TraceError::AskedToEnd(signal), process)),
+        Some(Err(Declined::Trace(gone @ TraceError::Gone(_)))) => {
+            return Err(Failure::trace(gone, process));
+        }
+        _ => {}
     }
 
     let mut snapshot = plan.interpret(&capture, true, stopped_for);

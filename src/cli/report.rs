@@ -23,6 +23,7 @@ use crate::render::{json, report, samples as tree, text};
 use crate::snapshot::{Plan, Snapshot, Unseen};
 use crate::tracee::arch::Registers;
 use crate::tracee::sys::HeldSignals;
+use crate::tracee::threads::Absent;
 use crate::tracee::threads::ForOthers::{Hasty, Patient};
 use crate::tracee::{StopBudget, TraceError};
 
@@ -459,7 +460,7 @@ impl Seen {
                         // Who did not stop once, mostly does not for as long as all stand and wait for it.
                         if threads
                             .iter()
-                            .any(|t| matches!(t.stack, Err(Unseen::RanOn)))
+                            .any(|t| matches!(t.stack, Err(Unseen::Absent(Absent::RanOn))))
                         {
                             patience = Hasty;
                         }

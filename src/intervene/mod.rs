@@ -353,11 +353,21 @@ pub fn verify(
         statement,
         options,
     );
-    report.server = Some(server.fate(match report.outcome {
+    // Nobody but its parent is told how it ended.
+    let ended_somehow = matches!(report.outcome, Outcome::Cancelled | Outcome::Terminated)
+        && report.exit_status.is_none()
+        && plan.backend.process.has_ended();
+    let fate = server.fate(match report.outcome {
         Outcome::Crashed => Duration::from_secs(5),
         Outcome::Terminated => ServerWatch::TIME_TO_NOTICE,
+        _ if ended_somehow => ServerWatch::TIME_TO_NOTICE,
         _ => Duration::ZERO,
-    }));
+    });
+    if ended_somehow && fate.restarted() == Some(true) {
+        report.outcome = Outcome::Crashed;
+        report.detail = "it was about to obey, and was killed or crashed".into();
+    }
+    report.server = Some(fate);
     report
 }
 
@@ -434,8 +444,10 @@ fn look(
         Err(why) => return Ok(Look::Declined(why)),
     };
     frame.is_for_good();
-    if let Err(why) = set_flags(&frame, backend, memory, &snapshot, options.request) {
-        return Ok(Look::Declined(why));
+    match set_flags(&frame, backend, memory, &snapshot, options.request) {
+        Ok(()) => {}
+        Err(Declined::Trace(e)) => return Err(e),
+        Err(why) => return Ok(Look::Declined(why)),
     }
     let end = frame.call(function, [0; 5])?.watch(options.timeout)?;
     if let (CallEnd::Returned, Some((at, value))) = (end, errno) {

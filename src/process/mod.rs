@@ -145,6 +145,11 @@ impl Process {
         status_of(&self.proc)
     }
 
+    /// `/proc/PID/task/TID/status`, of one of its threads.
+    pub fn status_of_thread(&self, tid: i32) -> io::Result<Status> {
+        text::status(&read_small(&self.proc, &format!("task/{tid}/status"))?)
+    }
+
     /// `/proc/PID/stat`.
     pub fn stat(&self) -> io::Result<Stat> {
         stat_of(&self.proc)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::screen::{Page, Screen};
 use super::text::printable;
 use crate::assess::{Cause, Verdict};
-use crate::evidence::core::CoreReport;
+use crate::evidence::core::{CoreReport, MissingThread, WhyMissing};
 use crate::evidence::{Contents, README};
 
 /// How many names of files are told of those that share a reason not to be there.
@@ -115,13 +115,7 @@ fn core_file(core: &CoreReport) -> String {
             mebibytes(own)
         );
     }
-    if !core.threads_missing.is_empty() {
-        let _ = write!(
-            text,
-            "; {} threads did not stop in time, and are not in it",
-            core.threads_missing.len()
-        );
-    }
+    text.push_str(&missing_threads(&core.threads_missing_why));
     if !core.registers_left_out.is_empty() {
         let _ = write!(
             text,
@@ -130,6 +124,30 @@ fn core_file(core: &CoreReport) -> String {
         );
     }
     text
+}
+
+/// Which threads are not in the core file, for each reason.
+fn missing_threads(missing: &[MissingThread]) -> String {
+    let mut reasons: Vec<(String, Vec<i32>)> = Vec::new();
+    for thread in missing {
+        let why = match (thread.why, thread.tracer) {
+            (WhyMissing::RanOn, _) => "did not stop in time".to_owned(),
+            (WhyMissing::Traced, Some(tracer)) => format!("traced by process {tracer}"),
+            (WhyMissing::Traced, None) => "traced by another process".to_owned(),
+            (WhyMissing::Denied, _) => "the kernel does not let pgpoke trace it".to_owned(),
+            (WhyMissing::TooMany, _) => "beyond the most that are stopped".to_owned(),
+            (WhyMissing::Unreadable, _) => "its registers could not be read".to_owned(),
+        };
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, threads)) => threads.push(thread.tid),
+            None => reasons.push((why, vec![thread.tid])),
+        }
+    }
+    let each = reasons.iter().map(|(why, threads)| match threads[..] {
+        [tid] => format!("; thread {tid} is not in it ({why})"),
+        _ => format!("; {} threads are not in it ({why})", threads.len()),
+    });
+    each.collect()
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -145,4 +163,24 @@ fn by_reason(contents: &Contents) -> Vec<(&str, Vec<&str>)> {
         }
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_not_in_the_core_file_is_told_of_with_the_reason() {
+        let thread = |tid, why, tracer| MissingThread { tid, why, tracer };
+        assert_eq!(missing_threads(&[]), "");
+        let missing = [
+            thread(11, WhyMissing::RanOn, None),
+            thread(12, WhyMissing::Traced, Some(99)),
+            thread(13, WhyMissing::RanOn, None),
+        ];
+        assert_eq!(
+            missing_threads(&missing),
+            "; 2 threads are not in it (did not stop in time); thread 12 is not in it (traced by process 99)"
+        );
+    }
 }

@@ -18,6 +18,7 @@ use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType, Receiver, Wait, Worker};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
+use crate::tracee::threads::Absent;
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
 pub use glance::{Glance, ServerFacts};
@@ -565,9 +566,9 @@ pub struct ThreadStack {
 /// Why the stack of another thread than the main one is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unseen {
-    /// It is in an uninterruptible call, or had no turn on a processor.
-    #[error("it did not stop in time")]
-    RanOn,
+    /// It did not stand still.
+    #[error(transparent)]
+    Absent(Absent),
     /// The budget of the stop was for those before it.
     #[error("the time for which all may stand still was over")]
     NoTime,

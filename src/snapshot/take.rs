@@ -238,6 +238,8 @@ impl<'b, 'p> Plan<'b, 'p> {
             .as_ref()
             .and_then(|f| f.read_at(&mut status, 0).ok());
         status.truncate(read.unwrap_or(0));
+        // What was killed meanwhile can still be read, in part: that makes no capture.
+        stopped.signal_mask()?;
         Ok(Capture {
             unwind_registers: registers.for_unwinding(),
             registers,

@@ -47,17 +47,21 @@ impl Plan<'_, '_> {
                 .map(|(_, end)| *end)
         };
         let pid = process.pid();
-        let (copied, stopped) = stand_still(process, budget, limit, patience, move |all| {
+        let stood = stand_still(process, budget, limit, patience, move |all| {
             copy(all, pid, &memory, end_of)
         })?;
-        let stacks = copied
+        let absent = stood.absent.into_iter();
+        let stacks = stood
+            .seen
             .into_iter()
+            .chain(absent.map(|(tid, why)| (tid, Err(Unseen::Absent(why)))))
+            .take(MOST_THREADS)
             .map(|(tid, copied)| ThreadStack {
                 tid,
                 stack: copied.map(|thread| self.understand(thread)),
             })
             .collect();
-        Ok((stacks, stopped))
+        Ok((stacks, stood.at_most))
     }
 
     fn understand(&self, thread: Copied) -> Stack {
@@ -93,10 +97,8 @@ fn copy(
         })
     };
     let stopped = all.threads().filter(|tid| *tid != pid);
-    let ran_on = all.missing().into_iter();
     stopped
-        .map(|tid| (tid, one(tid)))
-        .chain(ran_on.map(|tid| (tid, Err(Unseen::RanOn))))
         .take(MOST_THREADS)
+        .map(|tid| (tid, one(tid)))
         .collect()
 }

@@ -92,9 +92,20 @@ pub enum TraceError {
     /// The same, after a call had begun.
     #[error("ended by signal {0}; the call had begun and goes on in the backend")]
     LeftAlone(i32),
-    /// Something else that the kernel said.
+    /// Something else that the kernel said. There is no conversion: see [`TraceError::of_held`].
     #[error("ptrace: {0}")]
-    Kernel(#[from] Errno),
+    Kernel(Errno),
+}
+
+impl TraceError {
+    /// What the kernel's answer about a thread of process `pid` that we hold means: ESRCH that it was killed while we held
+    /// it (ptrace_check_attach(), kernel/ptrace.c), ECHILD that it is no longer ours. Every call about one comes here.
+    fn of_held(pid: i32, e: Errno) -> Self {
+        match e {
+            Errno::ESRCH | Errno::ECHILD => TraceError::Gone(pid),
+            other => TraceError::Kernel(other),
+        }
+    }
 }
 
 /// What a traced thread was seen to do.
@@ -184,7 +195,7 @@ impl<'p> Tracee<'p> {
         let priority = Priority::raise();
         // Seizing a stopped process waits for it to wake up in the kernel, which in a frozen control group
         // (`docker pause`) it never does: checkpoint-restore/criu#1905.
-        let fuse = Fuse::light_for_seizing(process, budget)?;
+        let fuse = Fuse::light_for_seizing(process, budget).map_err(TraceError::Kernel)?;
         let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT;
         let pid = process.pid();
         sys::seize(pid, options).map_err(|e| match e {
@@ -371,20 +382,17 @@ impl<'p> Tracee<'p> {
         }
     }
 
-    /// ESRCH means that it was killed while we held it, ECHILD that it is no longer ours.
+    /// Notes what became of it, too; see [`TraceError::of_held`].
     fn lost(&mut self, e: Errno) -> TraceError {
         match e {
-            Errno::ESRCH => {
-                self.state = State::Dying;
-                TraceError::Gone(self.tid())
-            }
+            Errno::ESRCH => self.state = State::Dying,
             Errno::ECHILD => {
                 self.state = State::Gone;
                 self.fuse.put_out();
-                TraceError::Gone(self.tid())
             }
-            other => TraceError::Kernel(other),
+            _ => {}
         }
+        TraceError::of_held(self.tid(), e)
     }
 
     /// Lets the thread go for good.
@@ -484,12 +492,16 @@ impl<'p> Stopped<'_, 'p> {
 
     /// The general registers.
     pub fn registers(&self) -> Result<Registers, TraceError> {
-        Ok(Registers(sys::registers(self.tracee.tid())?))
+        let tid = self.tracee.tid();
+        // That it was killed is noted where it is let go.
+        let registers = sys::registers(tid).map_err(|e| TraceError::of_held(tid, e))?;
+        Ok(Registers(registers))
     }
 
     /// The blocked signals, bit `n - 1` for signal `n`.
     pub fn signal_mask(&self) -> Result<u64, TraceError> {
-        Ok(sys::signal_mask(self.tracee.tid())?)
+        let tid = self.tracee.tid();
+        sys::signal_mask(tid).map_err(|e| TraceError::of_held(tid, e))
     }
 
     /// Whether SIGSTOP or one of its kin has stopped it, and not only we.
@@ -534,14 +546,14 @@ impl<'p> Stopped<'_, 'p> {
         let tracee = &mut *self.tracee;
         let tid = tracee.tid();
         // The mask that holds at the judged instruction. Later, inside the frame, the handler's own is in force.
-        let mask = sys::signal_mask(tid).map_err(TraceError::Kernel)?;
+        let mask = sys::signal_mask(tid).map_err(|e| tracee.lost(e))?;
         // Any value that no one else is likely to queue: an address of ours and our PID.
         let token = (&raw const *tracee as usize) ^ ((std::process::id() as usize) << 40);
         sys::queue_to_thread(tid, tid, CARRIER, token).map_err(|e| tracee.lost(e))?;
         tracee.resume(Resume::Cont)?;
         tracee.await_own_signal(token)?;
 
-        let here = Registers(sys::registers(tid).map_err(TraceError::Kernel)?);
+        let here = Registers(sys::registers(tid).map_err(|e| tracee.lost(e))?);
         if judged.is_some_and(|then| !here.same_place(then)) {
             tracee.resume_without_signal()?;
             return Err(Declined::Moved);
@@ -753,7 +765,9 @@ impl Call<'_, '_> {
                 }
                 Some(Event::GroupStop | Event::Signal(_)) => {}
                 Some(Event::Syscall | Event::Interrupted) => {
-                    let regs = Registers(sys::registers(self.tracee.tid())?);
+                    let tid = self.tracee.tid();
+                    let regs = sys::registers(tid).map_err(|e| self.tracee.lost(e))?;
+                    let regs = Registers(regs);
                     if regs.enters_sigreturn() && regs.sp() == self.after_return {
                         return Ok(CallEnd::Returned);
                     }
@@ -782,7 +796,7 @@ fn write_u32(tid: i32, memory: &dyn Memory, addr: Avma, value: u32) -> Result<()
     }
     let word = memory.read_u64(aligned)?;
     let word = word & !(0xffff_ffff << shift) | u64::from(value) << shift;
-    sys::poke(tid, aligned.0, word).map_err(TraceError::Kernel)?;
+    sys::poke(tid, aligned.0, word).map_err(|e| TraceError::of_held(tid, e))?;
     Ok(())
 }
 

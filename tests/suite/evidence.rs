@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::{
@@ -601,6 +601,48 @@ fn a_thread_that_does_not_stop_is_named() {
         others.iter().all(|l| l.ends_with(NOT_IN_TIME)),
         "{backtraces}"
     );
+    is_unharmed(&server, &stuck);
+}
+
+/// Only one can trace a thread: it is named, with who has it, in the backtraces and beside the core file.
+#[test]
+fn a_thread_that_somebody_else_traces_is_named() {
+    let server = server_with_testext!();
+    let stuck = server.stuck("SELECT pgpoke_malloc_threads()");
+    stuck.prove_stuck(How::Cancel);
+    let threads = fs::read_dir(format!("/proc/{}/task", stuck.pid())).expect("its threads");
+    let mut threads = threads.map(|t| t.expect("a thread").file_name().into_string().unwrap());
+    let main = stuck.pid().to_string();
+    let tid = threads.find(|tid| *tid != main).expect("another thread");
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-e", "trace=none", "-o", "/dev/null", "-p", &tid])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace");
+    let tracer = format!("TracerPid:\t{}\n", strace.id());
+    let status = format!("/proc/{main}/task/{tid}/status");
+    wait_for(DEADLINE, "strace shall trace the thread", || {
+        let status = fs::read_to_string(&status).ok()?;
+        status.contains(&tracer).then_some(())
+    });
+    let options = ["--samples", "2", "--max-stop", "1s", "--core", "--json"];
+    let report = Report::of(stuck.pid(), &options);
+    let strace_pid = strace.id();
+    // SAFETY: kill takes any numbers; this PID is a child's that has not been waited for.
+    unsafe { libc::kill(strace_pid as i32, libc::SIGTERM) };
+    let _ = strace.wait();
+
+    let backtraces = report.file("backtraces.txt");
+    let others = of_other_threads(backtraces);
+    assert_eq!(others.len(), 2, "{backtraces}");
+    let said = format!("not seen: process {strace_pid} traces it");
+    assert!(others.iter().all(|l| l.ends_with(&said)), "{backtraces}");
+    let core = &report.run.json()["core"];
+    let tid: i32 = tid.parse().expect("a number");
+    assert_eq!(core["threads"], 1, "{core}");
+    assert_eq!(core["threads_missing"], serde_json::json!([tid]), "{core}");
+    let why = serde_json::json!([{"tid": tid, "why": "traced", "tracer": strace_pid}]);
+    assert_eq!(core["threads_missing_why"], why, "{core}");
     is_unharmed(&server, &stuck);
 }
 

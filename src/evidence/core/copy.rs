@@ -270,8 +270,8 @@ pub struct Stage {
 pub struct Look {
     /// The threads, the main one first.
     pub threads: Vec<Thread>,
-    /// The threads that did not stop in time.
-    pub missing: Vec<i32>,
+    /// The threads that stood still, and whose registers the kernel did not give.
+    pub unreadable: Vec<i32>,
 }
 
 impl Stage {
@@ -347,14 +347,17 @@ impl Stage {
     pub fn look(&mut self, standstill: &Standstill<'_>) -> Result<Look, TraceError> {
         let mut threads = Vec::new();
         let mut stacks = Vec::new();
+        let mut unreadable = Vec::new();
         for tid in standstill.threads() {
-            let thread = self.registers(standstill, tid);
-            // Killed meanwhile; that the main thread was shows in what comes next.
-            if let Ok((thread, sp)) = thread {
-                threads.push(thread);
-                stacks.push(sp);
-            } else if threads.is_empty() {
-                thread?;
+            match self.registers(standstill, tid) {
+                Ok((thread, sp)) => {
+                    threads.push(thread);
+                    stacks.push(sp);
+                }
+                Err(e) if threads.is_empty() => return Err(e),
+                // Killed meanwhile; that the main thread was shows in what comes next.
+                Err(TraceError::Gone(_)) => {}
+                Err(_) => unreadable.push(tid),
             }
         }
         self.look_at_mappings();
@@ -363,7 +366,7 @@ impl Stage {
             .fill(&mut self.source, &wanted, Some(standstill.give_up_at()));
         Ok(Look {
             threads,
-            missing: standstill.missing(),
+            unreadable,
         })
     }
 

@@ -25,7 +25,7 @@ use super::draft::Draft;
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
 use crate::tracee::sys::{HeldSignals, xsave_place};
-use crate::tracee::threads::{ForOthers, stand_still};
+use crate::tracee::threads::{Absent, ForOthers, Stood, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
 use elf::{Front, MappedFile, Notes, ProcessInfo, Segment, Thread};
@@ -83,9 +83,11 @@ pub struct CoreReport {
     /// How many threads are in it.
     #[schemars(range(min = 1))]
     pub threads: usize,
-    /// The threads that did not stop in time, and are not in it.
+    /// The threads that are not in it.
     #[schemars(inner(range(min = 1)))]
     pub threads_missing: Vec<i32>,
+    /// Why each of those is not.
+    pub threads_missing_why: Vec<MissingThread>,
     /// How much was copied while the process stood still.
     pub copied_bytes: u64,
     /// How much memory of pgpoke's own that took.
@@ -96,6 +98,57 @@ pub struct CoreReport {
     pub left_out: Vec<LeftOut>,
     /// The kinds of registers that were in use and are not in the file, as debuggers would not take it with them.
     pub registers_left_out: Vec<String>,
+}
+
+/// A thread that is not in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "missing_thread", deny_unknown_fields)]
+pub struct MissingThread {
+    /// Which.
+    #[schemars(range(min = 1))]
+    pub tid: i32,
+    /// Why.
+    pub why: WhyMissing,
+    /// The process that traces it. null: none is known to.
+    #[schemars(range(min = 1))]
+    pub tracer: Option<i32>,
+}
+
+/// Why a thread is not in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "why_missing")]
+pub enum WhyMissing {
+    /// It did not stop in time.
+    RanOn,
+    /// Another process traces it, as a debugger does, and only one can.
+    Traced,
+    /// The kernel did not let pgpoke trace it.
+    Denied,
+    /// There are more threads than pgpoke stops.
+    TooMany,
+    /// Its registers could not be read.
+    Unreadable,
+}
+
+impl MissingThread {
+    fn absent((tid, absent): (i32, Absent)) -> Self {
+        let (why, tracer) = match absent {
+            Absent::RanOn => (WhyMissing::RanOn, None),
+            Absent::Traced(tracer) => (WhyMissing::Traced, Some(tracer)),
+            Absent::Denied => (WhyMissing::Denied, None),
+            Absent::TooMany => (WhyMissing::TooMany, None),
+        };
+        MissingThread { tid, why, tracer }
+    }
+
+    fn unreadable(tid: i32) -> Self {
+        MissingThread {
+            tid,
+            why: WhyMissing::Unreadable,
+            tracer: None,
+        }
+    }
 }
 
 /// A part of the process's memory.
@@ -198,7 +251,11 @@ pub fn write(
     // One with a name would be left behind if the fuse of the stop blew.
     let nameless = Some(draft).filter(Draft::is_nameless);
 
-    let (look, stopped) = stand_still(
+    let Stood {
+        seen: look,
+        at_most: stopped,
+        absent,
+    } = stand_still(
         process,
         &options.budget,
         STOP_LIMIT,
@@ -207,8 +264,11 @@ pub fn write(
     )?;
     let Look {
         threads,
-        missing: threads_missing,
+        unreadable,
     } = look?;
+    let absent = absent.into_iter().map(MissingThread::absent);
+    let unreadable = unreadable.into_iter().map(MissingThread::unreadable);
+    let threads_missing_why: Vec<_> = absent.chain(unreadable).collect();
     let threads_written = threads.len();
     // From here on the process runs.
 
@@ -254,7 +314,8 @@ pub fn write(
         apparent_bytes,
         stopped_ms: stopped.as_secs_f64() * 1e3,
         threads: threads_written,
-        threads_missing,
+        threads_missing: threads_missing_why.iter().map(|t| t.tid).collect(),
+        threads_missing_why,
         copied_bytes: copied as u64,
         buffer_bytes: stage.arena.size() as u64,
         copied_later: copied_later(&stage),

@@ -297,6 +297,73 @@ fn the_pid_is_given_to_another_at_any_step() {
     server.assert_unharmed();
 }
 
+/// `kill -9`, by somebody who has lost patience: whichever call of ours is the first to learn of it, it is gone, and that is
+/// no error of pgpoke's.
+#[test]
+fn the_backend_is_killed_at_any_step() {
+    let server = server_with_testext!();
+    server.expect_crash();
+    // So that all is still there after a crash; the servers of tests do not flush what they commit.
+    let checkpoint = server.connect().batch_execute("CHECKPOINT");
+    checkpoint.expect("CHECKPOINT");
+    for command in ["inspect", "interrupt"] {
+        let new = || match command {
+            "inspect" => sleeper(&server),
+            _ => spinner(&server),
+        };
+        fn args<'a>(command: &str, pid: &'a str) -> Vec<&'a str> {
+            match command {
+                "inspect" => inspect(pid),
+                _ => interrupt(&[], pid),
+            }
+        }
+        let all = {
+            let stuck = new();
+            steps(&args(command, &stuck.pid().to_string()))
+        };
+        // By these it learns of a process that it holds.
+        let all = all.into_iter().filter(|(call, _)| *call != "openat");
+        let mut codes = Codes::default();
+        for step in some_of(all.collect(), 12) {
+            let stuck = new();
+            let backend = stuck.backend();
+            let pid = stuck.pid().to_string();
+            let ready = times_ready(&server);
+            let (mut killed, mut held) = (false, false);
+            let run = racing(step, &args(command, &pid), backend, |free| {
+                backend.send(libc::SIGKILL);
+                (killed, held) = (true, !free);
+                if free {
+                    wait_until_gone(backend);
+                }
+            });
+            if killed {
+                wait_until_gone(backend);
+                // Its postmaster takes that for a crash.
+                wait_for(DEADLINE, "the server shall take connections again", || {
+                    (times_ready(&server) > ready).then_some(())
+                });
+            }
+            let Some(run) = run else { continue };
+            // Who had looked before has an answer; who was about to call something may say that it crashed.
+            assert_sane(step, &run, &[0, 4, 5, 7, 8, 9]);
+            if run.code() == Some(7) {
+                assert!(run.json()["verdict"].is_null(), "{step:?}: {run}");
+            }
+            if held {
+                codes.count(&run);
+                if run.code() == Some(7) {
+                    run.assert_says(&format!("process {pid} has ended"));
+                }
+            }
+        }
+        codes.tell(&format!(
+            "{command} of a backend that is killed while it is held"
+        ));
+        assert!(codes.of(7) > 3, "{command}: {:?}", codes.0);
+    }
+}
+
 /// Its parent is told of its end at once, and not only when pgpoke ends, too.
 #[test]
 fn who_is_killed_while_it_is_held_ends_there_and_then() {
