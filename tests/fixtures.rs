@@ -181,6 +181,51 @@ fn each_captured_backend_is_judged_as_it_was_seen_to_behave() {
     }
 }
 
+/// As it was met on 18 with io_method = io_uring, when the storage did not answer; from there the thread is the kernel's.
+#[test]
+fn a_wait_for_the_kernel_s_reads_is_one_for_the_storage() {
+    let of = |frames: &[(&str, &str)], wanted: u64| {
+        let mut value = fixture("hold-terminate");
+        let outer = value["stack"]["frames"].as_array().unwrap().clone();
+        let mut all = Vec::new();
+        for (kind, module) in frames {
+            let mut frame = outer[0].clone();
+            frame["kind"] = (*kind).into();
+            frame["module"] = (*module).into();
+            frame["function"] = Value::Null;
+            frame["extension"] = (*kind == "library").into();
+            all.push(frame);
+        }
+        // Those of the extension that the fixture has innermost go.
+        all.extend(outer.into_iter().skip(2));
+        value["stack"]["frames"] = all.into();
+        value["stack"]["in_syscall"] = true.into();
+        value["process"]["state"] = "S".into();
+        value["process"]["wait_channel"] = "io_cqring_wait".into();
+        value["process"]["syscall"] = serde_json::json!({
+            "number": 426, "name": "io_uring_enter", "descriptor": 9, "target": "anon_inode:[io_uring]",
+            "arguments": [9, 0, wanted, 1, 0, 8],
+        });
+        assess(&snapshot(&value), Request::Pending, &[])
+    };
+    let server = ("server", "/usr/lib/postgresql/18/bin/postgres");
+    let uring = ("library", "/usr/lib/x86_64-linux-gnu/liburing.so.2");
+    let judged = of(&[uring, uring, server], 1);
+    assert_eq!(judged.cause.code, "storage-wait");
+    assert!(judged.cause.summary.contains("storage"));
+    assert_eq!(judged.verdict, Verdict::Pointless);
+    assert!(judged.advice.iter().any(|a| a.text.contains("disk")));
+    let holds_off =
+        |a: &pgpoke::assess::Advice| a.text.contains("find why it holds interrupts off");
+    assert!(!judged.advice.iter().any(holds_off), "{:?}", judged.advice);
+    assert_eq!(of(&[server], 1).cause.code, "storage-wait");
+    // An extension's own ring, and one that it only hands work to.
+    let extension = ("library", "/usr/lib/postgresql/18/lib/fast.so");
+    for (frames, wanted) in [(&[uring, extension][..], 1), (&[uring, server], 0)] {
+        assert_eq!(of(frames, wanted).cause.code, "interrupts-held-off");
+    }
+}
+
 /// Every function of every rule, put innermost on a stack that was safe, makes it unsafe or risky.
 #[test]
 fn a_stack_that_ends_in_unknown_code_is_never_safe() {

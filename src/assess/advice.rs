@@ -319,7 +319,8 @@ fn by_generator(generator: &str) -> Option<Advice> {
 }
 
 /// Causes whose own advice is all that there is to do, whatever kind of process it is.
-const MENDED: [&str; 4] = [
+const MENDED: [&str; 5] = [
+    "storage-wait",
     "being-traced",
     "group-stopped",
     "uninterruptible-syscall",
@@ -404,6 +405,9 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         "group-stopped" => Advice::typing("let it go on, if you may", format!("kill -CONT {pid}")),
         "uninterruptible-syscall" => {
             "nothing but the kernel or the storage can help: look at dmesg and at the file system it waits for".into()
+        }
+        "storage-wait" => {
+            "if this lasts, look at the disk or file system that the table lies on, and at dmesg: when it answers, the wait is over, and what is pending is acted on".into()
         }
         "exiting" if snapshot.process.state == Some('Z') => {
             "nothing is left to interrupt; if it stays, look at its postmaster".into()

@@ -4,6 +4,7 @@ use super::checks::describe_handler;
 use super::samples::{common_frames, motion};
 use super::{Cause, Interrupt, Request, locks, rules};
 use crate::process::syscalls::BlockedCall;
+use crate::image::ModuleKind;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
 
 /// What was found: a sentence, and what it rests on.
@@ -51,6 +52,7 @@ pub const TABLE: &[Row] = &[
     row("spinlock-wait", spinlock_wait),
     row("lwlock-self-deadlock", lwlock_self_deadlock),
     row("lwlock-wait", lwlock_wait),
+    row("storage-wait", storage_wait),
     row("critical-section", critical_section),
     row("interrupts-held-off", held_off),
     row("signals-blocked", signals_blocked),
@@ -374,6 +376,30 @@ fn lwlock_wait(s: &Snapshot) -> Found {
                 "it waits for {}{held_by}; interrupts are held off until it has it",
                 locks::awaited(s)
             ),
+            evidence,
+        )
+    })
+}
+
+/// PostgreSQL 18 and later with io_method = io_uring: while it waits for the kernel to have read or written, it sleeps in
+/// state S, and holds the LWLock of its ring, and so holds interrupts off (pgaio_uring_wait_one(),
+/// src/backend/storage/aio/method_io_uring.c). liburing's frames may lie between.
+fn storage_wait(s: &Snapshot) -> Found {
+    let stack = in_syscall(s)?;
+    let call = s.process.syscall.as_ref()?;
+    let of_server = stack.frames.iter().find(|f| !rules::is_of_liburing(f))?;
+    let waits = call.number == libc::SYS_io_uring_enter && call.arguments[2] > 0;
+    (waits && of_server.kind == ModuleKind::Server).then(|| {
+        let mut evidence = vec![
+            "it sleeps in io_uring_enter() until the kernel has read or written".to_owned(),
+            frame_evidence(of_server),
+        ];
+        let channel = s.process.wait_channel.as_ref();
+        evidence.extend(channel.map(|at| format!("it waits in the kernel's {at}")));
+        evidence.extend(held_evidence(s));
+        evidence.push(pending_evidence(s));
+        (
+            "it waits for the storage to answer a read or write that it asked the kernel for; interrupts are held off until then".into(),
             evidence,
         )
     })

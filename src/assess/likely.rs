@@ -300,6 +300,16 @@ pub const TABLE: &[Row] = &[
             vec![format!("wait event {} at both glances", wait.text())],
         ))
     }),
+    row("storage-wait", |two, _| {
+        let wait = two.wait().filter(|wait| wait.is("AioIoUringExecution"))?;
+        let mut evidence = vec![format!("wait event {} at both glances", wait.text())];
+        evidence.extend(two.sleep_evidence(""));
+        Some((
+            "it waits for the storage to answer a read or write that it asked the kernel for"
+                .into(),
+            evidence,
+        ))
+    }),
     row("critical-section", |two, _| {
         let count = two.count(|g| g.variables.crit_section_count)?;
         Some((
@@ -592,7 +602,12 @@ mod tests {
     #[test]
     fn each_cause_by_its_evidence() {
         type Row = (&'static str, fn(&mut Glance));
-        let rows: [Row; 20] = [
+        let rows: [Row; 21] = [
+            ("storage-wait", |g| {
+                g.wait = wait("IO", "AioIoUringExecution", 0x0a00_0001);
+                g.variables.interrupt_holdoff_count = Some(1);
+                asleep(g, libc::SYS_io_uring_enter);
+            }),
             ("cpu-loop", |_| {}),
             ("being-traced", |g| g.process.tracer = Some(5)),
             ("group-stopped", |g| g.process.state = Some('T')),

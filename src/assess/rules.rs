@@ -632,6 +632,11 @@ pub const SPINLOCK_WAIT: Functions = Functions {
     names: &["s_lock", "perform_spin_delay", "finish_spin_delay"],
 };
 
+/// Whether the frame is liburing's, or of the C library below it.
+pub fn is_of_liburing(frame: &Frame) -> bool {
+    frame.kind == ModuleKind::Libc || frame.module_name().starts_with("liburing")
+}
+
 /// Waiting for an LWLock (src/backend/storage/lmgr/lwlock.c).
 pub const LWLOCK_WAIT: Functions = Functions {
     kinds: SERVER,

@@ -41,6 +41,17 @@ const MOST_KERNEL_FRAMES: usize = 32;
 /// The most threads whose names are read.
 pub const MOST_THREADS: usize = 64;
 
+/// A thread that the kernel gave to a process for its io_uring (include/linux/sched.h, 5.12 and later; before that they
+/// were no threads of the process).
+const PF_IO_WORKER: u32 = 0x10;
+
+/// One thread.
+struct Task {
+    tid: i32,
+    /// It works for the kernel.
+    kernel_s: bool,
+}
+
 /// A system call as `/proc/PID/syscall` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawCall {
@@ -251,18 +262,46 @@ impl Process {
         (!functions.is_empty()).then_some(functions)
     }
 
-    /// The names of its threads but the main one; not more than [`MOST_THREADS`].
+    /// Its threads but the main one, without those that the kernel gave it; not more than [`MOST_THREADS`] names.
     pub fn thread_names(&self) -> Option<Vec<String>> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
-        let others = tasks
-            .flatten()
-            .filter_map(|task| task.file_name().into_string().ok())
-            .filter(|tid| *tid != self.pid.to_string());
-        let names = others.take(MOST_THREADS).filter_map(|tid| {
-            let name = mounts::read(self, &format!("task/{tid}/comm"), 64)?;
+        let own = self.tasks()?.into_iter().filter(|task| !task.kernel_s);
+        let others = own.filter(|task| task.tid != self.pid);
+        let names = others.take(MOST_THREADS).filter_map(|task| {
+            let name = mounts::read(self, &format!("task/{}/comm", task.tid), 64)?;
             Some(name.trim_end().to_owned())
         });
         Some(names.collect())
+    }
+
+    /// How many threads it has of its own, where the kernel counts `counted`. Threads that work for the kernel's io_uring
+    /// are counted there, too: they execute no code of the process and hold no lock in its memory.
+    ///
+    /// Never fewer than it may have: one that came or went meanwhile counts.
+    pub fn own_threads(&self, counted: u64) -> u64 {
+        // Of very many it is not asked: that would take long, and more than the kernel's they are.
+        let few = 2..=MOST_THREADS as u64;
+        let Some(tasks) = few.contains(&counted).then(|| self.tasks()).flatten() else {
+            return counted;
+        };
+        let of_kernel = tasks.iter().filter(|task| task.kernel_s).count() as u64;
+        let own = tasks.len() as u64 - of_kernel;
+        own.max(counted.saturating_sub(of_kernel)).max(1)
+    }
+
+    /// All tasks of its thread group.
+    fn tasks(&self) -> Option<Vec<Task>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        let tids = tasks
+            .flatten()
+            .filter_map(|task| task.file_name().to_str()?.parse().ok());
+        let of = |tid| Task {
+            tid,
+            // What cannot be read counts as its own.
+            kernel_s: mounts::read(self, &format!("task/{tid}/stat"), 1 << 10)
+                .and_then(|stat| text::stat(stat.as_bytes()).ok())
+                .is_some_and(|stat| stat.flags & PF_IO_WORKER != 0),
+        };
+        Some(tids.map(of).collect())
     }
 
     /// What its descriptor `fd` points to, as the kernel words it (a path, `socket:[inode]`, `pipe:[inode]`).

@@ -162,7 +162,7 @@ impl Glance {
                 state: proc.state.chars().next(),
                 tracer: Some(proc.tracerpid),
                 tracer_name: tracer.and_then(permission::name_of),
-                threads: Some(proc.threads),
+                threads: Some(member.process.own_threads(proc.threads)),
                 ..ProcessFacts::default()
             },
             cpu_time: member.process.cpu_time(),

@@ -181,7 +181,7 @@ pub struct ProcessFacts {
     /// The name of that program.
     #[serde(default)]
     pub tracer_name: Option<String>,
-    /// How many threads it has.
+    /// How many threads it has of its own, without those that work for the kernel's io_uring.
     pub threads: Option<u64>,
     /// The kernel function it sleeps in.
     pub wait_channel: Option<String>,

@@ -80,6 +80,8 @@ pub struct Capture {
     blocked: u64,
     group_stop: bool,
     status: String,
+    /// How many threads of its own it had during the stop.
+    threads: Option<u64>,
     /// The stack was not copied to its end: that would have taken too long.
     cut_short: bool,
 }
@@ -99,6 +101,7 @@ impl Capture {
             blocked: 0,
             group_stop: false,
             status: String::new(),
+            threads: None,
             cut_short: false,
         }
     }
@@ -240,13 +243,16 @@ impl<'b, 'p> Plan<'b, 'p> {
         status.truncate(read.unwrap_or(0));
         // What was killed meanwhile can still be read, in part: that makes no capture.
         stopped.signal_mask()?;
+        let status = String::from_utf8_lossy(&status).into_owned();
+        let counted = field(&status, "Threads").and_then(|t| t.parse().ok());
         Ok(Capture {
             unwind_registers: registers.for_unwinding(),
             registers,
             memory,
             blocked,
             group_stop: stopped.in_group_stop(),
-            status: String::from_utf8_lossy(&status).into_owned(),
+            threads: counted.map(|n| self.backend.process.own_threads(n)),
+            status,
             cut_short,
         })
     }
@@ -322,9 +328,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         // It was we who stopped it: whoever else traced it when the plan was made does so no more.
         process.tracer = Some(0);
         process.tracer_name = None;
-        process.threads = field(&capture.status, "Threads")
-            .and_then(|t| t.parse().ok())
-            .or(process.threads);
+        process.threads = capture.threads.or(process.threads);
         process.syscall = capture.registers.syscall().map(|number| {
             let arguments = capture.registers.syscall_arguments();
             // What it waits for was looked up before the stop, if it was in this call then.
@@ -981,7 +985,7 @@ pub fn look(process: &Process) -> ProcessFacts {
         state,
         tracer_name: tracer.filter(|p| *p != 0).and_then(permission::name_of),
         tracer,
-        threads: status.as_ref().map(|s| s.threads),
+        threads: status.as_ref().map(|s| process.own_threads(s.threads)),
         wait_channel: process.wait_channel(),
         syscall: None,
         cpu_percent: None,
