@@ -34,16 +34,22 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shm_mq.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
 #else
@@ -711,6 +717,71 @@ pgpoke_lwlock_wait(PG_FUNCTION_ARGS)
 	say_stuck(__func__);
 	LWLockAcquire(lock, shared ? LW_SHARED : LW_EXCLUSIVE);
 	LWLockRelease(lock);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Taking and releasing something on each turn, and never asking whether to
+ * stop: interrupts are held off most of the time, but not all of it.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_lwlock_turns);
+Datum
+pgpoke_lwlock_turns(PG_FUNCTION_ARGS)
+{
+	LWLock	   *lock = &shared_lock()->lock;
+	int			n;
+
+	say_stuck(__func__);
+	while (stuck)
+	{
+		LWLockAcquire(lock, LW_SHARED);
+		for (n = 0; n < 30000; n++)
+			turns++;
+		LWLockRelease(lock);
+		for (n = 0; n < 10000; n++)
+			turns++;
+	}
+	PG_RETURN_VOID();
+}
+
+/* The same with a buffer's lock: the first page of pg_class. */
+PG_FUNCTION_INFO_V1(pgpoke_buffer_turns);
+Datum
+pgpoke_buffer_turns(PG_FUNCTION_ARGS)
+{
+	Relation	rel = relation_open(RelationRelationId, AccessShareLock);
+
+	say_stuck(__func__);
+	while (stuck)
+	{
+		Buffer		buffer = ReadBuffer(rel, 0);
+		int			n;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		for (n = 0; n < 300; n++)
+			turns++;
+		UnlockReleaseBuffer(buffer);
+	}
+	relation_close(rel, AccessShareLock);
+	PG_RETURN_VOID();
+}
+
+/* Polling a queue: it is the caller of shm_mq_receive() that loops. */
+PG_FUNCTION_INFO_V1(pgpoke_queue);
+Datum
+pgpoke_queue(PG_FUNCTION_ARGS)
+{
+	Size		size = 8192;
+	shm_mq	   *queue = shm_mq_create(palloc0(size), size);
+	shm_mq_handle *handle;
+	Size		got;
+	void	   *data;
+
+	shm_mq_set_receiver(queue, MyProc);
+	handle = shm_mq_attach(queue, NULL, NULL);
+	say_stuck(__func__);
+	while (stuck && shm_mq_receive(handle, &got, &data, true) != SHM_MQ_SUCCESS)
+		;
 	PG_RETURN_VOID();
 }
 

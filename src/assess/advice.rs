@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::checks::{self, TABLE};
-use super::{Assessment, Check, Interrupt, Request, Status, Verdict, locks, rules};
+use super::{Assessment, Check, Interrupt, Request, Status, Verdict, locks, looks, rules};
 use crate::postgres::BackendType;
 use crate::process::syscalls::{Other, Thing};
 use crate::snapshot::Snapshot;
@@ -67,7 +67,13 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     let stays = generator.is_some()
         || musl.is_some_and(|stack| stack.in_syscall)
         || matches!(a.cause.code, "blocked-syscall" | "spinlock-wait");
+    let lets_go =
+        looks::lets_go(snapshot).is_some() && a.objections().all(|c| c.code == "held-off");
     match a.verdict {
+        Verdict::Pointless if lets_go => advice.extend(command(snapshot, request).map(|command| {
+            let text = "it lets interrupts go again and again; this waits for such a moment";
+            Advice::typing(text, command)
+        })),
         Verdict::Risky => advice.extend(
             command(snapshot, request)
                 .map(|command| Advice::typing("if you accept that risk", command)),
@@ -133,6 +139,40 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     advice
 }
 
+/// What to do where a free moment was waited for, and none came that was safe: not the same once more.
+pub fn after_search(
+    snapshot: &Snapshot,
+    a: &mut Assessment,
+    (request, objections): (Request, &[Check]),
+    allowed: &[String],
+) {
+    use checks::Weight::{Identity, Occasion};
+    let occasion = matches!(checks::weight(objections), Some(Identity | Occasion) | None);
+    if occasion || looks::lets_go(snapshot).is_none() {
+        return;
+    }
+    a.advice = by_cause(snapshot, a.cause.code).into_iter().collect();
+    let can_be_allowed = objections.iter().all(|c| c.status == Status::Warn);
+    let mut words = vec!["pgpoke interrupt"];
+    words.extend(option(request));
+    for code in (allowed.iter().map(String::as_str)).chain(objections.iter().map(|c| c.code)) {
+        words.extend(["--allow", code]);
+    }
+    let command = format!("{} {}", words.join(" "), snapshot.pid);
+    a.advice.push(match can_be_allowed {
+        true => Advice::typing("if you accept that risk, this waits for such a moment", command),
+        false => "it lets interrupts go again and again, but no such moment was one at which stepping in is safe; a longer --wait looks at more of them".into(),
+    });
+}
+
+fn option(request: Request) -> Option<&'static str> {
+    match request {
+        Request::Pending => None,
+        Request::Cancel => Some("--cancel"),
+        Request::Terminate => Some("--terminate"),
+    }
+}
+
 fn step_in(snapshot: &Snapshot, interrupt: Interrupt, request: Request) -> Advice {
     let effect = match interrupt {
         Interrupt::Terminate => "this ends the session, and nothing else",
@@ -148,11 +188,7 @@ fn step_in(snapshot: &Snapshot, interrupt: Interrupt, request: Request) -> Advic
 /// `pgpoke interrupt`, with all that has to be accepted for it; none where something cannot be accepted.
 fn command(snapshot: &Snapshot, request: Request) -> Option<String> {
     let mut words = vec!["pgpoke interrupt"];
-    words.extend(match request {
-        Request::Pending => None,
-        Request::Cancel => Some("--cancel"),
-        Request::Terminate => Some("--terminate"),
-    });
+    words.extend(option(request));
     let checks = checks::all(snapshot, Interrupt::of(snapshot, request), &[]);
     for check in checks.iter().filter(|c| c.objection.is_some()) {
         match check.status {

@@ -1,8 +1,8 @@
 //! Why a backend is stuck: the most specific cause that the evidence carries.
 
 use super::checks::describe_handler;
-use super::samples::{common_frames, motion};
-use super::{Cause, Interrupt, Request, locks, rules};
+use super::samples::motion;
+use super::{Cause, Interrupt, Request, locks, looks, rules};
 use crate::process::syscalls::BlockedCall;
 use crate::image::ModuleKind;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
@@ -74,6 +74,9 @@ pub fn find(snapshot: &Snapshot) -> Cause {
     for row in TABLE {
         if let Some((summary, mut evidence)) = (row.recognise)(snapshot) {
             evidence.extend(motion(snapshot).iter().flat_map(|m| m.evidence()));
+            evidence.extend(looks::lets_go(snapshot).map(|(held, all)| {
+                format!("interrupts were held off at {held} of {all} moments: it takes and releases something again and again")
+            }));
             return Cause {
                 code: row.code,
                 summary,
@@ -361,6 +364,10 @@ fn lwlock_self_deadlock(s: &Snapshot) -> Found {
 
 fn lwlock_wait(s: &Snapshot) -> Found {
     let frame = waits_for_lwlock(s)?;
+    // One that got it in between does not wait for ever.
+    if s.samples.iter().any(|look| look.lw_waiting == Some(false)) {
+        return None;
+    }
     // Waiting for a moment is normal; who is in the same lock's list after all others were looked at waits for longer.
     let still_waits = s.locks.lwlock.as_ref().is_some_and(|w| w.lock.is_some());
     (still_waits || asked(s) != Interrupt::Nothing).then(|| {
@@ -407,38 +414,36 @@ fn storage_wait(s: &Snapshot) -> Found {
 
 fn critical_section(s: &Snapshot) -> Found {
     let count = s.variables.crit_section_count?;
-    (count > 0 && asked(s) != Interrupt::Nothing).then(|| {
-        let at = rules::where_it_happens(frames(s));
+    (count > 0 && asked(s) != Interrupt::Nothing && looks::lets_go(s).is_none()).then(|| {
+        let at = looks::where_it_is(s);
         let mut evidence = vec![format!("CritSectionCount is {count}"), pending_evidence(s)];
         evidence.extend(held_evidence(s));
         evidence.extend(at.map(frame_evidence));
-        (
-            format!(
-                "it is in a critical section, and {} does not come back to leave it",
-                at.map_or("it".into(), Frame::describe)
-            ),
-            evidence,
-        )
+        let who = at.map_or("it".into(), Frame::describe);
+        let summary = match looks::number(s) {
+            1 => format!("it is in a critical section, in {who}; one look cannot tell whether it leaves it again"),
+            n => format!("it is in a critical section, and {who} does not come back to leave it (at each of {n} moments)"),
+        };
+        (summary, evidence)
     })
 }
 
 fn held_off(s: &Snapshot) -> Found {
     let count = s.variables.interrupt_holdoff_count?;
-    (count > 0 && asked(s) != Interrupt::Nothing).then(|| {
-        let at = rules::where_it_happens(frames(s));
+    (count > 0 && asked(s) != Interrupt::Nothing && looks::lets_go(s).is_none()).then(|| {
+        let at = looks::where_it_is(s);
         let mut evidence = vec![
             format!("InterruptHoldoffCount is {count}"),
             pending_evidence(s),
         ];
         evidence.extend(held_evidence(s));
         evidence.extend(at.map(frame_evidence));
-        (
-            format!(
-                "interrupts are held off, and {} does not come back to let them go",
-                at.map_or("it".into(), Frame::describe)
-            ),
-            evidence,
-        )
+        let who = at.map_or("it".into(), Frame::describe);
+        let summary = match looks::number(s) {
+            1 => format!("interrupts are held off, in {who}; one look cannot tell whether they are let go again"),
+            n => format!("interrupts are held off, and {who} does not come back to let them go (at each of {n} moments)"),
+        };
+        (summary, evidence)
     })
 }
 
@@ -697,13 +702,7 @@ fn barrier_ignored(s: &Snapshot) -> Found {
 
 fn cpu_loop(s: &Snapshot) -> Found {
     let stack = s.stack.as_ref()?;
-    let motion = motion(s);
-    // With several looks, where all of them were.
-    let common = motion
-        .as_ref()
-        .filter(|m| m.progress.is_none())
-        .and_then(|m| rules::where_it_happens(common_frames(s, m.common.len())));
-    let at = common.or_else(|| rules::where_it_happens(&stack.frames));
+    let at = looks::where_it_is(s);
     let mut evidence = vec![
         frame_evidence(at.or(stack.frames.first())?),
         pending_evidence(s),
@@ -714,7 +713,19 @@ fn cpu_loop(s: &Snapshot) -> Found {
             .map(|p| format!("it used {p:.0} % of a processor while we looked")),
     );
     evidence.extend(threads_evidence(s));
-    let what = match motion.and_then(|m| m.progress) {
+    let progress = motion(s).and_then(|m| m.progress);
+    if let (None, Some((at, caller))) = (progress, looks::called_by_an_extension(s)) {
+        let which = match looks::number(s) {
+            1 => "one look cannot tell which of the two loops".into(),
+            n => format!("{n} looks do not tell which of the two loops"),
+        };
+        evidence.push(which);
+        let (caller, at) = (caller.describe(), at.describe());
+        let summary =
+            format!("{caller} or {at}, which it calls, computes and does not check for interrupts");
+        return Some((summary, evidence));
+    }
+    let what = match progress {
         Some(_) => "makes progress, and has not come to a check for interrupts",
         None => "computes and does not check for interrupts",
     };

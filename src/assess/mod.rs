@@ -9,6 +9,7 @@ pub mod checks;
 pub mod consequences;
 pub mod likely;
 pub mod locks;
+pub mod looks;
 pub mod rules;
 pub mod samples;
 

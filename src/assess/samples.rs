@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::rules;
+use crate::memory::Avma;
 use crate::snapshot::{Frame, Place, Sample, Snapshot};
 
 /// The most functions that a tree tells apart. Looks that meet more are counted where the tree ends.
@@ -116,25 +117,6 @@ impl Tree {
         }
         branches
     }
-
-    /// The functions that all stacks begin with, outermost first, and what was found below them: each function with
-    /// its number of looks, the most frequent first.
-    pub fn common(&self) -> (Vec<&Place>, Vec<(&Place, usize)>) {
-        let mut common = Vec::new();
-        let mut at = 0;
-        while let [only] = self.nodes[at].children[..]
-            && self.nodes[only].looks == self.looks()
-        {
-            common.extend(&self.nodes[only].place);
-            at = only;
-        }
-        let children = self.nodes[at].children.iter().map(|c| &self.nodes[*c]);
-        let mut below: Vec<(&Place, usize)> = children
-            .filter_map(|child| Some((child.place.as_ref()?, child.looks)))
-            .collect();
-        below.sort_by_key(|(_, looks)| std::cmp::Reverse(*looks));
-        (common, below)
-    }
 }
 
 impl Node {
@@ -151,6 +133,38 @@ impl Node {
 /// Whether both are the same function. Its name may have been found at one look only.
 fn same(a: &Place, b: &Place) -> bool {
     (&a.module, a.start) == (&b.module, b.start)
+}
+
+/// How many functions, from the outermost on, were the same at all looks: not only of one name, but with the same frame,
+/// called from the same place. A caller that has moved on has called anew, so that the loop is in it or further out.
+fn steady(stacks: &[&[Place]]) -> usize {
+    let Some((first, others)) = stacks.split_first() else {
+        return 0;
+    };
+    let differ = |a: Option<Avma>, b: Option<Avma>| a.zip(b).is_some_and(|(a, b)| a != b);
+    for (depth, place) in first.iter().enumerate() {
+        let at_depth = || others.iter().map(|stack| stack.get(depth));
+        if !at_depth().all(|p| p.is_some_and(|p| same(p, place) && !differ(p.cfa, place.cfa))) {
+            return depth;
+        }
+        if at_depth().flatten().any(|p| differ(p.at, place.at)) {
+            return depth + 1;
+        }
+    }
+    first.len()
+}
+
+/// The functions that were found right below the first `depth`, each with its number of looks, the most frequent first.
+fn called<'p>(stacks: &[&'p [Place]], depth: usize) -> Vec<(&'p Place, usize)> {
+    let mut below: Vec<(&Place, usize)> = Vec::new();
+    for place in stacks.iter().filter_map(|stack| stack.get(depth)) {
+        match below.iter_mut().find(|(p, _)| same(p, place)) {
+            Some((_, looks)) => *looks += 1,
+            None => below.push((place, 1)),
+        }
+    }
+    below.sort_by_key(|(_, looks)| std::cmp::Reverse(*looks));
+    below
 }
 
 /// What several looks say together.
@@ -190,8 +204,9 @@ pub fn motion(s: &Snapshot) -> Option<Motion> {
     if s.samples.is_empty() || stacks.len() < 2 {
         return None;
     }
+    let common = &stacks[0][..steady(&stacks)];
+    let below = called(&stacks, common.len());
     let tree = Tree::of(stacks);
-    let (common, below) = tree.common();
     let innermost = common_frames(s, common.len()).first();
     let another_statement = all
         .windows(2)
@@ -257,24 +272,27 @@ impl Motion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Avma;
 
     fn stack(names: &str) -> Vec<Place> {
         let place = |name: &str| Place {
             module: Some("/lib/x.so".into()),
             start: Some(Avma(name.bytes().map(u64::from).sum())),
             name: name.to_owned(),
+            cfa: None,
+            at: None,
         };
         names.split_whitespace().map(place).collect()
     }
 
     fn common(stacks: &[Vec<Place>]) -> (Vec<String>, Vec<(String, usize)>) {
-        let tree = Tree::of(stacks.iter().map(Vec::as_slice));
-        assert_eq!(tree.looks(), stacks.len());
-        let (common, below) = tree.common();
+        let stacks: Vec<&[Place]> = stacks.iter().map(Vec::as_slice).collect();
+        assert_eq!(Tree::of(stacks.iter().copied()).looks(), stacks.len());
+        let depth = steady(&stacks);
+        let below = called(&stacks, depth);
         let name = |p: &Place| p.name.clone();
+        let common = stacks.first().map_or(&[][..], |first| &first[..depth]);
         (
-            common.into_iter().map(name).collect(),
+            common.iter().map(name).collect(),
             below.into_iter().map(|(p, n)| (name(p), n)).collect(),
         )
     }
@@ -302,6 +320,32 @@ mod tests {
         let (same, below) = common(&[stack("main loop"), elsewhere]);
         assert_eq!(same, ["main"]);
         assert_eq!(below, [("loop".into(), 1), ("loop".into(), 1)]);
+    }
+
+    /// `while (shm_mq_receive(…) != SUCCESS);`, and calls from here and there.
+    #[test]
+    fn a_function_that_is_called_anew_is_not_where_the_loop_is() {
+        let at = |names: &str, places: &[(u64, u64)]| {
+            let mut stack = stack(names);
+            for (place, (cfa, at)) in stack.iter_mut().zip(places) {
+                (place.cfa, place.at) = (Some(Avma(*cfa)), Some(Avma(*at)));
+            }
+            stack
+        };
+        let once = at("main loop receive", &[(90, 1), (80, 2), (70, 3)]);
+        let further = at("main loop receive", &[(90, 1), (80, 2), (70, 4)]);
+        assert_eq!(
+            common(&[once.clone(), further]).0,
+            ["main", "loop", "receive"]
+        );
+        let elsewhere = at("main loop receive", &[(90, 1), (80, 5), (70, 3)]);
+        let (names, below) = common(&[once.clone(), elsewhere]);
+        assert_eq!(names, ["main", "loop"]);
+        assert_eq!(below, [("receive".into(), 2)]);
+        let other_frame = at("main loop receive", &[(90, 1), (80, 2), (60, 3)]);
+        assert_eq!(common(&[once.clone(), other_frame]).0, ["main", "loop"]);
+        let outside = at("main loop", &[(90, 1), (80, 6)]);
+        assert_eq!(common(&[once, outside]).0, ["main", "loop"]);
     }
 
     #[test]
@@ -352,6 +396,8 @@ mod tests {
                 module: None,
                 start: Some(Avma((n * 1000 + i) as u64)),
                 name: String::new(),
+                cfa: None,
+                at: None,
             };
             tree.add(&(0..1000).map(place).collect::<Vec<_>>());
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{Exit, InspectArgs, messages, say, watch};
+use crate::assess::looks::{Question, is_better, question};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
@@ -67,6 +68,7 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
         passive: args.passive,
         samples: args.samples,
         pause: BETWEEN_SAMPLES,
+        more: true,
     };
     let (snapshot, _) = looks.take(&plan, &budget, |_| ())?;
     // It ran on, but not in time: that is an answer of its own, unless the kernel's state explains it.
@@ -83,9 +85,30 @@ pub struct Looks {
     pub samples: u32,
     /// The pause between two.
     pub pause: Duration,
+    /// Whether there are a few more where one cannot tell.
+    pub more: bool,
 }
 
+/// At most so many more with a stop, and in so much time.
+const MORE: usize = 8;
+const TIME_FOR_MORE: Duration = Duration::from_millis(300);
+
+/// So many glances without a stop, with such a pause before each, tell whether something that lasts a millisecond or less
+/// comes to an end in between.
+const GLANCES: usize = 100;
+const BETWEEN_GLANCES: Duration = Duration::from_millis(1);
+
 impl Looks {
+    /// One, or a few where one cannot tell.
+    pub fn one_or_a_few() -> Self {
+        Looks {
+            passive: false,
+            samples: 1,
+            pause: BETWEEN_SAMPLES,
+            more: true,
+        }
+    }
+
     /// Takes them, and shows each to `each`. What comes back is the first, with what the others add to it, and the
     /// registers at the first.
     pub fn take(
@@ -95,7 +118,7 @@ impl Looks {
         mut each: impl FnMut(&Snapshot),
     ) -> Result<(Snapshot, Option<Registers>), Failure> {
         let process = plan.backend.process;
-        let (mut snapshot, registers) = take_with_registers(plan, self.passive, budget)?;
+        let (mut snapshot, mut registers) = take_with_registers(plan, self.passive, budget)?;
         each(&snapshot);
         // Processor time is exact right after a stop, so it is measured from the first to the last.
         let since = (Instant::now(), process.cpu_time());
@@ -106,9 +129,12 @@ impl Looks {
         };
         for _ in 1..samples {
             std::thread::sleep(self.pause);
-            let again = take(plan, true, budget)?;
-            each(&again);
-            snapshot.add_sample(&again);
+            let again = take_with_registers(plan, true, budget)?;
+            each(&again.0);
+            add(&mut snapshot, &mut registers, again);
+        }
+        if self.more && self.samples == 1 {
+            self.ask_more(plan, budget, &mut snapshot, &mut registers, each)?;
         }
         if let (2.., Some(before), Some(after)) = (samples, since.1, process.cpu_time()) {
             let used = after.saturating_sub(before).as_secs_f64();
@@ -116,6 +142,67 @@ impl Looks {
             snapshot.process.cpu_percent = Some((share * 100.0).min(100.0).round());
         }
         Ok((snapshot, registers))
+    }
+}
+
+impl Looks {
+    /// A few more, where one cannot tell, and they may.
+    fn ask_more(
+        &self,
+        plan: &Plan,
+        budget: &StopBudget,
+        snapshot: &mut Snapshot,
+        registers: &mut Option<Registers>,
+        mut each: impl FnMut(&Snapshot),
+    ) -> Result<(), Failure> {
+        if question(snapshot) == Some(Question::DoesItLetGo) {
+            for _ in 0..GLANCES {
+                std::thread::sleep(BETWEEN_GLANCES);
+                let glance = plan.glance();
+                let lets_go = glance.held_off() == Some(false);
+                snapshot.samples.push(glance);
+                if lets_go {
+                    break;
+                }
+            }
+        }
+        let began = Instant::now();
+        for _ in 0..MORE {
+            let open = matches!(
+                question(snapshot),
+                Some(Question::WhereItLetsGo | Question::WhoLoops)
+            );
+            if !open || began.elapsed() >= TIME_FOR_MORE {
+                break;
+            }
+            std::thread::sleep(self.pause);
+            match take_with_registers(plan, true, budget) {
+                Ok((again, _)) if again.stack.is_none() => break,
+                Ok(again) => {
+                    each(&again.0);
+                    add(snapshot, registers, again);
+                }
+                Err(failure) if failure.asked_to_end.is_some() => return Err(failure),
+                // What the first look has shown is true all the same.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds a further look. It takes the first one's place where it shows more of what can be done.
+fn add(
+    snapshot: &mut Snapshot,
+    registers: &mut Option<Registers>,
+    (mut again, registers_again): (Snapshot, Option<Registers>),
+) {
+    if is_better(&again, snapshot) {
+        std::mem::swap(snapshot, &mut again);
+        snapshot.add_earlier(again);
+        *registers = registers_again;
+    } else {
+        snapshot.add_sample(&again);
     }
 }
 

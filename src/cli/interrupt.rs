@@ -12,7 +12,7 @@ use super::patience::Patience;
 use super::progress::Progress;
 use super::{Exit, InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
-use crate::assess::{Assessment, Check, Request, Status, Verdict, assess};
+use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess};
 use crate::image::DebugFiles;
 use crate::intervene::{
     Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder,
@@ -93,6 +93,7 @@ fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
         hint: Some(hint),
         outcome: None,
         told: None,
+        asked_to_end: None,
     };
     if let Some(unknown) = args
         .allow
@@ -567,7 +568,8 @@ impl<'c> Climb<'c, '_> {
             Rung::Look,
             ("looking into it", None),
             || {
-                let mut snapshot = inspect::take(plan, false, &budget)?;
+                let looks = inspect::Looks::one_or_a_few();
+                let (mut snapshot, _) = looks.take(plan, &budget, |_| ())?;
                 plan.find_others(&mut snapshot);
                 let assessment = assess(&snapshot, request, &args.allow);
                 Ok((snapshot, assessment))
@@ -747,6 +749,11 @@ impl<'c> Climb<'c, '_> {
                 report
             }
         };
+        let mut assessment = assessment;
+        if matches!(report.outcome, Outcome::Refused | Outcome::Pointless) {
+            let tried = (request, &report.objections[..]);
+            advice::after_search(&snapshot, &mut assessment, tried, &args.allow);
+        }
         Ok(Done::new(snapshot, assessment, report))
     }
 
@@ -801,6 +808,7 @@ fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {
         hint: None,
         outcome: None,
         told: None,
+        asked_to_end: None,
     }
 }
 

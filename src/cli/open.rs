@@ -29,6 +29,8 @@ pub struct Failure {
     pub outcome: Option<Outcome>,
     /// What can be told all the same.
     pub told: Option<Box<Told>>,
+    /// The signal that asked pgpoke to end, if that is why.
+    pub asked_to_end: Option<i32>,
 }
 
 /// What can be told of a process that we may not look into.
@@ -110,6 +112,7 @@ impl Failure {
             hint: Some(permission.next_step()),
             outcome: None,
             told,
+            asked_to_end: None,
         }
     }
 
@@ -150,6 +153,10 @@ impl Failure {
             TraceError::Kernel(_) => (Exit::Error, None),
         };
         let outcome = (exit == Exit::TimedOut).then_some(Outcome::TimedOut);
+        let asked_to_end = match error {
+            TraceError::AskedToEnd(signal) => Some(signal),
+            _ => None,
+        };
         Failure {
             exit,
             message: error.to_string(),
@@ -157,6 +164,7 @@ impl Failure {
             hint,
             outcome,
             told: None,
+            asked_to_end,
         }
     }
 }
@@ -251,6 +259,7 @@ impl From<OpenError> for Failure {
             hint,
             outcome: None,
             told: None,
+            asked_to_end: None,
         }
     }
 }
@@ -287,6 +296,7 @@ impl Failure {
             hint,
             outcome: None,
             told: None,
+            asked_to_end: None,
         }
     }
 }

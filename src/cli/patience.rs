@@ -80,5 +80,6 @@ fn failure(pid: i32, limit: Duration) -> Failure {
         ),
         outcome: None,
         told: None,
+        asked_to_end: None,
     }
 }

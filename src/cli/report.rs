@@ -87,6 +87,7 @@ fn failure(exit: Exit, message: String) -> Failure {
         hint: None,
         outcome: None,
         told: None,
+        asked_to_end: None,
     }
 }
 
@@ -145,6 +146,7 @@ fn gather(
             passive: args.passive,
             samples: args.samples,
             pause: BETWEEN_LOOKS,
+            more: false,
         },
         options,
         core: args.core,
@@ -183,6 +185,7 @@ pub fn before_stepping_in(
             passive: true,
             samples: LOOKS,
             pause: BETWEEN_LOOKS,
+            more: false,
         },
         options: Options::default(),
         core: None,
@@ -495,15 +498,12 @@ impl Seen {
         let tree = samples::motion(s).map(|m| tree::tree(&m.tree, m.looks, usize::MAX));
         let tree = tree.or_else(|| stopped.then(|| NO_TREE.to_owned()));
         let tree = tree.map(|tree| tree + &self.tree_of_others());
-        let judgement = text::judgement(s, assessment, Screen::PLAIN);
         Spoken {
-            verdict: judgement
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .trim_start_matches("verdict")
-                .trim()
-                .to_owned(),
+            verdict: format!(
+                "{} – {}",
+                assessment.verdict.to_string().to_uppercase(),
+                text::why(s, assessment)
+            ),
             assessment_text: text::inspection(s, assessment, true, Screen::PLAIN),
             assessment_json: json::inspection(s, assessment),
             backtraces: stopped.then(|| self.backtraces.clone()),

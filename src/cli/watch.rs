@@ -14,7 +14,6 @@ use crate::postgres::prove_with;
 use crate::render::screen::{Page, Screen};
 use crate::render::{samples, text};
 use crate::snapshot::{Plan, Snapshot};
-use crate::tracee::TraceError;
 use crate::tracee::sys::HeldSignals;
 
 /// So many looks, with such a pause before each, and then all is shown anew: once a second.
@@ -67,11 +66,8 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             let look = match take(&plan, true, &budget) {
-                Err(failure)
-                    if failure.message == TraceError::AskedToEnd(libc::SIGINT).to_string() =>
-                {
-                    return Ok(Exit::Done);
-                }
+                // As between two looks.
+                Err(failure) if failure.asked_to_end.is_some() => return Ok(Exit::Done),
                 look => look?,
             };
             seen.add(&look);

@@ -108,17 +108,74 @@ pub struct Report {
     pub call_time: Option<Duration>,
     /// How long the backend stood still in all.
     pub stopped: Duration,
-    /// The checks that stood in the way at the last look.
+    /// The checks that stood in the way: at the last look, or where the time was over, at the one that came closest.
     pub objections: Vec<Check>,
-    /// The verdict at the last look.
+    /// The verdict there.
     pub verdict: Option<Verdict>,
+    /// What stood in the way, and at how many looks.
+    pub met: Vec<Met>,
     /// An ERROR was raised, and something caught it: the statement went on.
     pub swallowed: bool,
     /// Descendants of a backend that has ended which run on, by their PIDs.
     pub left_behind: Vec<i32>,
 }
 
+/// The checks that stood in the way at a look, those of the greatest weight, and the number of looks at which they did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// Their names.
+    pub codes: Vec<&'static str>,
+    /// How many looks.
+    pub looks: u32,
+}
+
+impl Met {
+    fn count(all: &mut Vec<Met>, codes: Vec<&'static str>) {
+        match all.iter_mut().find(|m| m.codes == codes) {
+            Some(met) => met.looks += 1,
+            None => all.push(Met { codes, looks: 1 }),
+        }
+    }
+}
+
+/// The names of the objections of the greatest weight.
+fn weightiest(objections: &[Check]) -> Vec<&'static str> {
+    let weight = checks::weight(objections);
+    let mut codes: Vec<_> = objections
+        .iter()
+        .filter(|c| c.objection.map(|o| o.weight) == weight)
+        .map(|c| c.code)
+        .collect();
+    codes.sort_unstable();
+    codes
+}
+
 impl Report {
+    /// At how many looks the objections were those that are told, in words; none where there was one look.
+    pub fn how_often(&self) -> Option<String> {
+        let all = self.attempts;
+        let shown = weightiest(&self.objections);
+        let (same, others): (Vec<&Met>, Vec<&Met>) =
+            self.met.iter().partition(|m| m.codes == shown);
+        if all <= 1 {
+            return None;
+        }
+        if others.is_empty() {
+            return Some(format!("and so at each of {all} looks"));
+        }
+        let same: u32 = same.iter().map(|m| m.looks).sum();
+        let mut others: Vec<&Met> = others;
+        others.sort_by_key(|m| std::cmp::Reverse(m.looks));
+        let each = others.iter().take(3);
+        let mut each: Vec<String> = each
+            .map(|m| format!("{} at {}", m.codes.join(" and "), m.looks))
+            .collect();
+        if others.len() > each.len() {
+            each.push("…".into());
+        }
+        Some(format!("so at {same} of {all} looks; {}", each.join(", ")))
+    }
+
     /// Whether the server went through crash recovery; none where it was not looked at or could not be told.
     pub fn server_restarted(&self) -> Option<bool> {
         self.server.and_then(Fate::restarted)
@@ -141,6 +198,7 @@ impl Report {
             stopped: Duration::ZERO,
             objections: Vec::new(),
             verdict: None,
+            met: Vec::new(),
             swallowed: false,
             left_behind: Vec::new(),
         }
@@ -262,6 +320,8 @@ pub fn step_in(
     let deadline = began + options.wait;
     let mut pause = Pause::new();
     let mut wait = Wait::default();
+    let mut held_off = false;
+    let mut closest: Option<(Verdict, Vec<Check>)> = None;
     let (end, interrupt, started) = loop {
         report.attempts += 1;
         let started = Instant::now();
@@ -274,7 +334,10 @@ pub fn step_in(
         report.stopped = stood_still + still_now;
         match look {
             Look::Called(end, interrupt) => break (end, interrupt, started),
-            Look::StillAllocating => wait.goes_on_in(None),
+            Look::StillAllocating => {
+                Met::count(&mut report.met, vec!["allocator"]);
+                wait.goes_on_in(None)
+            }
             Look::StatementOver => {
                 report.outcome = Outcome::ObeyedSignal;
                 report.detail = "the statement ended by itself".into();
@@ -286,6 +349,7 @@ pub fn step_in(
                 let lasting = matches!(why, Declined::SmallStack(_));
                 report.verdict = Some(Verdict::Unsafe);
                 report.objections = vec![checks::declined(&why)];
+                Met::count(&mut report.met, weightiest(&report.objections));
                 if lasting || Instant::now() >= deadline {
                     return Ok(Stepped::Not(refused(report, Verdict::Unsafe, began)));
                 }
@@ -297,11 +361,31 @@ pub fn step_in(
                 in_syscall,
             } => {
                 wait.goes_on_in(in_syscall);
-                let in_time = began.elapsed() < search_time(verdict, options.wait);
-                let give_up = !in_time || !may_change(verdict, &objections);
+                // Where interrupts are held off at most moments, the few others are worth the wait.
+                held_off |= verdict == Verdict::Pointless;
+                let time = match held_off {
+                    true => options.wait,
+                    false => search_time(verdict, options.wait),
+                };
+                let in_time = began.elapsed() < time;
+                let lasting = !may_change(verdict, &objections);
+                Met::count(&mut report.met, weightiest(&objections));
+                if closest
+                    .as_ref()
+                    .is_none_or(|(v, _)| rank(verdict) <= rank(*v))
+                {
+                    closest = Some((verdict, objections.clone()));
+                }
                 report.verdict = Some(verdict);
                 report.objections = objections;
-                if give_up {
+                if lasting {
+                    return Ok(Stepped::Not(refused(report, verdict, began)));
+                }
+                if !in_time {
+                    // What it was only for a moment is no reason that counts.
+                    let (verdict, objections) = closest.unwrap_or((verdict, Vec::new()));
+                    report.verdict = Some(verdict);
+                    report.objections = objections;
                     return Ok(Stepped::Not(refused(report, verdict, began)));
                 }
                 if let Some(capture) = to_learn {
@@ -322,7 +406,13 @@ pub fn step_in(
             .objections
             .iter()
             .all(|c| advice::MOVES_ON.contains(&c.code));
-        let scale = if moves { wait.patience() } else { PATIENCE };
+        // Who has let go of something once does so again, and perhaps not for long.
+        let changes = report.met.len() > 1;
+        let scale = if moves || changes {
+            wait.patience()
+        } else {
+            PATIENCE
+        };
         tracee.let_run(pause.next(still_now - still_before, scale))?;
     };
     report.call_time = Some(started.elapsed());
@@ -507,6 +597,16 @@ fn set_flags(
     Ok(())
 }
 
+/// How far a verdict is from the best.
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Safe => 0,
+        Verdict::Risky => 1,
+        Verdict::Unsafe => 2,
+        Verdict::Pointless => 3,
+    }
+}
+
 /// Whether another look may come out otherwise than with these objections.
 pub fn may_change(verdict: Verdict, objections: &[Check]) -> bool {
     match checks::weight(objections) {
@@ -559,11 +659,10 @@ fn refused(mut report: Report, verdict: Verdict, began: Instant) -> Report {
         Outcome::Refused
     };
     report.detail = reasons.join("; ");
-    if report.attempts > 1 {
+    if let Some(how_often) = report.how_often() {
         report.detail = format!(
-            "{} (and so at each of {} looks over {:.1} s)",
+            "{} ({how_often}, over {:.1} s)",
             report.detail,
-            report.attempts,
             began.elapsed().as_secs_f64(),
         );
     }

@@ -99,8 +99,8 @@ pub struct Judged {
     pub wait_event: Option<String>,
     /// The processes that it has started, and those that these have; null where nobody looked.
     pub children: Option<Vec<Child>>,
-    /// What several looks say together; null unless --samples asked for several, and more than one found a stack that is
-    /// known to its root.
+    /// What several looks say together; null where there was one look, or not more than one found a stack that is known to
+    /// its root. --samples asks for several; a few more are taken where one cannot tell.
     pub samples: Option<Motion>,
     /// How long the backend stood still for all of this, in milliseconds.
     #[schemars(range(min = 0))]

@@ -66,6 +66,16 @@ impl Snapshot {
         self.samples.push(other.as_sample());
     }
 
+    /// Takes over an earlier look, and the looks after that one; what was asked of the backend then is not asked again.
+    pub fn add_earlier(&mut self, earlier: Snapshot) {
+        self.stopped_ms += earlier.stopped_ms;
+        self.samples = std::iter::once(earlier.as_sample())
+            .chain(earlier.samples)
+            .collect();
+        self.signals.handlers = earlier.signals.handlers;
+        self.signals.carrier_stack = earlier.signals.carrier_stack;
+    }
+
     /// What of this look counts beside others.
     pub fn as_sample(&self) -> Sample {
         Sample {
@@ -75,17 +85,40 @@ impl Snapshot {
                 .as_ref()
                 .filter(|s| s.complete)
                 .map(Stack::places),
+            interrupt_holdoff_count: self.variables.interrupt_holdoff_count,
+            crit_section_count: self.variables.crit_section_count,
+            lw_waiting: self.variables.lw_waiting,
         }
     }
 }
 
-/// One more look at a backend.
+/// One more look at a backend, or a glance at its variables without a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// When its statement began: tells one from the next.
     pub statement_start: Option<i64>,
     /// The functions on its stack, outermost first; none if it was not stopped, or its stack is not known to the root.
     pub places: Option<Vec<Place>>,
+    /// `InterruptHoldoffCount` at this look.
+    #[serde(default)]
+    pub interrupt_holdoff_count: Option<u32>,
+    /// `CritSectionCount`, likewise.
+    #[serde(default)]
+    pub crit_section_count: Option<u32>,
+    /// `PGPROC.lwWaiting`, likewise.
+    #[serde(default)]
+    pub lw_waiting: Option<bool>,
+}
+
+impl Sample {
+    /// Whether interrupts were held off then, or could not be served in a critical section; none where that is not known.
+    pub fn held_off(&self) -> Option<bool> {
+        match (self.interrupt_holdoff_count, self.crit_section_count) {
+            (Some(1..), _) | (_, Some(1..)) => Some(true),
+            (Some(0), Some(0)) => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// One function of a program: the same for each look that finds it.
@@ -97,6 +130,12 @@ pub struct Place {
     pub start: Option<Avma>,
     /// How to name it in a sentence.
     pub name: String,
+    /// Where its frame is on the stack: the canonical frame address.
+    #[serde(default)]
+    pub cfa: Option<Avma>,
+    /// Where in it it was: the program counter, or the return address of the call that it had made.
+    #[serde(default)]
+    pub at: Option<Avma>,
 }
 
 /// So many functions of one look are compared with another's from the outermost on, and so many from the innermost; of a
@@ -513,6 +552,9 @@ pub struct Stack {
 pub struct Frame {
     /// The program counter, or for callers the return address.
     pub ip: Avma,
+    /// The canonical frame address: the same for as long as the function runs. None where it is not known.
+    #[serde(default)]
+    pub cfa: Option<Avma>,
     /// The path of the image.
     pub module: Option<String>,
     /// What part the image plays.
@@ -589,6 +631,8 @@ impl Stack {
             module: None,
             start: None,
             name: BETWEEN.to_owned(),
+            cfa: None,
+            at: None,
         };
         let (outer, inner) = (&own[..MOST_PLACES], &own[own.len() - MOST_PLACES..]);
         (outer.iter().map(place))
@@ -628,6 +672,8 @@ impl Frame {
             module: self.module.clone(),
             start: self.function_start.or(self.offset).or(Some(self.ip)),
             name: self.describe(),
+            cfa: self.cfa,
+            at: Some(self.ip),
         }
     }
 

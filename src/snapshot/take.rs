@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     BackendFacts, Blocker, CarrierStack, Child, Frame, Handler, HeldLwLock, LockWait, Locks,
-    LwLockHolder, LwLockWait, ProcessFacts, Signals, Snapshot, Stack, Variables,
+    LwLockHolder, LwLockWait, ProcessFacts, Sample, Signals, Snapshot, Stack, Variables,
 };
 use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
@@ -389,6 +389,18 @@ impl<'b, 'p> Plan<'b, 'p> {
         }
     }
 
+    /// What can be told without a stop of whether it lets interrupts go.
+    pub fn glance(&self) -> Sample {
+        let variables = self.variables(&self.backend.memory);
+        Sample {
+            statement_start: None,
+            places: None,
+            interrupt_holdoff_count: variables.interrupt_holdoff_count,
+            crit_section_count: variables.crit_section_count,
+            lw_waiting: variables.lw_waiting,
+        }
+    }
+
     /// Looks up what there is to say of the files that the code comes from. Never while the backend stands still.
     pub fn look_up_files(&self, snapshot: &mut Snapshot) {
         let backend = self.backend;
@@ -755,6 +767,7 @@ fn describe(raw: &RawFrame, space: &AddressSpace, lines: bool) -> Vec<Frame> {
     let module = space.loaded_at(at);
     let mut frame = Frame {
         ip: raw.ip,
+        cfa: (raw.cfa.0 != 0).then_some(raw.cfa),
         module: space
             .mapping_at(at)
             .map(|m| m.path.to_string_lossy().into_owned())

@@ -40,6 +40,8 @@ mod load;
 mod locks;
 /// Connections that are not, or not yet, sessions; and a loop that sleeps.
 mod logins;
+/// What one look cannot tell.
+mod looks;
 /// The manual page and the completions, read by those whom they are for.
 mod manual;
 /// Every state of a backend × every kind of build.

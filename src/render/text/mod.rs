@@ -13,6 +13,7 @@ mod stack;
 pub use inspection::{inspection, judgement};
 pub use outcome::{intervention, question};
 pub use outside::from_outside;
+pub use parts::why;
 pub use stack::{backtrace, thread_backtrace};
 
 /// Text of another process's, made fit for a terminal: control characters would be obeyed by it.

@@ -73,11 +73,10 @@ fn tone(outcome: Outcome) -> Tone {
 /// may have been sent before.
 fn detail(r: &Report) -> String {
     match (r.outcome, sentence(&r.objections)) {
-        (Outcome::Refused | Outcome::Pointless, Some(why)) if r.attempts > 1 => format!(
-            "pgpoke held back: {why} (and so at each of {} looks)",
-            r.attempts
-        ),
-        (Outcome::Refused | Outcome::Pointless, Some(why)) => format!("pgpoke held back: {why}"),
+        (Outcome::Refused | Outcome::Pointless, Some(why)) => match r.how_often() {
+            Some(how_often) => format!("pgpoke held back: {why} ({how_often})"),
+            None => format!("pgpoke held back: {why}"),
+        },
         _ => r.detail.clone(),
     }
 }

@@ -30,18 +30,8 @@ fn is_pending(s: &Snapshot, interrupt: Interrupt) -> bool {
 pub(in crate::render) fn verdict(page: &mut Page, s: &Snapshot, a: &Assessment) {
     let what = a.interrupt;
     let arrived = is_pending(s, what);
-    let occasion = match arrived {
-        true => format!("a {what} is pending"),
-        false => format!("a {what} was asked for"),
-    };
-    let objections: Vec<Check> = a.objections().cloned().collect();
-    let why = match sentence(&objections) {
-        None => format!("{occasion}, and every check passed"),
-        Some(why) if what == Interrupt::Nothing => why,
-        Some(why) => format!("{occasion}, but {why}"),
-    };
     let word = verdict_word(page, a);
-    page.line("verdict", &format!("{word} – {}", printable(&why)));
+    page.line("verdict", &format!("{word} – {}", why(s, a)));
     if what != Interrupt::Nothing && !arrived {
         page.line(
             "",
@@ -78,6 +68,22 @@ fn plain(check: &Check) -> &str {
         _ => row.objects,
     });
     plain.unwrap_or(&check.detail)
+}
+
+/// Why that is the verdict, in one sentence.
+pub fn why(s: &Snapshot, a: &Assessment) -> String {
+    let what = a.interrupt;
+    let occasion = match is_pending(s, what) {
+        true => format!("a {what} is pending"),
+        false => format!("a {what} was asked for"),
+    };
+    let objections: Vec<Check> = a.objections().cloned().collect();
+    let why = match sentence(&objections) {
+        None => format!("{occasion}, and every check passed"),
+        Some(why) if what == Interrupt::Nothing => why,
+        Some(why) => format!("{occasion}, but {why}"),
+    };
+    printable(&why)
 }
 
 pub(super) fn verdict_word(page: &Page, a: &Assessment) -> String {
