@@ -78,7 +78,12 @@ fn pending(g: &Glance) -> Vec<(Interrupt, bool)> {
 /// A session at work without a handler for one of the two signals. While it starts it has those of its postmaster.
 fn is_deaf(g: &Glance) -> bool {
     let at_work = g.status.as_ref().is_ok_and(|s| s.activity.is_some());
-    g.backend_type == BackendType::Client && at_work && !unheard(g).is_empty()
+    // Who waits in system(3) ignores SIGINT for that time only.
+    let mut unheard = unheard(g);
+    if super::rules::system(&g.signals) {
+        unheard.retain(|signal| *signal != libc::SIGINT);
+    }
+    g.backend_type == BackendType::Client && at_work && !unheard.is_empty()
 }
 
 fn unheard(g: &Glance) -> Vec<i32> {
@@ -312,13 +317,6 @@ pub const TABLE: &[Row] = &[
             )
         })
     }),
-    row("handlers-replaced", |two, _| {
-        let unheard = two.both(is_deaf).then(|| unheard(two.last))?;
-        Some((
-            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
-            vec![format!("no handler for {}", names(&unheard))],
-        ))
-    }),
     row("client-write", |two, _| {
         let wait = two.wait().filter(|wait| wait.is("ClientWrite"))?;
         let client = two.last.status.as_ref().ok().and_then(|s| s.client);
@@ -335,6 +333,13 @@ pub const TABLE: &[Row] = &[
         Some((
             "it waits for a lock that another session holds (see pg_blocking_pids())".into(),
             vec![format!("wait event {} at both glances", wait.text())],
+        ))
+    }),
+    row("handlers-replaced", |two, _| {
+        let unheard = two.both(is_deaf).then(|| unheard(two.last))?;
+        Some((
+            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
+            vec![format!("no handler for {}", names(&unheard))],
         ))
     }),
     row("barrier-ignored", |two, pending| {

@@ -5,6 +5,7 @@ use super::parts::{
     verdict_word, who,
 };
 use super::stack::stack;
+use crate::assess::cause::carrying;
 use crate::assess::{Assessment, samples};
 use crate::render::samples as tree;
 use crate::render::screen::{Page, Screen};
@@ -41,7 +42,7 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> 
             .clamp(*FRAMES.start(), *FRAMES.end()),
     };
     let mut between = Page::new(screen);
-    stack(&mut between, s, frames);
+    stack(&mut between, s, &carrying(s, &a.cause), frames);
     let word = verdict_word(&after, a);
     in_short(&mut after, others + between.height(), screen, &word, a);
     [before, between, after, advice]
