@@ -698,6 +698,20 @@ mod tests {
         let judgement = judge(deaf);
         assert!(judgement.is_deaf && judgement.is_stuck() && judgement.pending.is_empty());
         assert_eq!(judgement.cause.map(|c| c.code), Some("handlers-replaced"));
+        // In system(3) it ignores SIGINT for a moment; SIGTERM is heard.
+        let in_system = |g: &mut Glance| {
+            let bit = |n: i32| 1 << (n - 1);
+            g.variables.query_cancel_pending = Some(false);
+            g.signals.caught = Some(!bit(libc::SIGINT));
+            g.signals.ignored = Some(bit(libc::SIGINT) | bit(libc::SIGQUIT));
+            g.signals.blocked = Some(bit(libc::SIGCHLD));
+        };
+        assert!(!judge(in_system).is_stuck());
+        let by_hand = judge(|g| {
+            in_system(g);
+            g.signals.blocked = Some(0);
+        });
+        assert!(by_hand.is_stuck());
         let starting = judge(|g| {
             deaf(g);
             g.status = Err(crate::postgres::status::NoStatus::None);
