@@ -312,8 +312,9 @@ const BY_MUSL: &str = "with musl as the C library only a loop in the server's or
 /// (`GEOS_interruptRequest()`). It then comes back with an exception, from which PostGIS makes an ERROR, and what is pending
 /// is acted on. A cancel that has arrived has asked already, without avail so far.
 fn by_geos(snapshot: &Snapshot) -> Option<Advice> {
-    /// Operations that look seldom, or never.
-    const DEAF: [&str; 5] = ["Frechet", "Hausdorff", "Voronoi", "Delaunay", "Triangulat"];
+    /// Where it was seen to look at once (GEOS 3.11): `MCIndexNoder::intersectChains()`, in which buffers and overlays of large
+    /// collections spend much of their time. In others it does not look for many seconds.
+    const HEEDS: [&str; 1] = ["12MCIndexNoder"];
     let frames = &snapshot.stack.as_ref()?.frames;
     let signals = &snapshot.signals;
     let v = &snapshot.variables;
@@ -323,19 +324,20 @@ fn by_geos(snapshot: &Snapshot) -> Option<Advice> {
     let arrives = is_free(signals.blocked) && is_free(signals.pending);
     let heeded = v.query_cancel_pending == Some(false) && v.interrupt_holdoff_count == Some(0);
     let foreign = rules::foreign(frames, &snapshot.process.libraries)?;
-    let deaf = |f: &Frame| {
+    let heeds = |f: &Frame| {
         let name = f.function.as_deref().unwrap_or("");
-        DEAF.iter().any(|d| name.contains(d))
+        HEEDS.iter().any(|h| name.contains(h))
     };
-    (foreign.name == "GEOS" && arrives && heeded && !frames.iter().any(deaf)).then(|| {
+    (foreign.name == "GEOS" && arrives && heeded && frames.iter().any(heeds)).then(|| {
         let then = match v.proc_die_pending {
             Some(true) => "the session then ends, as it was told to",
             _ => "the statement ends, and the session goes on",
         };
         Advice::typing(
-            format!("PostGIS passes a SIGINT on to GEOS, which looks for that in most of its operations: {then}"),
-            // Half a second to some seconds were seen.
-            format!("pgpoke interrupt --cancel --grace 10s {}", snapshot.pid),
+            format!(
+                "PostGIS passes a SIGINT on to GEOS, which looks for that where it is now: {then}"
+            ),
+            format!("pgpoke interrupt --cancel {}", snapshot.pid),
         )
     })
 }
