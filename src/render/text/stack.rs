@@ -10,6 +10,9 @@ use crate::unwind::FoundBy;
 /// Where a frame's text begins, behind its number.
 const INDENT: usize = 7;
 
+/// How many frames are shown at least, beside those that must be.
+pub(in crate::render) const LEAST: usize = 2;
+
 /// How many frames are shown beside a question or an outcome: what is stuck, and what called it.
 pub(in crate::render) const SHORT: usize = 4;
 
@@ -35,14 +38,12 @@ pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, rests_on: &[usize]
     let mut header = header(page, frames.len(), stack.complete);
     let shown = shown(frames, rests_on, most);
     if shown.len() < frames.len() {
-        let which = match shown.last().is_some_and(|last| last + 1 == shown.len()) {
-            true => "the innermost ",
-            false => "",
+        let count = shown.len();
+        let which = match shown.last().is_some_and(|last| last + 1 == count) {
+            true => format!("the innermost {count}"),
+            false => format!("{count} of them"),
         };
-        header.push_str(&format!(
-            "; {which}{} (inspect --stack shows all):",
-            shown.len()
-        ));
+        header.push_str(&format!("; {which} (inspect --stack shows all):"));
     }
     page.line("stack", &header);
     let mut next = 0;
@@ -59,8 +60,14 @@ pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, rests_on: &[usize]
 
 /// Which frames are shown. One that would be left out alone is shown, too: saying so takes a line as well.
 fn shown(frames: &[Frame], rests_on: &[usize], most: usize) -> Vec<usize> {
-    let must = rules::first_of_postgres(frames);
-    let must = |at: &usize| *at < most || rests_on.contains(at) || must == Some(*at);
+    let first = rules::first_of_postgres(frames);
+    let needed = |at: usize| rests_on.contains(&at) || first == Some(at);
+    // Where there is least room, it goes to those.
+    let most = match most <= LEAST && (most..frames.len()).any(needed) {
+        true => 1,
+        false => most,
+    };
+    let must = |at: &usize| *at < most || needed(*at);
     let mut shown: Vec<usize> = (0..frames.len()).filter(must).collect();
     let alone = |at: &usize| {
         let is_shown = |at: usize| shown.binary_search(&at).is_ok();
