@@ -348,6 +348,175 @@ fn a_library_that_is_no_extension_is_a_risk() {
     assert_eq!(judge(client, Value::Null), (Unsafe, Unsafe));
 }
 
+/// What another process's handler did is known of a signal that pgpoke has sent, and of no other.
+#[test]
+fn a_strangers_handler_is_the_cause_where_a_signal_got_lost_in_it() {
+    let cause = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut value = fixture(name);
+        change(&mut value);
+        assess(&snapshot(&value), Request::Pending, &[]).cause
+    };
+    let postgis = |value: &mut Value| {
+        let handler = &mut value["signals"]["handlers"][0];
+        handler["expected"] = false.into();
+        handler["function"] = Value::Null;
+        handler["module"] = "/usr/lib/postgresql/15/lib/postgis-3.so".into();
+    };
+    let own = "handlers-cancel";
+    assert_eq!(cause(own, &|_| ()).code, "handlers-replaced");
+    for (what, field, value) in [
+        ("not sent", "/signals/sent", Value::Null),
+        ("not delivered yet", "/signals/pending", 2.into()),
+        ("flag set", "/variables/query_cancel_pending", true.into()),
+    ] {
+        let cause = cause(own, &|v| *v.pointer_mut(field).unwrap() = value.clone());
+        assert_ne!(cause.code, "handlers-replaced", "{what}: {cause:?}");
+    }
+    let unsent = cause(own, &|v| v["signals"]["sent"] = Value::Null);
+    assert!(unsent.summary.contains("not PostgreSQL's"), "{unsent:?}");
+    // PostGIS's passes the signal on: nothing is different with it.
+    for name in [
+        "idle",
+        "spin",
+        "spin-cancel",
+        "lock-wait",
+        "sleeping",
+        "latch-cancel",
+    ] {
+        for sent in [Value::Null, 2.into()] {
+            let with = cause(name, &|v| {
+                postgis(v);
+                v["signals"]["sent"] = sent.clone();
+            });
+            assert_eq!(with, cause(name, &|_| ()), "{name}");
+        }
+    }
+}
+
+/// numpy's and BLAS's functions run for Python: it is the one that does not look at interrupts.
+#[test]
+fn a_library_works_on_behalf_of_the_runtime_below_it() {
+    let with_inner = |name: &str, module: &str| {
+        let mut value = fixture(name);
+        value["stack"]["in_syscall"] = false.into();
+        value["process"]["state"] = "R".into();
+        let frames = value["stack"]["frames"].as_array_mut().unwrap();
+        while frames[0]["kind"] == "libc" {
+            frames.remove(0);
+        }
+        let mut inner = frames[0].clone();
+        inner["kind"] = "library".into();
+        inner["module"] = module.into();
+        inner["function"] = "dgemm_".into();
+        inner["extension"] = false.into();
+        inner["inlined"] = false.into();
+        frames.insert(0, inner);
+        assess(&snapshot(&value), Request::Pending, &[])
+    };
+    for module in [
+        "/usr/lib/libblas.so.3",
+        "/usr/lib/libz.so.1",
+        "/usr/lib/libstdc++.so.6",
+    ] {
+        let judged = with_inner("python-cancel", module);
+        assert_eq!(judged.cause.code, "foreign-runtime", "{:?}", judged.cause);
+        let summary = &judged.cause.summary;
+        let library = module.rsplit('/').next().unwrap();
+        assert!(
+            summary.starts_with("Python computes, in ") && summary.contains("libpython"),
+            "{summary}"
+        );
+        assert!(
+            summary.contains(&format!("in dgemm_() in {library}")),
+            "{summary}"
+        );
+        assert!(judged.advice.iter().all(|a| !a.text.contains("CHECK_FOR")));
+    }
+    // Without a runtime it is the extension that lacks the check.
+    let judged = with_inner("spin-cancel", "/usr/lib/libz.so.1");
+    assert_eq!(judged.cause.code, "cpu-loop");
+    let summary = &judged.cause.summary;
+    assert!(
+        summary.starts_with("spin() in pgpoke_test.so, in dgemm_() in libz.so.1,"),
+        "{summary}"
+    );
+}
+
+/// What waits for a peer is a client, whatever it is called, and what it does at exit runs in the middle of its call.
+#[test]
+fn all_clients_are_judged_alike() {
+    let judge = |module: &str| {
+        let mut value = fixture("dblink-cancel");
+        for frame in value["stack"]["frames"].as_array_mut().unwrap() {
+            let path = frame["module"].as_str().unwrap_or_default().to_owned();
+            if path.contains("libpq.so") {
+                frame["module"] = module.into();
+            }
+        }
+        verdict(&snapshot(&value), Request::Terminate, &[]).0
+    };
+    for module in [
+        "libpq.so.5",
+        "libmemcached.so.11",
+        "libsybdb.so.5",
+        "libnobodyknows.so.1",
+    ] {
+        assert_eq!(
+            judge(&format!("/usr/lib/{module}")),
+            Verdict::Risky,
+            "{module}"
+        );
+    }
+}
+
+/// GEOS heeds a SIGINT that PostGIS passes on to it, and no ERROR may jump across it.
+#[test]
+fn geos_is_to_be_asked_by_a_signal() {
+    let advises = |change: &dyn Fn(&mut Value)| {
+        let mut value = fixture("python-cancel");
+        value["variables"]["query_cancel_pending"] = false.into();
+        value["variables"]["proc_die_pending"] = true.into();
+        value["stack"]["in_syscall"] = false.into();
+        for frame in value["stack"]["frames"].as_array_mut().unwrap() {
+            let path = frame["module"].as_str().unwrap_or_default().to_owned();
+            if path.contains("libpython") {
+                frame["module"] = "/usr/lib/libgeos.so.3.11.1".into();
+            }
+        }
+        value["stack"]["frames"][1]["function"] =
+            "_ZN4geos6noding12MCIndexNoder15intersectChainsEv".into();
+        let handler = &mut value["signals"]["handlers"][0];
+        handler["expected"] = false.into();
+        handler["module"] = "/usr/lib/postgresql/15/lib/postgis-3.so".into();
+        change(&mut value);
+        let judged = assess(&snapshot(&value), Request::Pending, &[]);
+        let commands = judged.advice.iter().filter_map(|a| a.command.as_ref());
+        commands
+            .filter(|c| c.contains("interrupt --cancel"))
+            .count()
+            == 1
+    };
+    assert!(advises(&|_| ()));
+    let not: [(&str, &dyn Fn(&mut Value)); 5] = [
+        ("asked already", &|v| {
+            v["variables"]["query_cancel_pending"] = true.into()
+        }),
+        ("held off", &|v| {
+            v["variables"]["interrupt_holdoff_count"] = 1.into()
+        }),
+        ("blocked", &|v| v["signals"]["blocked"] = 2.into()),
+        ("PostgreSQL's own handler", &|v| {
+            v["signals"]["handlers"][0]["module"] = "/usr/lib/postgresql/15/bin/postgres".into()
+        }),
+        ("where it does not look", &|v| {
+            v["stack"]["frames"][1]["function"] = "insertUniqueEdge".into()
+        }),
+    ];
+    for (what, change) in not {
+        assert!(!advises(change), "{what}");
+    }
+}
+
 /// What the C library is entered by decides: most of its functions hold no lock, but that has to be known.
 #[test]
 fn the_c_library_is_entered_by_functions_that_are_known() {

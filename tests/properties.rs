@@ -73,10 +73,11 @@ fn at<'v>(value: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
     })
 }
 
-/// Fields of which "none" is an answer, and a better one than any other: no objection to the interrupt model. Handlers are
+/// Fields of which "none" is an answer, and a better one than any other: no objection to the interrupt model, and no signal
+/// that was sent by us. Handlers are
 /// never an objection, so that a missing one cannot lower a verdict; which of them are missing is told by `handlers`, which
 /// may be unknown.
-const NONE_IS_AN_ANSWER: [&str; 2] = ["handlers", "model_objection"];
+const NONE_IS_AN_ANSWER: [&str; 3] = ["handlers", "model_objection", "sent"];
 
 /// Fields that may be null without making it no snapshot any more, and are not so already.
 fn optional_fields(fixture: &Value) -> Vec<Vec<String>> {

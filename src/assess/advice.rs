@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::checks::{self, TABLE};
-use super::{Assessment, Check, Interrupt, Request, Status, Verdict, locks, looks, rules};
+use super::{
+    Assessment, Check, Interrupt, Request, Status, Verdict, libraries, locks, looks, rules,
+};
 use crate::postgres::BackendType;
 use crate::process::syscalls::{Other, Thing};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Frame, Signals, Snapshot};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +53,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     if a.verdict == Verdict::Safe {
         advice.push(step_in(snapshot, a.interrupt, request));
     }
+    advice.extend(by_geos(snapshot));
     advice.extend(by_cause(snapshot, a.cause.code));
     if WAITING.contains(&a.cause.code) {
         advice.extend(by_what_it_waits_for(snapshot));
@@ -124,7 +127,9 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
             ),
             _ => format!("a {name} would be {verdict}"),
         };
+        let is_new = |c: &String| advice.iter().all(|a| a.command.as_ref() != Some(c));
         match command(snapshot, request).filter(|_| works) {
+            Some(command) if !is_new(&command) => {}
             Some(command) => advice.push(Advice::typing(text, command)),
             None => refused.push(name.to_string()),
         }
@@ -214,12 +219,6 @@ fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
     let call = snapshot.process.syscall.as_ref()?;
     let things = call.waits_for.iter().map(|a| &a.thing);
     things.filter_map(|thing| about(snapshot, thing)).next()
-}
-
-fn waits_for_a_peer(snapshot: &Snapshot) -> bool {
-    let call = snapshot.process.syscall.as_ref();
-    let mut awaited = call.iter().flat_map(|c| &c.waits_for);
-    awaited.any(|a| matches!(a.thing, Thing::Socket(_)))
 }
 
 /// In a call that waits for nothing but a time.
@@ -347,9 +346,43 @@ fn all_leave<'c>(objections: impl Iterator<Item = &'c Check>) -> bool {
 /// What can be done on musl, and what cannot.
 const BY_MUSL: &str = "with musl as the C library only a loop in the server's or an extension's own code can be stepped into, not what waits or works inside the C library: end the wait from the other side; where that happens often, run the server on a system with glibc";
 
+/// GEOS looks in its loops whether somebody has asked it to stop, and PostGIS's handler of SIGINT does ask
+/// (`GEOS_interruptRequest()`). It then comes back with an exception, from which PostGIS makes an ERROR, and what is pending
+/// is acted on. A cancel that has arrived has asked already, without avail so far.
+fn by_geos(snapshot: &Snapshot) -> Option<Advice> {
+    /// Where it was seen to look at once (GEOS 3.11): `MCIndexNoder::intersectChains()`, in which buffers and overlays of large
+    /// collections spend much of their time. In others it does not look for many seconds.
+    const HEEDS: [&str; 1] = ["12MCIndexNoder"];
+    let frames = &snapshot.stack.as_ref()?.frames;
+    let signals = &snapshot.signals;
+    let v = &snapshot.variables;
+    let mut handlers = signals.handlers.iter().flatten();
+    handlers.find(|h| libraries::passes_on(h) == Some("GEOS"))?;
+    let is_free = |set| Signals::has(set, libc::SIGINT) == Some(false);
+    let arrives = is_free(signals.blocked) && is_free(signals.pending);
+    let heeded = v.query_cancel_pending == Some(false) && v.interrupt_holdoff_count == Some(0);
+    let foreign = rules::foreign(frames, &snapshot.process.libraries)?;
+    let heeds = |f: &Frame| {
+        let name = f.function.as_deref().unwrap_or("");
+        HEEDS.iter().any(|h| name.contains(h))
+    };
+    (foreign.name == "GEOS" && arrives && heeded && frames.iter().any(heeds)).then(|| {
+        let then = match v.proc_die_pending {
+            Some(true) => "the session then ends, as it was told to",
+            _ => "the statement ends, and the session goes on",
+        };
+        Advice::typing(
+            format!(
+                "PostGIS passes a SIGINT on to GEOS, which looks for that where it is now: {then}"
+            ),
+            format!("pgpoke interrupt --cancel {}", snapshot.pid),
+        )
+    })
+}
+
 /// What to do about generated code on the stack: nothing now, but there is a next time.
 fn by_generator(generator: &str) -> Option<Advice> {
-    (generator == rules::LLVM_JIT).then(|| {
+    (generator == libraries::LLVM_JIT).then(|| {
         "the server compiled this query's expressions, and the stack below such code cannot be proved: wait until the query has left it, and let it run with jit = off next time (ALTER ROLE … SET jit = off)".into()
     })
 }
@@ -497,7 +530,7 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         "cpu-loop" | "latch-loop" | "sleep-loop" => {
             "keep this report for the code's maintainers: the loop lacks CHECK_FOR_INTERRUPTS()".into()
         }
-        "foreign-runtime" if waits_for_a_peer(snapshot) => {
+        "foreign-runtime" if libraries::waits_for_a_peer(snapshot) => {
             "give that connection a time limit or keepalives, so that the library comes back by itself next time".into()
         }
         "foreign-runtime" => "look for a way of that runtime's own to stop the code (a time limit, a memory limit)".into(),

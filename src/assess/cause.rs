@@ -2,9 +2,9 @@
 
 use super::checks::describe_handler;
 use super::samples::motion;
-use super::{Cause, Interrupt, Request, locks, looks, rules};
-use crate::process::syscalls::BlockedCall;
+use super::{Cause, Interrupt, Request, libraries, locks, looks, rules};
 use crate::image::ModuleKind;
+use crate::process::syscalls::BlockedCall;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
 
 /// What was found: a sentence, and what it rests on.
@@ -117,6 +117,20 @@ fn pending_evidence(s: &Snapshot) -> String {
         format!("{} set, and not acted on", set.join(" and "))
     }
 }
+
+/// Which frames a cause rests on: those that its evidence names, each where it is met first.
+pub fn carrying(s: &Snapshot, cause: &Cause) -> Vec<usize> {
+    let named = |evidence: &String| {
+        let name = evidence.strip_prefix(CALLED_BY);
+        frames(s).iter().position(|f| {
+            *evidence == frame_evidence(f) || name.is_some_and(|name| name == f.describe())
+        })
+    };
+    cause.evidence.iter().filter_map(named).collect()
+}
+
+/// How evidence on a caller begins.
+const CALLED_BY: &str = "called by ";
 
 fn frame_evidence(frame: &Frame) -> String {
     let mut text = format!("on the stack: {}", frame.describe());
@@ -439,12 +453,37 @@ fn held_off(s: &Snapshot) -> Found {
         evidence.extend(held_evidence(s));
         evidence.extend(at.map(frame_evidence));
         let who = at.map_or("it".into(), Frame::describe);
-        let summary = match looks::number(s) {
-            1 => format!("interrupts are held off, in {who}; one look cannot tell whether they are let go again"),
-            n => format!("interrupts are held off, and {who} does not come back to let them go (at each of {n} moments)"),
+        let caller = at.and_then(|at| rules::extension_that_called(frames(s), at));
+        evidence.extend(caller.map(|f| format!("{CALLED_BY}{}", f.describe())));
+        let summary = match (caller, at, extensions_lock(s)) {
+            (Some(caller), Some(at), Some(lock)) => format!(
+                "{} holds the LWLock {lock}, and interrupts off with it, and does not come back from {} to let them go",
+                caller.describe(),
+                at.describe()
+            ),
+            // Which of the two holds them off is not known.
+            (Some(caller), Some(at), None) => format!(
+                "interrupts are held off, and {}, in {}, does not come back to let them go",
+                caller.describe(),
+                at.describe()
+            ),
+            _ => match looks::number(s) {
+                1 => format!("interrupts are held off, in {who}; one look cannot tell whether they are let go again"),
+                n => format!("interrupts are held off, and {who} does not come back to let them go (at each of {n} moments)"),
+            },
         };
         (summary, evidence)
     })
+}
+
+/// The LWLock of an extension's that it holds: no function of the server's takes one.
+fn extensions_lock(s: &Snapshot) -> Option<String> {
+    let mut held = s.variables.lwlocks()?.iter();
+    held.find(|l| {
+        let tranche = l.tranche.as_deref();
+        tranche.is_some_and(|name| !crate::postgres::lwlocks::may_be_built_in(name))
+    })
+    .map(|lock| lock.describe())
 }
 
 const ENDING_SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
@@ -471,12 +510,13 @@ fn signals_blocked(s: &Snapshot) -> Found {
     })
 }
 
-fn handlers_replaced(s: &Snapshot) -> Found {
-    let strange: Vec<String> = match &s.signals.handlers {
+/// The handlers of the signals that cancel and terminate that are not PostgreSQL's, with the signal of each.
+fn strange_handlers(s: &Snapshot) -> Vec<(i32, String)> {
+    match &s.signals.handlers {
         Some(handlers) => handlers
             .iter()
             .filter(|h| ENDING_SIGNALS.contains(&h.signal) && h.expected == Some(false))
-            .map(describe_handler)
+            .map(|h| (h.signal, describe_handler(h)))
             .collect(),
         // Without asking, only a missing handler shows.
         None => ENDING_SIGNALS
@@ -485,18 +525,66 @@ fn handlers_replaced(s: &Snapshot) -> Found {
                 s.backend.backend_type == crate::postgres::BackendType::Client
                     && Signals::has(s.signals.caught, *n) == Some(false)
             })
-            .map(|n| format!("{} has no handler", signal_names(1 << (n - 1)).concat()))
+            .map(|n| {
+                let name = signal_names(1 << (n - 1)).concat();
+                (n, format!("{name} has no handler"))
+            })
             .collect(),
+    }
+}
+
+/// Those that are not known to pass on what they get: a cancel or terminate that was delivered may have been lost there.
+fn swallowing_handlers(s: &Snapshot) -> Vec<(i32, String)> {
+    let passes = |n: i32| {
+        let mut handlers = s.signals.handlers.iter().flatten();
+        handlers.any(|h| h.signal == n && libraries::passes_on(h).is_some())
     };
-    (!strange.is_empty()).then(|| {
-        let mut evidence = strange;
-        evidence.push(pending_evidence(s));
-        evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
-        (
-            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
-            evidence,
-        )
-    })
+    let mut strange = strange_handlers(s);
+    strange.retain(|(n, _)| !passes(*n));
+    strange
+}
+
+/// Somebody else's handler is often harmless (PostGIS's passes the signal on) or there for a moment (system(3) ignores
+/// SIGINT for as long as its command runs). It is the cause where a signal is known to have got lost in it: it was sent, it
+/// is not waiting to be delivered, and its flag is not set.
+fn handlers_replaced(s: &Snapshot) -> Found {
+    let v = &s.variables;
+    // The flag is cleared by what acts on it (ProcessInterrupts(), src/backend/tcop/postgres.c).
+    if rules::OBEYING.find(frames(s)).is_some() {
+        return None;
+    }
+    let lost = |n: i32| {
+        let flag = match n {
+            libc::SIGTERM => v.proc_die_pending,
+            _ => v.query_cancel_pending,
+        };
+        Signals::has(s.signals.sent, n) == Some(true)
+            && Signals::has(s.signals.pending, n) == Some(false)
+            && flag == Some(false)
+    };
+    let mut strange = swallowing_handlers(s);
+    let at = strange.iter().position(|(n, _)| lost(*n))?;
+    let (signal, _) = strange[at];
+    strange.sort_by_key(|(n, _)| *n != signal);
+    let name = signal_names(1 << (signal - 1)).concat();
+    let mut evidence = vec![format!(
+        "{name} was sent and delivered, and its flag is not set"
+    )];
+    evidence.extend(strange.into_iter().map(|(_, handler)| handler));
+    evidence.push(pending_evidence(s));
+    evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+    let summary = match runs_a_command(s) {
+        true => format!(
+            "it waits in system() for a command, and ignores {name} for that time: a cancel arrives and sets nothing"
+        ),
+        false => "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
+    };
+    Some((summary, evidence))
+}
+
+/// Whether it is in system(3), which ignores SIGINT and SIGQUIT and blocks SIGCHLD while its command runs (POSIX).
+fn runs_a_command(s: &Snapshot) -> bool {
+    rules::system(&s.signals)
 }
 
 fn client_write(s: &Snapshot) -> Found {
@@ -575,23 +663,28 @@ fn responsive(s: &Snapshot) -> Found {
             ));
         }
         evidence.extend(held_evidence(s));
-        (
-            "nothing shows that it ignores anyone: no cancel or terminate waits for it".into(),
-            evidence,
-        )
+        let strange = swallowing_handlers(s);
+        let summary = match strange.is_empty() || runs_a_command(s) {
+            true => "nothing shows that it ignores anyone: no cancel or terminate waits for it",
+            // What was delivered to them before may have left no trace.
+            false => {
+                "no cancel or terminate waits for it; but it has signal handlers that are not PostgreSQL's, and one that was sent may have got lost in them"
+            }
+        };
+        evidence.extend(strange.into_iter().map(|(_, handler)| handler));
+        (summary.into(), evidence)
     })
 }
 
 fn foreign_runtime(s: &Snapshot) -> Found {
     let libraries = &s.process.libraries;
-    let work = rules::at_work(frames(s)).first()?;
-    let name = rules::foreign_code(work, libraries)?;
-    let at = rules::named_alike(frames(s), work);
+    let rules::Foreign { name, at, within } = rules::foreign(frames(s), libraries)?;
     let caller = frames(s)
         .iter()
         .find(|f| f.extension == Some(true) && f.function.is_some() && f.module != at.module);
-    let mut evidence = vec![frame_evidence(at)];
-    evidence.extend(caller.map(|f| format!("called by {}", f.describe())));
+    let mut evidence: Vec<String> = within.into_iter().map(frame_evidence).collect();
+    evidence.push(frame_evidence(at));
+    evidence.extend(caller.map(|f| format!("{CALLED_BY}{}", f.describe())));
     evidence.push(pending_evidence(s));
     evidence.extend(awaited_evidence(s));
     evidence.extend(threads_evidence(s));
@@ -599,9 +692,10 @@ fn foreign_runtime(s: &Snapshot) -> Found {
         Some(call) => format!("is blocked in {}", call.describe()),
         None => "computes".into(),
     };
+    let within = within.map_or_else(String::new, |f| format!(", which is in {}", f.describe()));
     Some((
         format!(
-            "{name} {doing}, in {}, and does not look at PostgreSQL's interrupts",
+            "{name} {doing}, in {}{within}, and does not look at PostgreSQL's interrupts",
             at.describe()
         ),
         evidence,
@@ -678,8 +772,10 @@ fn blocked_syscall(s: &Snapshot) -> Found {
     evidence.extend(awaited_evidence(s));
     evidence.extend(threads_evidence(s));
     let call = call.describe();
+    let caller = at.and_then(|at| rules::on_behalf_of(frames(s), at));
+    evidence.extend(caller.map(|f| format!("{CALLED_BY}{}", f.describe())));
     let summary = match at {
-        Some(at) => format!("{} is blocked in {call}", at.describe()),
+        Some(at) => format!("{} is blocked in {call}", who(at, caller)),
         None => format!("it is blocked in {call}, on whose behalf could not be told"),
     };
     Some((
@@ -729,11 +825,21 @@ fn cpu_loop(s: &Snapshot) -> Found {
         Some(_) => "makes progress, and has not come to a check for interrupts",
         None => "computes and does not check for interrupts",
     };
+    let caller = at.and_then(|at| rules::on_behalf_of(&stack.frames, at));
+    evidence.extend(caller.map(|f| format!("{CALLED_BY}{}", f.describe())));
     let who = at.map_or_else(
         || "it is in the C library, on whose behalf could not be told, and".into(),
-        Frame::describe,
+        |at| who(at, caller),
     );
     Some((format!("{who} {what}"), evidence))
+}
+
+/// Who answers for what happens at `at`: for a library that works on its behalf, its caller.
+fn who(at: &Frame, caller: Option<&Frame>) -> String {
+    match caller {
+        Some(caller) => format!("{}, in {},", caller.describe(), at.describe()),
+        None => at.describe(),
+    }
 }
 
 /// In a system call and asleep there: one that was only passing through was running before we looked.

@@ -3,6 +3,7 @@
 //! Each looks at a [`Snapshot`] and at what the call would act on. What cannot be decided is `unknown`, and an
 //! unknown counts like the objection that it might be.
 
+use super::libraries;
 use super::rules::{self, Functions};
 use super::{Check, Interrupt, Status, Verdict};
 use crate::image::ModuleKind;
@@ -1129,9 +1130,17 @@ fn plain_library(s: Subject, frames: &[Frame]) -> Outcome {
     let plain = |f: &&Frame| rules::is_plain_library(f) == Some(true);
     let generated = |f: &&Frame| {
         let generator = rules::generator_of(f, libraries);
-        generator.is_some_and(|name| name != rules::LLVM_JIT)
+        generator.is_some_and(|name| name != libraries::LLVM_JIT)
     };
-    let client = frames.iter().find_map(|f| Some((f, rules::client_of(f)?)));
+    let known = frames.iter().find_map(|f| Some((f, libraries::client(f)?)));
+    // Whatever it is called, what waits for a peer is a client.
+    let waits =
+        s.stack().is_some_and(|s| s.in_syscall) && libraries::may_wait_for_a_peer(s.snapshot);
+    let unknown = || {
+        let frame = rules::at_work(frames).last().filter(plain)?;
+        Some((frame, "which may wait for a peer"))
+    };
+    let client = known.or_else(|| waits.then(unknown).flatten());
     let foreign = frames.iter().find(plain).or(frames.iter().find(generated));
     match (s.interrupt, client, foreign) {
         (_, None, None) => Pass(

@@ -149,7 +149,7 @@ fn at_exit(snapshot: &Snapshot) -> Option<String> {
     let frames = snapshot.stack.as_ref().map(|s| &s.frames[..])?;
     let name = frames
         .iter()
-        .find_map(|f| rules::runtime_of(f).or_else(|| rules::client_of(f)))?;
+        .find_map(|f| rules::runtime_of(f).or_else(|| super::libraries::client(f)))?;
     Some(format!(
         "{name} is in the middle of its work, and what it does at exit runs then: if that crashes, all sessions of the server end, and it goes through crash recovery; if that hangs, the process stays"
     ))

@@ -78,7 +78,12 @@ fn pending(g: &Glance) -> Vec<(Interrupt, bool)> {
 /// A session at work without a handler for one of the two signals. While it starts it has those of its postmaster.
 fn is_deaf(g: &Glance) -> bool {
     let at_work = g.status.as_ref().is_ok_and(|s| s.activity.is_some());
-    g.backend_type == BackendType::Client && at_work && !unheard(g).is_empty()
+    // Who waits in system(3) ignores SIGINT for that time only.
+    let mut unheard = unheard(g);
+    if super::rules::system(&g.signals) {
+        unheard.retain(|signal| *signal != libc::SIGINT);
+    }
+    g.backend_type == BackendType::Client && at_work && !unheard.is_empty()
 }
 
 fn unheard(g: &Glance) -> Vec<i32> {
@@ -347,13 +352,6 @@ pub const TABLE: &[Row] = &[
             )
         })
     }),
-    row("handlers-replaced", |two, _| {
-        let unheard = two.both(is_deaf).then(|| unheard(two.last))?;
-        Some((
-            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
-            vec![format!("no handler for {}", names(&unheard))],
-        ))
-    }),
     row("client-write", |two, _| {
         let wait = two.wait().filter(|wait| wait.is("ClientWrite"))?;
         let client = two.last.status.as_ref().ok().and_then(|s| s.client);
@@ -370,6 +368,13 @@ pub const TABLE: &[Row] = &[
         Some((
             "it waits for a lock that another session holds (see pg_blocking_pids())".into(),
             vec![format!("wait event {} at both glances", wait.text())],
+        ))
+    }),
+    row("handlers-replaced", |two, _| {
+        let unheard = two.both(is_deaf).then(|| unheard(two.last))?;
+        Some((
+            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
+            vec![format!("no handler for {}", names(&unheard))],
         ))
     }),
     row("barrier-ignored", |two, pending| {
@@ -746,6 +751,20 @@ mod tests {
         let judgement = judge(deaf);
         assert!(judgement.is_deaf && judgement.is_stuck() && judgement.pending.is_empty());
         assert_eq!(judgement.cause.map(|c| c.code), Some("handlers-replaced"));
+        // In system(3) it ignores SIGINT for a moment; SIGTERM is heard.
+        let in_system = |g: &mut Glance| {
+            let bit = |n: i32| 1 << (n - 1);
+            g.variables.query_cancel_pending = Some(false);
+            g.signals.caught = Some(!bit(libc::SIGINT));
+            g.signals.ignored = Some(bit(libc::SIGINT) | bit(libc::SIGQUIT));
+            g.signals.blocked = Some(bit(libc::SIGCHLD));
+        };
+        assert!(!judge(in_system).is_stuck());
+        let by_hand = judge(|g| {
+            in_system(g);
+            g.signals.blocked = Some(0);
+        });
+        assert!(by_hand.is_stuck());
         let starting = judge(|g| {
             deaf(g);
             g.status = Err(crate::postgres::status::NoStatus::None);

@@ -7,6 +7,7 @@ pub mod advice;
 pub mod cause;
 pub mod checks;
 pub mod consequences;
+pub mod libraries;
 pub mod likely;
 pub mod locks;
 pub mod looks;

@@ -3,8 +3,9 @@
 //! Names are compared without leading underscores and the prefixes that libraries give to their inner names
 //! (`__GI___libc_malloc` is `malloc`), so that a rule holds with and without debug symbols.
 
+use super::libraries;
 use crate::image::{Callers, ModuleKind};
-use crate::snapshot::{Frame, Snapshot, Stack};
+use crate::snapshot::{Frame, Signals, Snapshot, Stack};
 use crate::unwind::FoundBy;
 
 /// A function's name as rules spell it.
@@ -81,6 +82,27 @@ pub const POSTMASTER_MAIN: Functions = Functions {
     kinds: SERVER,
     names: &["PostmasterMain"],
 };
+
+/// What acts on an interrupt, and what undoes a transaction for it (src/backend/tcop/postgres.c,
+/// src/backend/access/transam/xact.c): the flag is cleared by then.
+pub const OBEYING: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "ProcessInterrupts",
+        "AbortCurrentTransaction",
+        "AbortTransaction",
+        "AbortSubTransaction",
+        "AbortOutOfAnyTransaction",
+    ],
+};
+
+/// Whether these are the signals of a process in system(3): SIGINT and SIGQUIT ignored, SIGCHLD blocked (POSIX, system()).
+pub fn system(signals: &Signals) -> bool {
+    let ignored = |n| Signals::has(signals.ignored, n) == Some(true);
+    ignored(libc::SIGINT)
+        && ignored(libc::SIGQUIT)
+        && Signals::has(signals.blocked, libc::SIGCHLD) == Some(true)
+}
 
 const SERVER: &[ModuleKind] = &[ModuleKind::Server];
 const LIBC: &[ModuleKind] = &[ModuleKind::Libc];
@@ -169,24 +191,9 @@ const MUSL_MALLOC: Functions = Functions {
     ],
 };
 
-/// Libraries that stand in for the C library's allocator, by the start of the file's name: all of their code is part of it,
-/// with a name or without.
-const ALLOCATORS: [&str; 6] = [
-    "libjemalloc",
-    "libtcmalloc",
-    "libmimalloc",
-    "librpmalloc",
-    "libsnmalloc",
-    "libhoard",
-];
-
 /// Whether the frame is an allocator's: the C library's, one that stands in for it, or C++'s.
 pub fn is_malloc(frame: &Frame) -> bool {
-    let library = frame.kind == ModuleKind::Library;
-    let stands_in = library
-        && ALLOCATORS
-            .iter()
-            .any(|a| frame.module_name().starts_with(a));
+    let stands_in = libraries::is(frame, libraries::Kind::Allocator);
     stands_in || MALLOC.has(frame) || MUSL_MALLOC.has(frame)
 }
 
@@ -1004,90 +1011,8 @@ pub const EXECUTOR: Functions = Functions {
     ],
 };
 
-/// Libraries that keep state of their own across calls which a jump would tear: language runtimes, and C++.
-/// By the start of the file's name.
-pub const RUNTIMES: [(&str, &str); 35] = [
-    ("libpython", "Python"),
-    ("plpython", "Python"),
-    ("libperl", "Perl"),
-    ("plperl", "Perl"),
-    ("libtcl", "Tcl"),
-    ("pltcl", "Tcl"),
-    ("libjvm", "the Java virtual machine"),
-    ("libpljava", "Java"),
-    ("plv8", "V8"),
-    ("pljs", "JavaScript"),
-    ("libv8", "V8"),
-    ("libnode", "V8"),
-    ("libR.so", "R"),
-    ("plr.so", "R"),
-    ("liblua", "Lua"),
-    ("pllua", "Lua"),
-    ("libmono", "Mono"),
-    ("libcoreclr", ".NET"),
-    ("libruby", "Ruby"),
-    ("libgo.so", "Go"),
-    ("libstd-", "Rust"),
-    ("libstdc++", "the C++ runtime"),
-    ("libc++", "the C++ runtime"),
-    ("libgcc_s", "the C++ runtime"),
-    ("libLLVM", "LLVM"),
-    ("llvmjit", "LLVM"),
-    // It takes over signals and has errors and threads of its own.
-    ("libclntsh", "Oracle's client"),
-    ("libociei", "Oracle's client"),
-    ("libduckdb", "DuckDB"),
-    ("libSFCGAL", "SFCGAL"),
-    ("libCGAL", "CGAL"),
-    ("libgeos", "GEOS"),
-    ("libproj", "PROJ"),
-    ("libgdal", "GDAL"),
-    ("libarrow", "Arrow"),
-];
-
-/// Libraries that talk to someone else, and may wait for an answer for ever. By the start of the file's name.
-pub const CLIENTS: [(&str, &str); 22] = [
-    ("libpq.so", "libpq (a connection to another PostgreSQL)"),
-    ("libcurl", "libcurl"),
-    ("libsybdb", "FreeTDS (a client of SQL Server and Sybase)"),
-    ("libct.so", "FreeTDS (a client of SQL Server and Sybase)"),
-    ("libtdsodbc", "FreeTDS (a client of SQL Server and Sybase)"),
-    ("libmysqlclient", "MySQL's client"),
-    ("libmariadb", "MariaDB's client"),
-    ("libodbc", "ODBC"),
-    ("libiodbc", "ODBC"),
-    ("libmsodbcsql", "SQL Server's ODBC driver"),
-    ("libhiredis", "hiredis (a client of Redis)"),
-    ("librdkafka", "librdkafka (a client of Kafka)"),
-    ("libmongoc", "MongoDB's client"),
-    ("libldap", "OpenLDAP's client"),
-    ("libssh", "an SSH client"),
-    ("libzmq", "ZeroMQ"),
-    ("libgrpc", "gRPC"),
-    ("libkrb5", "Kerberos"),
-    ("libgssapi", "GSSAPI"),
-    ("libssl", "OpenSSL"),
-    ("libcrypto", "OpenSSL"),
-    ("libgnutls", "GnuTLS"),
-];
-
-/// The name in a table that belongs to the file of a frame.
-fn by_file(table: &[(&str, &'static str)], frame: &Frame) -> Option<&'static str> {
-    let file = frame.module_name();
-    let row = table.iter().find(|(start, _)| file.starts_with(start));
-    row.map(|(_, name)| *name)
-}
-
-/// The client library that a frame belongs to.
-pub fn client_of(frame: &Frame) -> Option<&'static str> {
-    let library = frame.kind == ModuleKind::Library;
-    library.then(|| by_file(&CLIENTS, frame)).flatten()
-}
-
 fn is_mathematics(frame: &Frame) -> bool {
-    const FILES: [&str; 3] = ["libm.so", "libm-", "libmvec"];
-    let file = frame.module_name();
-    frame.kind == ModuleKind::Library && FILES.iter().any(|f| file.starts_with(f))
+    libraries::is(frame, libraries::Kind::Mathematics)
 }
 
 /// Whether a frame belongs to a library that PostgreSQL did not load as an extension, and that therefore knows nothing
@@ -1106,25 +1031,12 @@ pub fn named_alike<'f>(frames: &'f [Frame], frame: &'f Frame) -> &'f Frame {
 }
 
 /// Whose code it is that was generated while running, by what is loaded beside it.
-pub fn generator_of(frame: &Frame, libraries: &[String]) -> Option<&'static str> {
-    const GENERATORS: [(&str, &str); 6] = [
-        ("llvmjit", LLVM_JIT),
-        ("libjvm", "the Java virtual machine"),
-        ("plv8", "V8"),
-        ("libv8", "V8"),
-        ("libcoreclr", ".NET"),
-        ("libluajit", "LuaJIT"),
-    ];
+pub fn generator_of(frame: &Frame, loaded: &[String]) -> Option<&'static str> {
     if frame.kind != ModuleKind::Anonymous || frame.module.is_some() {
         return None;
     }
-    let loaded = |start: &str| libraries.iter().any(|l| l.starts_with(start));
-    let mut all = GENERATORS.iter().filter(|(start, _)| loaded(start));
-    // With several of them there, it may be anyone's.
-    match (all.next(), all.next()) {
-        (Some((_, name)), None) => Some(name),
-        _ => Some("code that was generated while running"),
-    }
+    let name = libraries::generator(loaded);
+    Some(name.unwrap_or("code that was generated while running"))
 }
 
 /// Whose generated code a stack that is not complete goes through: what lies below stays unknown for as long as that
@@ -1135,17 +1047,70 @@ pub fn generated_below(snapshot: &Snapshot) -> Option<&'static str> {
     stack.frames.iter().find_map(|f| generator_of(f, libraries))
 }
 
-/// PostgreSQL's own just-in-time compilation (src/backend/jit/llvm).
-pub const LLVM_JIT: &str = "PostgreSQL's JIT (LLVM)";
-
 /// What to call the foreign code that a frame belongs to: a language's runtime, a client library, generated code.
 /// C++ and Rust are no runtimes that could be stopped by means of their own: there it is the extension that counts.
-pub fn foreign_code(frame: &Frame, libraries: &[String]) -> Option<&'static str> {
-    by_file(&RUNTIMES, frame)
-        .filter(|_| frame.kind == ModuleKind::Library)
-        .or_else(|| client_of(frame))
+fn foreign_code(frame: &Frame, loaded: &[String]) -> Option<&'static str> {
+    libraries::answerable(frame)
+        .map(|library| library.name)
         .or_else(|| is_go(frame).then_some("Go"))
-        .or_else(|| generator_of(frame, libraries))
+        .or_else(|| generator_of(frame, loaded))
+}
+
+/// Foreign code that does not come back.
+#[derive(Debug)]
+pub struct Foreign<'f> {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its innermost function, one with a name if there is any.
+    pub at: &'f Frame,
+    /// Where it happens, if that is in another library, which works on its behalf.
+    pub within: Option<&'f Frame>,
+}
+
+/// The foreign code that answers for what is at work: the innermost runtime or client library that nothing but libraries lie
+/// before. A library that knows neither PostgreSQL nor any way to be stopped (numpy's, BLAS, zlib, SQLite) works on behalf of
+/// who called it, and so does one that only carries a client's messages (OpenSSL).
+pub fn foreign<'f>(frames: &'f [Frame], loaded: &[String]) -> Option<Foreign<'f>> {
+    use libraries::Kind;
+    let innermost = at_work(frames).first()?;
+    let on_behalf = |f: &Frame| {
+        f.inlined
+            || is_leaf_library(f)
+            || is_plain_library(f) == Some(true)
+            || libraries::of(f).is_some_and(|l| l.kind != Kind::Runtime)
+            || foreign_code(f, loaded).is_some()
+    };
+    let below = frames.iter().take_while(|f| on_behalf(f));
+    let all: Vec<_> = below
+        .filter_map(|f| Some((f, foreign_code(f, loaded)?)))
+        .collect();
+    let carries = |f: &Frame| libraries::is(f, Kind::Transport);
+    let (work, name) = all.iter().find(|(f, _)| !carries(f)).or(all.first())?;
+    let within = named_alike(frames, innermost);
+    Some(Foreign {
+        name,
+        at: named_alike(frames, work),
+        within: (within.module != work.module).then_some(within),
+    })
+}
+
+/// Who called the library in which something happens, if that one does not answer for its time: not another runtime's.
+pub fn on_behalf_of<'f>(frames: &'f [Frame], at: &Frame) -> Option<&'f Frame> {
+    let library =
+        |f: &Frame| is_plain_library(f) == Some(true) || libraries::is(f, libraries::Kind::Cxx);
+    let passed = |f: &Frame| is_leaf_library(f) || library(f) || is_mathematics(f);
+    let caller = innermost(frames, passed).last()?;
+    library(at).then_some(caller)
+}
+
+/// The extension that called the function of the server's at which something happens, with nothing of the executor in
+/// between: that function works on its behalf.
+pub fn extension_that_called<'f>(frames: &'f [Frame], at: &Frame) -> Option<&'f Frame> {
+    let from = frames.iter().position(|f| std::ptr::eq(f, at))?;
+    let mut outward = frames[from..].iter().take_while(|f| !EXECUTOR.has(f));
+    (at.kind == ModuleKind::Server)
+        .then(|| outward.find(|f| f.extension == Some(true)))
+        .flatten()
 }
 
 /// Names of threads, each once, with how often it occurs; not more than a few.
@@ -1189,7 +1154,7 @@ pub fn runtime_of(frame: &Frame) -> Option<&'static str> {
         return None;
     }
     let name = frame.function.as_deref().unwrap_or("");
-    by_file(&RUNTIMES, frame).or_else(|| {
+    libraries::runtime(frame).or_else(|| {
         let legacy_rust = name.starts_with("_ZN") && name.contains("17h");
         if is_go(frame) {
             Some("Go")
@@ -1316,6 +1281,13 @@ pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
                 .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined && !is_stub(f))
         })
         .or_else(|| at_work(frames).first())
+}
+
+/// The innermost frame that is the server's or an extension's.
+pub fn first_of_postgres(frames: &[Frame]) -> Option<usize> {
+    frames
+        .iter()
+        .position(|f| f.kind == ModuleKind::Server || f.extension == Some(true))
 }
 
 /// On its way into another image, through the procedure linkage table.

@@ -564,6 +564,11 @@ impl<'c> Climb<'c, '_> {
         let args = self.args;
         let done = |done: Done| Ok(Looked::Done(Box::new(done)));
         let budget = self.budget();
+        // Nothing but the first signal is sent before a look.
+        let sent = self.sent.then(|| match args.cancel {
+            true => 1 << (libc::SIGINT - 1),
+            false => 1 << (libc::SIGTERM - 1),
+        });
         let (mut snapshot, assessment) = self.ladder.climb(
             Rung::Look,
             ("looking into it", None),
@@ -571,6 +576,7 @@ impl<'c> Climb<'c, '_> {
                 let looks = inspect::Looks::one_or_a_few();
                 let (mut snapshot, _) = looks.take(plan, &budget, |_| ())?;
                 plan.find_others(&mut snapshot);
+                snapshot.signals.sent = sent;
                 let assessment = assess(&snapshot, request, &args.allow);
                 Ok((snapshot, assessment))
             },

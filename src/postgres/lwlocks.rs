@@ -91,6 +91,16 @@ impl Tranches {
     }
 }
 
+/// Whether a tranche of this name, as [`Tranches::name`] gives it, is the server's own in any version, or may be, for all that
+/// is known.
+pub fn may_be_built_in(name: &str) -> bool {
+    let own = |major| {
+        let tranches = Tranches::built_in(Layout::of_major(major));
+        tranches.built_in.iter().any(|(_, own)| *own == name)
+    };
+    name.starts_with("tranche ") || (0..=99).any(own)
+}
+
 /// What the backend's own `LWLockRegisterTranche()` noted, and what the postmaster handed out before it started anyone.
 fn names_of_extensions(backend: &Backend, statics: &Statics, first: u16) -> HashMap<u16, String> {
     /// Far more than any server has.

@@ -157,6 +157,7 @@ impl Glance {
                 ignored: Some(proc.sigign),
                 handlers: None,
                 carrier_stack: CarrierStack::default(),
+                sent: None,
             },
             process: ProcessFacts {
                 state: proc.state.chars().next(),

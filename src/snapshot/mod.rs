@@ -482,6 +482,10 @@ pub struct Signals {
     /// The stack that the handler of SIGUSR1 runs on.
     #[serde(default)]
     pub carrier_stack: CarrierStack,
+    /// Sent by pgpoke itself, with time to be obeyed; none where it has sent nothing: what others sent leaves no trace once it
+    /// was delivered.
+    #[serde(default)]
+    pub sent: Option<u64>,
 }
 
 /// The stack that the handler of the carrier, SIGUSR1, runs on: only a frame on it tells.

@@ -66,6 +66,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             ignored: Some(status.sigign),
             handlers: None,
             carrier_stack: CarrierStack::default(),
+            sent: None,
         },
         stack: None,
         locks: Locks::default(),

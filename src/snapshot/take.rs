@@ -343,6 +343,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             ignored: set("SigIgn"),
             handlers: None,
             carrier_stack: CarrierStack::default(),
+            sent: None,
         };
         let stack = self.stack(capture, variables.exception_stack, lines, give_up);
         Snapshot {
@@ -380,6 +381,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 ignored: status.as_ref().map(|s| s.sigign),
                 handlers: None,
                 carrier_stack: CarrierStack::default(),
+                sent: None,
             },
             stack: None,
             stopped_ms: 0.0,

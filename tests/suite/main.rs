@@ -54,6 +54,8 @@ mod packages;
 mod pages;
 /// Kernels that lack a call, filters that deny one, users who lack a right.
 mod places;
+/// PostGIS's signal handler, and libraries on behalf of others.
+mod postgis;
 /// What pgpoke refuses to touch.
 mod refusals;
 /// Nothing that pgpoke does can take the server down.

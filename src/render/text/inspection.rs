@@ -4,14 +4,15 @@ use super::parts::{
     LINES, cause, checks, files, in_short, interrupts, next, process, signals, verdict,
     verdict_word, who,
 };
-use super::stack::stack;
+use super::stack::{LEAST, stack};
+use crate::assess::cause::carrying;
 use crate::assess::{Assessment, samples};
 use crate::render::samples as tree;
 use crate::render::screen::{Page, Screen};
 use crate::snapshot::Snapshot;
 
 /// How many frames are shown unless all are asked for: as many as there is room for, within these bounds.
-const FRAMES: std::ops::RangeInclusive<usize> = 2..=6;
+const FRAMES: std::ops::RangeInclusive<usize> = LEAST..=6;
 
 /// The result of `pgpoke inspect`. Without `whole`, the verdict and what to type next fit a small terminal together, if
 /// that can be: what is as usual is not shown, and the stack gets the room that is left.
@@ -41,7 +42,7 @@ pub fn inspection(s: &Snapshot, a: &Assessment, whole: bool, screen: Screen) -> 
             .clamp(*FRAMES.start(), *FRAMES.end()),
     };
     let mut between = Page::new(screen);
-    stack(&mut between, s, frames);
+    stack(&mut between, s, &carrying(s, &a.cause), frames);
     let word = verdict_word(&after, a);
     in_short(&mut after, others + between.height(), screen, &word, a);
     [before, between, after, advice]

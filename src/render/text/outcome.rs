@@ -7,6 +7,7 @@ use super::parts::{
 };
 use super::printable;
 use super::stack::{SHORT, stack};
+use crate::assess::cause::carrying;
 use crate::assess::{Assessment, Check, Verdict};
 use crate::intervene::{Fate, Outcome, Report, may_change, search_time};
 use crate::render::screen::{Page, Screen, Tone};
@@ -26,7 +27,7 @@ pub fn intervention(s: &Snapshot, a: &Assessment, r: &Report, screen: Screen) ->
             who(&mut page, s, false);
             interrupts(&mut page, s, false);
             files(&mut page, s);
-            stack(&mut page, s, SHORT);
+            stack(&mut page, s, &carrying(s, &a.cause), SHORT);
             if !r.objections.is_empty() {
                 checks(&mut page, &a.checks);
             }
@@ -156,7 +157,7 @@ pub fn question(
     cause(&mut page, a);
     who(&mut page, s, false);
     files(&mut page, s);
-    stack(&mut page, s, SHORT);
+    stack(&mut page, s, &carrying(s, &a.cause), SHORT);
     let in_the_way = a.verdict != Verdict::Safe;
     if in_the_way {
         checks(&mut page, &a.checks);

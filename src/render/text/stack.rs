@@ -1,6 +1,7 @@
 //! The stack, innermost frame first.
 
 use super::printable;
+use crate::assess::rules;
 use crate::render::screen::{Page, Screen, Tone};
 use crate::render::variables;
 use crate::snapshot::{Frame, Snapshot, ThreadStack};
@@ -9,12 +10,15 @@ use crate::unwind::FoundBy;
 /// Where a frame's text begins, behind its number.
 const INDENT: usize = 7;
 
+/// How many frames are shown at least, beside those that must be.
+pub(in crate::render) const LEAST: usize = 2;
+
 /// How many frames are shown beside a question or an outcome: what is stuck, and what called it.
 pub(in crate::render) const SHORT: usize = 4;
 
-/// The stack: its innermost frames, at most so many, but all where only one would be left out; where all are asked for,
-/// the kernel's functions, too.
-pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, most: usize) {
+/// The stack: its innermost frames, at most so many, and behind them those that must not be missing: what the cause `rests_on`,
+/// and the first that is the server's or an extension's. Where all are asked for, the kernel's functions, too.
+pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, rests_on: &[usize], most: usize) {
     if let Some(kernel) = s
         .process
         .kernel_stack
@@ -32,26 +36,54 @@ pub(in crate::render) fn stack(page: &mut Page, s: &Snapshot, most: usize) {
     };
     let frames = &stack.frames;
     let mut header = header(page, frames.len(), stack.complete);
-    let shown = match frames.len() <= most.saturating_add(1) {
-        true => frames.len(),
-        false => most,
-    };
-    if shown < frames.len() {
-        header.push_str(&format!(
-            "; the innermost {shown} (inspect --stack shows all):"
-        ));
+    let shown = shown(frames, rests_on, most);
+    if shown.len() < frames.len() {
+        let count = shown.len();
+        let which = match shown.last().is_some_and(|last| last + 1 == count) {
+            true => format!("the innermost {count}"),
+            false => format!("{count} of them"),
+        };
+        header.push_str(&format!("; {which} (inspect --stack shows all):"));
     }
     page.line("stack", &header);
-    for (index, frame) in frames.iter().enumerate().take(shown) {
-        frame_line(page, index, frame);
-        variables::text(page, frame);
+    let mut next = 0;
+    for index in shown {
+        if index > next {
+            let between = format!("{} more", index - next);
+            page.hang("   …   ", INDENT, &page.paint(Tone::Dim, &between));
+        }
+        next = index + 1;
+        frame_line(page, index, &frames[index]);
+        variables::text(page, &frames[index]);
     }
+}
+
+/// Which frames are shown. One that would be left out alone is shown, too: saying so takes a line as well.
+fn shown(frames: &[Frame], rests_on: &[usize], most: usize) -> Vec<usize> {
+    let first = rules::first_of_postgres(frames);
+    let needed = |at: usize| rests_on.contains(&at) || first == Some(at);
+    // Where there is least room, it goes to those.
+    let most = match most <= LEAST && (most..frames.len()).any(needed) {
+        true => 1,
+        false => most,
+    };
+    let must = |at: &usize| *at < most || needed(*at);
+    let mut shown: Vec<usize> = (0..frames.len()).filter(must).collect();
+    let alone = |at: &usize| {
+        let is_shown = |at: usize| shown.binary_search(&at).is_ok();
+        let before = at.checked_sub(1).is_none_or(is_shown);
+        !is_shown(*at) && before && (*at + 1 == frames.len() || is_shown(*at + 1))
+    };
+    let lone: Vec<usize> = (0..frames.len()).filter(alone).collect();
+    shown.extend(lone);
+    shown.sort_unstable();
+    shown
 }
 
 /// The whole stack of one look, for a file.
 pub fn backtrace(s: &Snapshot) -> String {
     let mut page = Page::new(Screen::PLAIN);
-    stack(&mut page, s, usize::MAX);
+    stack(&mut page, s, &[], usize::MAX);
     page.into_text()
 }
 
