@@ -626,6 +626,18 @@ pub const EXITING: Functions = Functions {
     names: &["proc_exit*", "shmem_exit"],
 };
 
+/// Undoing a transaction or a subtransaction (src/backend/access/transam/xact.c).
+pub const UNDOING: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "AbortCurrentTransaction*",
+        "AbortOutOfAnyTransaction",
+        "AbortTransaction",
+        "AbortSubTransaction",
+        "RollbackAndReleaseCurrentSubTransaction",
+    ],
+};
+
 /// Waiting for a spinlock (src/backend/storage/lmgr/s_lock.c). What holds one is not counted anywhere.
 pub const SPINLOCK_WAIT: Functions = Functions {
     kinds: SERVER,
@@ -1311,6 +1323,12 @@ pub fn where_it_happens(frames: &[Frame]) -> Option<&Frame> {
                 .find(|f| !is_leaf_library(f) && !CALM.has(f) && !f.inlined && !is_stub(f))
         })
         .or_else(|| at_work(frames).first())
+}
+
+/// Whether its transaction is being undone.
+pub fn is_undoing(snapshot: &Snapshot) -> bool {
+    let frames = snapshot.stack.as_ref().map(|s| &s.frames[..]);
+    frames.is_none_or(|f| UNDOING.find(f).is_some())
 }
 
 /// On its way into another image, through the procedure linkage table.
