@@ -50,7 +50,9 @@ impl fmt::Display for Advice {
 /// Advice for the operator.
 pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice> {
     let mut advice: Vec<Advice> = Vec::new();
-    if a.verdict == Verdict::Safe {
+    // Whoever caught one catches the next.
+    let caught = a.cause.code == "swallowed" && a.interrupt != Interrupt::Terminate;
+    if a.verdict == Verdict::Safe && !caught {
         advice.push(step_in(snapshot, a.interrupt, request));
     }
     advice.extend(by_geos(snapshot));
@@ -77,6 +79,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
             let text = "it lets interrupts go again and again; this waits for such a moment";
             Advice::typing(text, command)
         })),
+        _ if caught => {}
         Verdict::Risky => advice.extend(
             command(snapshot, request)
                 .map(|command| Advice::typing("if you accept that risk", command)),
@@ -99,11 +102,11 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     advice.extend(musl.map(|_| BY_MUSL.into()));
     let better = [Verdict::Safe, Verdict::Risky].contains(&a.verdict_if.terminate);
     let mut others = Vec::new();
-    if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better {
+    if a.verdict == Verdict::Unsafe && a.interrupt == Interrupt::Cancel && better && !caught {
         others.push((Request::Terminate, a.verdict_if.terminate));
     }
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
-    if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle {
+    if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle && !caught {
         others.push((Request::Cancel, a.verdict_if.cancel));
         others.push((Request::Terminate, a.verdict_if.terminate));
     }
@@ -208,7 +211,8 @@ fn command(snapshot: &Snapshot, request: Request) -> Option<String> {
 }
 
 /// Causes for which it counts what a system call waits for.
-const WAITING: [&str; 3] = [
+const WAITING: [&str; 4] = [
+    "abort-hangs",
     "blocked-syscall",
     "foreign-runtime",
     "uninterruptible-syscall",
@@ -217,7 +221,9 @@ const WAITING: [&str; 3] = [
 /// Who could end a system call.
 fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
     let call = snapshot.process.syscall.as_ref()?;
-    let things = call.waits_for.iter().map(|a| &a.thing);
+    // Beside a connection, a wait for a latch has a pipe of the postmaster's, which is for its death only.
+    let things = call.peer().into_iter().chain(&call.waits_for);
+    let things = things.map(|a| &a.thing);
     things.filter_map(|thing| about(snapshot, thing)).next()
 }
 
@@ -478,6 +484,13 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         "storage-wait" => {
             "if this lasts, look at the disk or file system that the table lies on, and at dmesg: when it answers, the wait is over, and what is pending is acted on".into()
         }
+        "abort-hangs" => {
+            "a further cancel or terminate is held off until that call comes back: whoever should answer it has to, or its connection has to be closed".into()
+        }
+        "swallowed" => Advice::typing(
+            "another cancel would be caught as well; a terminate cannot be caught, and SIGTERM, which this sends first, is enough for code that checks for interrupts",
+            format!("pgpoke interrupt --terminate {pid}"),
+        ),
         "exiting" if snapshot.process.state == Some('Z') => {
             "nothing is left to interrupt; if it stays, look at its postmaster".into()
         }

@@ -45,6 +45,7 @@ pub const TABLE: &[Row] = &[
     row("being-traced", being_traced),
     row("group-stopped", group_stopped),
     row("uninterruptible-syscall", uninterruptible),
+    row("abort-hangs", abort_hangs),
     row("exiting", exiting),
     row("postmaster-gone", postmaster_gone),
     row("starting", starting),
@@ -59,6 +60,7 @@ pub const TABLE: &[Row] = &[
     row("handlers-replaced", handlers_replaced),
     row("client-write", client_write),
     row("heavyweight-lock-wait", lock_wait),
+    row("swallowed", swallowed),
     row("idle", idle),
     row("responsive", responsive),
     row("barrier-ignored", barrier_ignored),
@@ -262,6 +264,38 @@ fn threads_evidence(s: &Snapshot) -> Option<String> {
         "{count} more {}: {}",
         if count == 1 { "thread" } else { "threads" },
         rules::names(names)
+    ))
+}
+
+/// Interrupts are held off meanwhile, and the flags that led there are cleared. A wait for a lock has causes of its own.
+fn abort_hangs(s: &Snapshot) -> Found {
+    let all = frames(s);
+    let undoes = rules::UNDOING.find(all)?;
+    in_syscall(s)?;
+    let call = s.process.syscall.as_ref()?;
+    if rules::SPINLOCK_WAIT.find(all).is_some() || rules::LWLOCK_WAIT.find(all).is_some() {
+        return None;
+    }
+    let at = rules::where_it_happens(all);
+    let waits = match call.peer() {
+        Some(peer) => format!("waits on {} in {}()", peer.thing.describe(), call.name),
+        None => format!("is blocked in {}", call.describe()),
+    };
+    let mut evidence = vec![frame_evidence(undoes)];
+    evidence.extend(at.map(frame_evidence));
+    evidence.extend(
+        s.variables
+            .interrupt_holdoff_count
+            .map(|count| format!("InterruptHoldoffCount is {count}")),
+    );
+    evidence.push(pending_evidence(s));
+    evidence.extend(awaited_evidence(s));
+    Some((
+        format!(
+            "its transaction is being undone, after a cancel, a terminate or an error, and {} {waits}",
+            at.map_or("the clean-up".into(), Frame::describe)
+        ),
+        evidence,
     ))
 }
 
@@ -628,6 +662,17 @@ fn lock_wait(s: &Snapshot) -> Found {
         };
         (summary, evidence)
     })
+}
+
+fn swallowed(s: &Snapshot) -> Found {
+    let seen = s.swallowed.as_ref()?;
+    let mut evidence = vec![seen.clone()];
+    evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
+    evidence.push(pending_evidence(s));
+    Some((
+        "a cancel raised an ERROR, and something in this statement caught it and goes on".into(),
+        evidence,
+    ))
 }
 
 fn idle(s: &Snapshot) -> Found {

@@ -46,7 +46,7 @@ impl Judgement {
 
 /// Whether only a second glance can tell if it is stuck.
 pub fn asks_for_another_glance(g: &Glance) -> bool {
-    is_deaf(g) || !pending(g).is_empty()
+    is_deaf(g) || g.is_undoing() || !pending(g).is_empty()
 }
 
 /// What is pending in it, and whether it has arrived.
@@ -105,6 +105,9 @@ struct Seen {
     /// What is pending, since which glance, and in which statement.
     pending: Vec<(Interrupt, Duration, Option<Timestamp>)>,
     was_deaf: bool,
+    /// The glance at which a cancel was not pending any more that had been at the one before, and its statement, which
+    /// goes on.
+    taken: Option<(Duration, Timestamp)>,
 }
 
 impl Ledger {
@@ -115,7 +118,9 @@ impl Ledger {
             first: &seen.last,
             last: glance,
             cpu: share_of_cpu(&seen.last, glance),
+            taken: taken(seen, glance).map(|(at, _)| glance.clock.saturating_sub(at)),
         });
+        let taken = before.as_ref().and_then(|seen| taken(seen, glance));
         // What waits for a processor ignores nothing: it had no turn. The glance before counts on.
         let had_no_turn = two.as_ref().is_some_and(Two::had_no_turn);
         let statement = glance.statement_start();
@@ -142,10 +147,11 @@ impl Ledger {
         let deaf = is_deaf(glance);
         let ignores = pending.iter().any(|p| p.at_least.is_some());
         let stays_deaf = deaf && before.as_ref().is_some_and(|seen| seen.was_deaf);
+        let by_itself = |two: &Two| two.undoing_in().is_some() || two.was_swallowed().is_some();
         let judgement = Judgement {
             cause: two
                 .as_ref()
-                .filter(|_| ignores || stays_deaf)
+                .filter(|two| ignores || stays_deaf || by_itself(two))
                 .map(|two| find(two, &pending)),
             cpu_percent: two.and_then(|two| two.cpu),
             is_deaf: deaf,
@@ -160,6 +166,7 @@ impl Ledger {
             last,
             pending: since,
             was_deaf: deaf,
+            taken,
         };
         self.0.insert(glance.key(), seen);
         judgement
@@ -168,6 +175,28 @@ impl Ledger {
     /// Forgets all others.
     pub fn keep_only(&mut self, keys: &HashSet<(i32, u64)>) {
         self.0.retain(|key, _| keys.contains(key));
+    }
+}
+
+/// Since which glance a cancel counts as taken that the statement did not end by.
+fn taken(seen: &Seen, glance: &Glance) -> Option<(Duration, Timestamp)> {
+    let statement = glance.statement_start()?;
+    let active = glance.status.as_ref().is_ok_and(|s| {
+        s.activity
+            .is_some_and(|a| a == crate::postgres::Activity::Active)
+    });
+    let is_pending = pending(glance).iter().any(|(w, _)| *w == Interrupt::Cancel);
+    if !active || is_pending {
+        return None;
+    }
+    let before = seen.pending.iter().any(|(what, _, of)| {
+        *what == Interrupt::Cancel
+            && *of == Some(statement)
+            && seen.last.variables.query_cancel_pending == Some(true)
+    });
+    match seen.taken {
+        Some((at, of)) if of == statement => Some((at, of)),
+        _ => before.then_some((glance.clock, statement)),
     }
 }
 
@@ -200,6 +229,8 @@ pub struct Two<'g> {
     pub last: &'g Glance,
     /// The share of one processor that it used between them, in percent.
     pub cpu: Option<f64>,
+    /// For how long its statement has gone on since a cancel was taken.
+    pub taken: Option<Duration>,
 }
 
 /// What was found: a sentence, and what it rests on.
@@ -247,6 +278,26 @@ pub const TABLE: &[Row] = &[
                 two.sleep_evidence("process state D at both glances"),
             )
         })
+    }),
+    row("abort-hangs", |two, _| {
+        let number = two.undoing_in()?;
+        let call = two.last.process.syscall.as_ref()?;
+        let name = crate::process::syscalls::name_of(number);
+        let waits = match call.peer() {
+            Some(peer) => format!("waits on {} in {name}()", peer.thing.describe()),
+            None => format!("is blocked in {}", call.describe()),
+        };
+        let count = two.count(|g| g.variables.interrupt_holdoff_count)?;
+        let mut evidence = vec![format!(
+            "errordata_stack_depth is 0 or more, and InterruptHoldoffCount is {count}: it deals with an error"
+        )];
+        evidence.extend(two.sleep_evidence("asleep in this call at both glances"));
+        Some((
+            format!(
+                "its transaction is being undone, after a cancel or an error, and the clean-up {waits}"
+            ),
+            evidence,
+        ))
     }),
     row("exiting", |two, _| {
         let exiting = two.both(|g| g.variables.proc_exit_in_progress == Some(true));
@@ -368,6 +419,17 @@ pub const TABLE: &[Row] = &[
         Some((
             "it waits for a lock that another session holds (see pg_blocking_pids())".into(),
             vec![format!("wait event {} at both glances", wait.text())],
+        ))
+    }),
+    row("swallowed", |two, pending| {
+        let since = two.was_swallowed().filter(|_| pending.is_empty())?;
+        Some((
+            "a cancel raised an ERROR, and something in this statement caught it and goes on"
+                .into(),
+            vec![format!(
+                "QueryCancelPending was set and is not any more, and the same statement still runs {:.1} s later",
+                since.as_secs_f64()
+            )],
         ))
     }),
     row("handlers-replaced", |two, _| {
@@ -493,6 +555,31 @@ impl Two<'_> {
         let number = |g: &Glance| Some(g.process.syscall.as_ref()?.number);
         let last = number(self.last).filter(|_| self.in_state('S'))?;
         (number(self.first) == Some(last)).then_some(last)
+    }
+
+    /// The call in which it was asleep both times while it dealt with an error. LWLocks, and a client that does not take
+    /// the error, are causes of their own.
+    fn undoing_in(&self) -> Option<i64> {
+        let otherwise = self
+            .wait()
+            .is_some_and(|wait| wait.is_of(wait_class::LWLOCK) || wait.is("ClientWrite"));
+        let same = self.first.statement_start() == self.last.statement_start();
+        (same && !otherwise && self.both(Glance::is_undoing)).then(|| self.asleep_in())?
+    }
+
+    /// For how long the statement has gone on since a cancel was taken, where nothing is being undone. An error that
+    /// nothing catches is undone with interrupts held off.
+    fn was_swallowed(&self) -> Option<Duration> {
+        const GOES_ON: Duration = Duration::from_secs(1);
+        let quiet = |g: &Glance| {
+            g.variables.interrupt_holdoff_count == Some(0)
+                && g.variables
+                    .errordata_stack_depth
+                    .is_none_or(|depth| depth < 0)
+        };
+        let turns = !self.had_no_turn();
+        self.taken
+            .filter(|since| *since >= GOES_ON && turns && self.both(quiet))
     }
 
     fn call(&self) -> Option<String> {
@@ -672,6 +759,62 @@ mod tests {
             let judgement = judge(change);
             assert_eq!(judgement.cause.map(|c| c.code), Some(code));
         }
+    }
+
+    #[test]
+    fn a_clean_up_that_hangs_is_stuck_with_nothing_pending() {
+        let undoing = |g: &mut Glance| {
+            g.variables.query_cancel_pending = Some(false);
+            g.variables.errordata_stack_depth = Some(0);
+            g.variables.interrupt_holdoff_count = Some(2);
+            asleep(g, libc::SYS_recvfrom);
+        };
+        let code = |j: Judgement| j.cause.map(|c| c.code);
+        assert!(asks_for_another_glance(&glance(0, undoing)));
+        assert_eq!(code(judge(undoing)), Some("abort-hangs"));
+        let others: [fn(&mut Glance); 4] = [
+            |g| g.variables.errordata_stack_depth = Some(-1),
+            |g| g.variables.errordata_stack_depth = None,
+            |g| g.variables.interrupt_holdoff_count = Some(0),
+            |g| g.process.state = Some('R'),
+        ];
+        for other in others {
+            let found = judge(|g| {
+                undoing(g);
+                other(g);
+            });
+            assert_eq!(code(found), None);
+        }
+    }
+
+    #[test]
+    fn a_cancel_that_was_taken_and_changed_nothing_was_swallowed() {
+        let quiet = |g: &mut Glance| {
+            g.variables.query_cancel_pending = Some(false);
+            g.variables.errordata_stack_depth = Some(-1);
+        };
+        let after = |ms: u64, change: &dyn Fn(&mut Glance)| {
+            let mut ledger = Ledger::default();
+            ledger.judge(&glance(0, |_| {}));
+            ledger.judge(&glance(100, quiet));
+            let last = ledger.judge(&glance(ms, |g| {
+                quiet(g);
+                change(g);
+            }));
+            last.cause.map(|c| c.code)
+        };
+        assert_eq!(after(1200, &|_| {}), Some("swallowed"));
+        assert_eq!(after(900, &|_| {}), None, "it may be ending yet");
+        let undone = |g: &mut Glance| g.variables.interrupt_holdoff_count = Some(1);
+        assert_eq!(after(1200, &undone), None);
+        let next = |g: &mut Glance| {
+            if let Ok(status) = &mut g.status {
+                status.query_start = Some(Timestamp(99 * SECOND));
+            }
+        };
+        assert_eq!(after(1200, &next), None);
+        let again = |g: &mut Glance| g.variables.query_cancel_pending = Some(true);
+        assert_ne!(after(1200, &again), Some("swallowed"));
     }
 
     #[test]

@@ -633,6 +633,18 @@ pub const EXITING: Functions = Functions {
     names: &["proc_exit*", "shmem_exit"],
 };
 
+/// Undoing a transaction or a subtransaction (src/backend/access/transam/xact.c).
+pub const UNDOING: Functions = Functions {
+    kinds: SERVER,
+    names: &[
+        "AbortCurrentTransaction*",
+        "AbortOutOfAnyTransaction",
+        "AbortTransaction",
+        "AbortSubTransaction",
+        "RollbackAndReleaseCurrentSubTransaction",
+    ],
+};
+
 /// Waiting for a spinlock (src/backend/storage/lmgr/s_lock.c). What holds one is not counted anywhere.
 pub const SPINLOCK_WAIT: Functions = Functions {
     kinds: SERVER,
@@ -1288,6 +1300,12 @@ pub fn first_of_postgres(frames: &[Frame]) -> Option<usize> {
     frames
         .iter()
         .position(|f| f.kind == ModuleKind::Server || f.extension == Some(true))
+}
+
+/// Whether its transaction is being undone.
+pub fn is_undoing(snapshot: &Snapshot) -> bool {
+    let frames = snapshot.stack.as_ref().map(|s| &s.frames[..]);
+    frames.is_none_or(|f| UNDOING.find(f).is_some())
 }
 
 /// On its way into another image, through the procedure linkage table.

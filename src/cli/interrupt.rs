@@ -12,18 +12,18 @@ use super::patience::Patience;
 use super::progress::Progress;
 use super::{Exit, InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
-use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess};
+use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess, rules};
 use crate::image::DebugFiles;
 use crate::intervene::{
     Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder,
     signal, step_in, verify, wait_for_obedience,
 };
-use crate::postgres::{Backend, NotABackend, prove_with};
+use crate::postgres::{Activity, Backend, NotABackend, prove_with};
 use crate::process::Process;
 use crate::render::ladder::{escalation, seconds, summary};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
-use crate::snapshot::{Plan, Snapshot, zombie};
+use crate::snapshot::{Handler, Plan, Signals, Snapshot, zombie};
 use crate::tracee::{CallEnd, StopBudget, TraceError, Words};
 
 /// Runs the command.
@@ -199,6 +199,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             statement: None,
             server: None,
             sent: false,
+            caught: None,
             reported: false,
             confirmed: true,
             children: Vec::new(),
@@ -316,6 +317,8 @@ struct Climb<'c, 'l> {
     server: Option<ServerWatch>,
     /// A signal was sent.
     sent: bool,
+    /// How a cancel was seen to be caught.
+    caught: Option<String>,
     /// A report was gathered.
     reported: bool,
     /// No question was answered with anything but yes.
@@ -577,6 +580,10 @@ impl<'c> Climb<'c, '_> {
                 let (mut snapshot, _) = looks.take(plan, &budget, |_| ())?;
                 plan.find_others(&mut snapshot);
                 snapshot.signals.sent = sent;
+                snapshot.swallowed = self.caught.clone();
+                if snapshot.swallowed.is_none() && self.sent && args.cancel {
+                    snapshot.swallowed = taken_without_effect(&snapshot, self.statement);
+                }
                 let assessment = assess(&snapshot, request, &args.allow);
                 Ok((snapshot, assessment))
             },
@@ -701,7 +708,7 @@ impl<'c> Climb<'c, '_> {
     fn step_in(
         &mut self,
         request: Request,
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
         assessment: Assessment,
     ) -> Result<Done, Failure> {
         let (args, pid, process) = (self.args, self.pid, self.process);
@@ -760,6 +767,12 @@ impl<'c> Climb<'c, '_> {
             let tried = (request, &report.objections[..]);
             advice::after_search(&snapshot, &mut assessment, tried, &args.allow);
         }
+        if report.swallowed {
+            // Of what was seen before, this is the cause now.
+            self.caught = Some(report.detail.clone());
+            snapshot.swallowed = self.caught.clone();
+            assessment.cause = assess(&snapshot, request, &args.allow).cause;
+        }
         Ok(Done::new(snapshot, assessment, report))
     }
 
@@ -796,6 +809,29 @@ impl<'c> Climb<'c, '_> {
                 .last_words(self.args, self.pid, &failure, unfinished)
         })
     }
+}
+
+/// That the cancel which was sent has been taken, and the statement that it was for goes on. Nothing but
+/// ProcessInterrupts() clears the flag in the middle of a statement (src/backend/tcop/postgres.c), and it raises the
+/// ERROR then.
+fn taken_without_effect(s: &Snapshot, statement: Option<i64>) -> Option<String> {
+    let handlers = s.signals.handlers.as_ref()?;
+    let own = |h: &&Handler| h.signal == libc::SIGINT && h.expected == Some(true);
+    let waits = |set| Signals::has(set, libc::SIGINT) != Some(false);
+    let v = &s.variables;
+    let goes_on = statement.is_some()
+        && s.backend.statement_start == statement
+        && s.backend.activity == Some(Activity::Active)
+        && v.interrupt_holdoff_count == Some(0)
+        && v.errordata_stack_depth == Some(-1)
+        && !rules::is_undoing(s);
+    let taken = v.query_cancel_pending == Some(false)
+        && !waits(s.signals.pending)
+        && !waits(s.signals.blocked)
+        && handlers.iter().any(|h| own(&h));
+    (goes_on && taken).then(|| {
+        "SIGINT was delivered to PostgreSQL's own handler, QueryCancelPending is cleared again, and the same statement still runs".into()
+    })
 }
 
 fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {

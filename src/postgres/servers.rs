@@ -50,6 +50,8 @@ pub struct Server {
     pub globals: Globals,
     /// Where each of its processes has the pointer to its status, where no symbol tells (12 and 13).
     pub status_pointer: Option<Avma>,
+    /// Where each of its processes notes how many errors it keeps: `errordata_stack_depth`.
+    pub error_depth: Option<Avma>,
     /// The names of its wait events.
     pub wait_events: WaitEvents,
     /// The process that it was proved by.
@@ -84,6 +86,7 @@ impl Server {
             container: container::id(&process).filter(|_| backend.inner_pid != process.pid()),
             globals: globals.clone(),
             status_pointer: statics.status_entry,
+            error_depth: statics.errordata_stack_depth,
             wait_events: WaitEvents::of(
                 backend.version.as_ref().and_then(Version::layout),
                 Tranches::of(backend, &statics),

@@ -230,6 +230,12 @@ impl BlockedCall {
         }
     }
 
+    /// Whom it waits for: the other end of a connection.
+    pub fn peer(&self) -> Option<&Awaited> {
+        let connected = |a: &&Awaited| matches!(&a.thing, Thing::Socket(s) if s.remote.is_some());
+        self.waits_for.iter().find(connected)
+    }
+
     /// The call in words, with what it waits for where that is one thing.
     pub fn describe(&self) -> String {
         let name = format!("{}()", self.name);

@@ -127,7 +127,9 @@ impl Glance {
         let in_database = status.as_ref().ok().map(|s| s.database.is_some());
         let (user, database) = title.names(backend_type, in_database);
         let (user, database) = (user.map(str::to_owned), database.map(str::to_owned));
-        let variables = values.variables(wait_event_info(&values, server, member));
+        let mut variables = values.variables(wait_event_info(&values, server, member));
+        let depth = server.error_depth.and_then(|at| memory.read_u32(at).ok());
+        variables.errordata_stack_depth = depth.map(|depth| depth as i32);
         let wait = variables
             .wait_event_info
             .and_then(|info| server.wait_events.describe(info));
@@ -179,7 +181,11 @@ impl Glance {
                 number, arguments, ..
             } = call;
             let mut call = BlockedCall::from_registers(number, arguments);
-            call.glance(process, memory);
+            match self.is_undoing() {
+                // Of a connection the peer counts.
+                true => call.look_up(process, memory),
+                false => call.glance(process, memory),
+            }
             // It runs, and what was found in its memory may be of another call by now.
             let still = process.blocked_syscall();
             if still.is_none_or(|c| (c.number, c.arguments) != (number, arguments)) {
@@ -189,6 +195,16 @@ impl Glance {
         });
         let detour = memory.detour();
         self.process.memory_detour = detour.map(str::to_owned);
+    }
+
+    /// Whether it deals with an error and holds interrupts off, asleep: PostgresMain() does so from the error on until
+    /// the transaction is undone (src/backend/tcop/postgres.c).
+    pub fn is_undoing(&self) -> bool {
+        let v = &self.variables;
+        v.errordata_stack_depth.is_some_and(|depth| depth >= 0)
+            && v.interrupt_holdoff_count.is_some_and(|count| count > 0)
+            && v.proc_exit_in_progress == Some(false)
+            && self.process.state == Some('S')
     }
 
     /// Its type, worded as `pg_stat_activity.backend_type`.

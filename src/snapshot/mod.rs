@@ -48,6 +48,10 @@ pub struct Snapshot {
     pub locks: Locks,
     /// How long it stood still for us, in milliseconds.
     pub stopped_ms: f64,
+    /// How it was seen that a cancel raised an ERROR in this statement, and something caught it. None where nobody saw
+    /// that: it leaves no trace in the backend.
+    #[serde(default)]
+    pub swallowed: Option<String>,
     /// What further looks found.
     #[serde(default)]
     pub samples: Vec<Sample>,

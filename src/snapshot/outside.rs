@@ -71,6 +71,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
         stack: None,
         locks: Locks::default(),
         stopped_ms: 0.0,
+        swallowed: None,
         samples: Vec::new(),
         warnings: Vec::new(),
         replaced_files: Vec::new(),

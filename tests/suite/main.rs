@@ -75,6 +75,8 @@ mod static_build;
 mod subtransactions;
 /// What a blocked system call waits for.
 mod syscalls;
+/// Cancels that were taken, and what hangs or goes on after that.
+mod taken;
 /// What README.md shows is what is printed.
 mod transcripts;
 /// Arguments and local variables beside those of gdb.

@@ -34,7 +34,7 @@ const CHECKS: [&str; 24] = [
 ];
 
 /// Every cause.
-const CAUSES: [&str; 25] = [
+const CAUSES: [&str; 27] = [
     "responsive",
     "sleep-loop",
     "starting",
@@ -51,6 +51,8 @@ const CAUSES: [&str; 25] = [
     "foreign-runtime",
     "client-write",
     "handlers-replaced",
+    "abort-hangs",
+    "swallowed",
     "signals-blocked",
     "interrupts-held-off",
     "critical-section",
