@@ -55,9 +55,6 @@ pub(super) fn waits_for_itself(s: &Snapshot) -> bool {
 /// What is known of an awaited LWLock and its holders.
 pub(super) fn lwlock_evidence(s: &Snapshot) -> Vec<String> {
     let mut evidence = Vec::new();
-    if s.locks.tranche.is_some() {
-        evidence.push(format!("it waits for {}", awaited(s)));
-    }
     let Some(wait) = &s.locks.lwlock else {
         return evidence;
     };
