@@ -215,8 +215,7 @@ fn a_wait_for_the_kernel_s_reads_is_one_for_the_storage() {
     assert!(judged.cause.summary.contains("storage"));
     assert_eq!(judged.verdict, Verdict::Pointless);
     assert!(judged.advice.iter().any(|a| a.text.contains("disk")));
-    let holds_off =
-        |a: &pgpoke::assess::Advice| a.text.contains("find why it holds interrupts off");
+    let holds_off = |a: &advice::Advice| a.text.contains("find why it holds interrupts off");
     assert!(!judged.advice.iter().any(holds_off), "{:?}", judged.advice);
     assert_eq!(of(&[server], 1).cause.code, "storage-wait");
     // An extension's own ring, and one that it only hands work to.
