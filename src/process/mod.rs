@@ -288,6 +288,14 @@ impl Process {
         own.max(counted.saturating_sub(of_kernel)).max(1)
     }
 
+    /// The threads that the kernel gave it, kept open, so that they can be counted while it stands still.
+    pub fn kernel_threads(&self) -> KernelThreads {
+        let of_kernel = self.tasks().unwrap_or_default().into_iter();
+        let of_kernel = of_kernel.filter(|task| task.kernel_s).take(MOST_THREADS);
+        let open = of_kernel.filter_map(|t| self.open_file(format!("task/{}/stat", t.tid)).ok());
+        KernelThreads(open.collect())
+    }
+
     /// All tasks of its thread group.
     fn tasks(&self) -> Option<Vec<Task>> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
@@ -465,6 +473,19 @@ impl Process {
     pub fn owner_of_files(&self) -> Option<u32> {
         let file = self.open_file("status").ok()?;
         file.metadata().ok().map(|m| m.uid())
+    }
+}
+
+/// Threads that work for the kernel's io_uring within a process.
+#[derive(Debug, Default)]
+pub struct KernelThreads(Vec<File>);
+
+impl KernelThreads {
+    /// How many of them are still there. Opens nothing.
+    pub fn count(&self) -> u64 {
+        // Of a thread that has ended nothing can be read (ESRCH).
+        let is_there = |file: &&File| file.read_at(&mut [0; 64], 0).is_ok_and(|n| n > 0);
+        self.0.iter().filter(is_there).count() as u64
     }
 }
 

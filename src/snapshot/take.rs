@@ -21,7 +21,7 @@ use crate::postgres::{
     parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
-use crate::process::{Process, container, permission};
+use crate::process::{KernelThreads, Process, container, permission};
 use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::variables::{self, FrameVariables};
@@ -55,6 +55,7 @@ pub struct Plan<'b, 'p> {
     ranges: Vec<(Avma, usize)>,
     statics: Statics,
     wait_events: WaitEvents,
+    kernel_threads: KernelThreads,
     /// `debug_query_string` when the plan was made.
     query_string: Option<u64>,
     my_proc: Option<Avma>,
@@ -145,6 +146,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend,
             ranges,
             statics,
+            kernel_threads: process.kernel_threads(),
             query_string: globals
                 .get("debug_query_string")
                 .and_then(|at| backend.memory.read_u64(at).ok()),
@@ -251,7 +253,8 @@ impl<'b, 'p> Plan<'b, 'p> {
             memory,
             blocked,
             group_stop: stopped.in_group_stop(),
-            threads: counted.map(|n| self.backend.process.own_threads(n)),
+            // One that the kernel gave it since counts as its own.
+            threads: counted.map(|n: u64| n.saturating_sub(self.kernel_threads.count()).max(1)),
             status,
             cut_short,
         })

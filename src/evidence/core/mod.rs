@@ -759,7 +759,7 @@ mod tests {
     #[test]
     fn pages_of_zeroes_are_not_written() {
         let mut bytes = vec![0; 5 * PAGE as usize];
-        assert_eq!(runs_with_content(&bytes), []);
+        assert!(runs_with_content(&bytes).is_empty());
         bytes[PAGE as usize] = 1;
         bytes[3 * PAGE as usize - 1] = 1;
         bytes[5 * PAGE as usize - 1] = 1;
