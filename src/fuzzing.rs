@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::arch::host::registers::{self as arch, UnwindRegisters};
+use crate::arch::x86_64::spinlocks::Release;
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::evidence::redact::{Redactor, passwords};
-use crate::image::{AddressSpace, Image, Release, Svma, build_id_in_memory};
+use crate::image::{AddressSpace, Image, Svma, build_id_in_memory};
 use crate::memory::{Avma, CapturedMemory};
 use crate::postgres::{BackendType, ROWS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;
 use crate::render::screen::Screen;
 use crate::snapshot::Snapshot;
-use crate::tracee::arch::{self, UnwindRegisters};
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{self, MOST_FRAMES};
 

@@ -48,6 +48,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod arch;
 pub mod assess;
 pub mod cli;
 pub mod evidence;

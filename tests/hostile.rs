@@ -8,10 +8,10 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use pgpoke::arch::host::registers::{self as arch, UnwindRegisters};
 use pgpoke::image::{AddressSpace, Image, Svma};
 use pgpoke::memory::{Avma, CapturedMemory, ProcessMemory};
 use pgpoke::process::Process;
-use pgpoke::tracee::arch::{self, UnwindRegisters};
 use pgpoke::unwind::variables::{FrameVariables, Value, read as read_variables};
 use pgpoke::unwind::{RawStack, StackEnd, unwind};
 

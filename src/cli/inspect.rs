@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{Exit, InspectArgs, messages, say, watch};
+use crate::arch::host::stopped::Registers;
 use crate::assess::looks::{Question, is_better, question};
 use crate::assess::{Request, Verdict, assess};
 use crate::intervene::STOP_LIMIT;
@@ -12,7 +13,6 @@ use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::{Plan, Snapshot, zombie};
-use crate::tracee::arch::Registers;
 use crate::tracee::{Declined, StopBudget, TraceError, Tracee};
 
 /// The pause between two samples: long against a stop, short against a person's patience.

@@ -152,7 +152,7 @@ impl Image {
             .map(|f| (*f, References::default()))
             .collect();
         let (first, last) = (*functions.first()?, *functions.last()?);
-        let code = self.code()?;
+        let code = self.code().filter(|_| self.is_x86_64())?;
         let absolute = self.is_at_a_fixed_address();
         for (at, word) in code.bytes.windows(4).enumerate() {
             let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);

@@ -12,12 +12,13 @@ use object::{LittleEndian, pod};
 
 use super::budget::Held;
 use super::callers::Callers;
-use super::code::Spinlocks;
 use super::debug::{self, LineTable};
 use super::imports::Stubs;
 use super::locate::{DebugFile, Finder, MOST_DEBUG_INFORMATION};
 use super::symbols::{Symbol, SymbolSource, Symbols};
 use super::{Bias, BuildId, Svma};
+use crate::arch::x86_64::spinlocks::Spinlocks;
+use crate::arch::{self, MachineCode};
 use crate::memory::{Avma, Memory};
 use crate::process::read_at_most;
 
@@ -152,6 +153,7 @@ impl Source {
 #[derive(Debug)]
 pub struct Image {
     source: Source,
+    machine: u16,
     segments: Vec<Segment>,
     sections: Vec<Section>,
     build_id: Option<BuildId>,
@@ -242,6 +244,7 @@ impl Image {
     fn bare(source: Source, layout: Layout) -> Self {
         Image {
             source,
+            machine: layout.machine,
             segments: layout.segments,
             sections: layout.sections,
             build_id: layout.build_id,
@@ -268,6 +271,7 @@ impl Image {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_call_frames(eh_frame: Vec<u8>, hdr: Option<Vec<u8>>) -> Self {
         let layout = Layout {
+            machine: arch::EM_X86_64,
             segments: Vec::new(),
             sections: Vec::new(),
             build_id: None,
@@ -507,6 +511,17 @@ impl Image {
         self.starts_subtransactions
     }
 
+    /// Who reads its machine code: what it cannot read is unknown.
+    pub fn machine(&self) -> &'static dyn MachineCode {
+        arch::of_machine(self.machine)
+    }
+
+    /// Whether its code is what the readers of code outside of [`arch`] are made for. They have to ask, and to answer that
+    /// they do not know where it is not: the decoder reads any bytes without complaint.
+    pub(crate) fn is_x86_64(&self) -> bool {
+        self.machine == arch::EM_X86_64
+    }
+
     /// Its symbols.
     pub fn symbols(&self) -> &Symbols {
         &self.symbols
@@ -533,6 +548,11 @@ impl Image {
         }
     }
 
+    /// Those bytes, for a reader of x86-64's code. None where they are not that.
+    pub(crate) fn code_to_decode(&self, start: Svma, size: u64) -> Option<Vec<u8>> {
+        self.bytes_at(start, size).ok().filter(|_| self.is_x86_64())
+    }
+
     /// What the function of `size` bytes at `start` does with spinlocks, if its code was read before.
     pub fn known_spinlocks(&self, start: Svma) -> Option<Rc<Spinlocks>> {
         self.spinlocks.borrow().get(&start).cloned().flatten()
@@ -549,7 +569,7 @@ impl Image {
         if !self.tried_spinlocks(start) {
             let code = self.bytes_at(start, Spinlocks::readable(size)).ok();
             let code = code.filter(|c| c.len() as u64 == size);
-            let found = code.map(|c| Rc::new(Spinlocks::read(&c, start)));
+            let found = code.and_then(|c| Some(Rc::new(self.machine().spinlocks(&c, start)?)));
             self.spinlocks.borrow_mut().insert(start, found);
         }
     }
@@ -572,6 +592,9 @@ impl Image {
         const LOCKS_FOR_CALLER: &[u8] = b"\0LockBufHdr\0";
         const MOST_FUNCTIONS: usize = 4096;
         const MOST_CODE: u64 = 4 << 20;
+        if !self.is_x86_64() {
+            return None;
+        }
         let names = self.section(".dynstr").ok()??;
         if memchr::memmem::find(&names.bytes, LOCKS_FOR_CALLER).is_some() {
             return Some(true);
@@ -725,6 +748,8 @@ impl Image {
 
 /// The parts of an ELF file that say where everything is.
 pub(super) struct Layout {
+    /// What processor it is for (`e_machine`).
+    pub(super) machine: u16,
     pub(super) segments: Vec<Segment>,
     pub(super) sections: Vec<Section>,
     pub(super) build_id: Option<BuildId>,
@@ -737,6 +762,7 @@ impl Layout {
         let header = source.read(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
         let header = FileHeader64::<LittleEndian>::parse(&header[..])?;
         header.endian()?;
+        let machine = header.e_machine(ENDIAN).0;
         let programs = usize::from(header.e_phnum(ENDIAN));
         if programs > MOST_PROGRAM_HEADERS {
             return Err(ElfError::TooLarge("program headers"));
@@ -799,6 +825,7 @@ impl Layout {
             }
         }
         Ok(Layout {
+            machine,
             segments,
             sections,
             build_id,
@@ -904,6 +931,64 @@ mod tests {
             build_id_in_memory(&memory, first.start).as_ref(),
             image.build_id()
         );
+    }
+
+    /// An image of nothing but code, at 0x1078, for a processor.
+    fn of_code(machine: u16, code: &[u8]) -> Image {
+        let mut file = vec![0; 120];
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        put(16, &3u16.to_le_bytes()); // ET_DYN
+        put(18, &machine.to_le_bytes());
+        put(20, &1u32.to_le_bytes());
+        put(32, &64u64.to_le_bytes()); // e_phoff
+        put(52, &64u16.to_le_bytes()); // e_ehsize
+        put(54, &56u16.to_le_bytes()); // e_phentsize
+        put(56, &1u16.to_le_bytes()); // e_phnum
+        let size = 120 + code.len() as u64;
+        put(64, &1u32.to_le_bytes()); // PT_LOAD
+        put(80, &0x1000u64.to_le_bytes()); // p_vaddr
+        put(96, &size.to_le_bytes()); // p_filesz
+        put(104, &size.to_le_bytes()); // p_memsz
+        file.extend(code);
+        Image::from_bytes(file).unwrap()
+    }
+
+    #[test]
+    fn spinlocks_of_another_processor_are_unknown_and_not_none() {
+        // mov w0,#1; swpa w0,w0,[x1]; ret: a function that takes a lock, and leaves it held.
+        let words = [0x5280_0020u32, 0xb8a0_8020, 0xd65f_03c0];
+        let code: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let (start, size) = (Svma(0x1078), code.len() as u64);
+        let spinlocks = |machine| {
+            let image = of_code(machine, &code);
+            assert_eq!(image.bytes_at(start, size).unwrap(), code);
+            image.learn_spinlocks(start, size);
+            image.learn_hands_out_spinlocks();
+            assert!(image.tried_spinlocks(start));
+            assert_eq!(image.hands_out_spinlocks(), Some(true), "may be");
+            image.known_spinlocks(start)
+        };
+        // Taken for x86-64's, it takes none: that answer is what must not be given.
+        assert!(spinlocks(arch::EM_X86_64).is_some_and(|s| s.are_none()));
+        assert_eq!(spinlocks(arch::EM_AARCH64), None);
+        assert_eq!(spinlocks(0), None);
+    }
+
+    #[test]
+    fn no_code_of_another_processor_is_decoded() {
+        // call *0(%rip), which returns to 0x107e.
+        let code = [0xff, 0x15, 0, 0, 0, 0, 0xc3];
+        let arm = of_code(arch::EM_AARCH64, &code);
+        assert_eq!(arm.import_called_before(Svma(0x107e)), None);
+        assert!(arm.code_to_decode(Svma(0x1078), 7).is_none());
+        assert!(
+            of_code(arch::EM_X86_64, &code)
+                .code_to_decode(Svma(0x1078), 7)
+                .is_some()
+        );
+        arm.learn_callers(&[Svma(0x1078)]);
+        assert!(arm.known_callers(Svma(0x1078)).unwrap().incomplete);
     }
 
     #[test]

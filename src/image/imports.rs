@@ -64,7 +64,7 @@ impl Image {
 
     fn instruction_at(&self, at: Svma) -> Option<Instruction> {
         const LONGEST: u64 = 15;
-        let bytes = self.bytes_at(at, LONGEST).ok()?;
+        let bytes = self.code_to_decode(at, LONGEST)?;
         let mut decoder = Decoder::with_ip(64, &bytes, at.0, DecoderOptions::NONE);
         let instruction = decoder.decode();
         (!instruction.is_invalid()).then_some(instruction)
@@ -103,7 +103,7 @@ impl Image {
     pub(super) fn stubs(&self) -> Stubs {
         const SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
         const LARGEST_STUBS: u64 = 1 << 20;
-        let Some(names) = self.imported_names() else {
+        let Some(names) = self.imported_names().filter(|_| self.is_x86_64()) else {
             return Stubs::default();
         };
         let slots: HashMap<_, _> = self.relocations_by_name().into_iter().collect();

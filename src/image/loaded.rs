@@ -15,6 +15,8 @@ use crate::memory::{Avma, Memory};
 const LARGEST: u64 = 64 << 20;
 /// sizeof(Elf64_Ehdr), sizeof(Elf64_Phdr), sizeof(Elf64_Dyn), sizeof(Elf64_Sym)
 const FILE_HEADER: usize = 64;
+/// Where in a file's header the processor stands that it is for.
+const E_MACHINE: i64 = 18;
 const PROGRAM_HEADER: usize = 56;
 const DYNAMIC: usize = 16;
 const SYMBOL: u64 = 24;
@@ -135,7 +137,10 @@ pub(super) fn read(memory: &dyn Memory, start: Avma) -> Option<(Vec<u8>, Layout)
         }
     }
     let segments = headers.iter().filter(|h| h.is_loaded());
+    let mut machine = [0; 2];
+    memory.read(start.offset(E_MACHINE), &mut machine).ok()?;
     let layout = Layout {
+        machine: u16::from_le_bytes(machine),
         segments: segments
             .map(|h| Segment {
                 start: Svma(h.address),

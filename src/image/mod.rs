@@ -6,7 +6,6 @@
 mod budget;
 mod callers;
 mod cfi;
-mod code;
 mod debug;
 mod elf;
 mod imports;
@@ -22,7 +21,6 @@ use serde::{Deserialize, Serialize};
 
 pub use callers::Callers;
 pub use cfi::CallFrameEntry;
-pub use code::{Release, Spinlocks};
 pub use debug::{InlinedFrame, LineTable};
 pub use elf::{ElfError, Image, build_id_in_memory};
 pub use imports::Import;

@@ -79,9 +79,7 @@ fn find_table(server: &Module, creator: &str, memory: &dyn Memory) -> Option<[Sv
     const LARGEST: u64 = 16 << 10;
     let image = &server.image;
     let (symbol, _) = *image.symbols().by_name(&[creator]).get(creator)?;
-    let code = image
-        .bytes_at(symbol.start, symbol.size.min(LARGEST))
-        .ok()?;
+    let code = image.code_to_decode(symbol.start, symbol.size.min(LARGEST))?;
     let mut tables = BTreeMap::new();
     for at in addresses_taken(&code, symbol.start) {
         if let Some(table) = read_table(server, at, memory) {

@@ -190,7 +190,7 @@ pub(super) struct Code(pub(super) Vec<Instruction>);
 
 impl Code {
     pub(super) fn read(executable: &Module, start: Svma, size: u64) -> Self {
-        let bytes = executable.image.bytes_at(start, size.min(MOST_CODE));
+        let bytes = executable.image.code_to_decode(start, size.min(MOST_CODE));
         Code::decode(&bytes.unwrap_or_default(), start)
     }
 

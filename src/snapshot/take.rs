@@ -12,7 +12,11 @@ use super::{
     BackendFacts, Blocker, CarrierStack, Child, Frame, Handler, HeldLwLock, LockWait, Locks,
     LwLockHolder, LwLockWait, ProcessFacts, Sample, Signals, Snapshot, Stack, Variables,
 };
-use crate::image::{AddressSpace, Module, ModuleKind, Release, Svma, SymbolSource};
+use crate::arch::ErrnoAt;
+use crate::arch::host::registers::{self as arch, UnwindRegisters};
+use crate::arch::host::stopped::Registers;
+use crate::arch::x86_64::spinlocks::Release;
+use crate::image::{AddressSpace, Module, ModuleKind, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
@@ -22,7 +26,6 @@ use crate::postgres::{
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{KernelThreads, Process, container, permission};
-use crate::tracee::arch::{self, ErrnoAt, Registers, UnwindRegisters};
 use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::variables::{self, FrameVariables};
 use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind, unwind_until};
@@ -1094,7 +1097,7 @@ impl Libc {
             let function = module.address_of("__errno_location")?;
             let mut code = [0; 24];
             memory.read(function, &mut code).ok()?;
-            match arch::errno_location(&code, function)? {
+            match module.image.machine().errno_location(&code, function)? {
                 ErrnoAt::Offset(offset) => Some(offset),
                 ErrnoAt::OffsetKeptAt(slot) => Some(memory.read_u64(slot).ok()? as i64),
             }

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::take::{Capture, Plan};
 use super::{Stack, ThreadStack, Unseen};
+use crate::arch::host::registers as arch;
+use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, CapturedMemory, Memory, ProcessMemory};
-use crate::tracee::arch::{self, Registers};
 use crate::tracee::threads::{ForOthers, Standstill, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 

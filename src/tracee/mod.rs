@@ -11,20 +11,19 @@
 mod fuse;
 pub mod sys;
 pub mod threads;
-pub mod x86_64;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::arch::host::registers as arch;
+pub use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, Memory, Unreadable};
 use crate::process::Process;
-pub use arch::Registers;
 use fuse::Fuse;
 pub use fuse::{StopBudget, Words};
 use sys::{HeldSignals, Priority, Resume, SignalInfo};
-pub use x86_64 as arch;
 
 /// The signal that a borrowed frame rides on: every backend catches it, its handler restarts system calls
 /// (`SA_RESTART`, src/port/pqsignal.c), and one too many of it is harmless (procsignal_sigusr1_handler looks

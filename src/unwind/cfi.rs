@@ -8,9 +8,9 @@ use gimli::{
 };
 
 use super::Registers;
+use crate::arch::host::registers as arch;
 use crate::image::{AddressSpace, CallFrameEntry, Module};
 use crate::memory::{Avma, Memory};
-use crate::tracee::arch;
 
 /// Why there is no step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::arch::host::registers::{self as arch, UnwindRegisters};
 use crate::image::{AddressSpace, ModuleKind};
 use crate::memory::{Avma, Memory};
-use crate::tracee::arch::{self, UnwindRegisters};
 pub use cfi::CfiError;
 
 /// No more frames than these are followed. PostgreSQL's own stack depth limit ends a recursion far earlier.

@@ -8,7 +8,6 @@ mod copy;
 mod elf;
 mod pages;
 mod regions;
-mod xstate;
 
 use std::fs::File;
 use std::io;
@@ -22,6 +21,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::draft::Draft;
+use crate::arch::host::xstate;
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
 use crate::tracee::sys::{HeldSignals, xsave_place};

@@ -12,9 +12,9 @@ use super::content::{Content, State};
 use super::dies::{Attribute, Die, Dies, Entry, Expression, Home};
 use super::types::Types;
 use super::{MOST_BYTES, Sight};
+use crate::arch::host::registers as arch;
 use crate::image::{Module, Reader, Svma};
 use crate::memory::{Avma, Memory as _};
-use crate::tracee::arch;
 use crate::unwind::{RawFrame, Registers};
 
 /// The most operations of one expression. The longest of compilers have some hundred.

@@ -24,9 +24,9 @@ use self::location::{Code, Evaluator, Frame, Functions, Memo, Missing};
 use self::print::Printer;
 use self::types::Types;
 use super::{RawStack, walk};
+use crate::arch::host::registers::UnwindRegisters;
 use crate::image::{AddressSpace, Module};
 use crate::memory::{Avma, Memory, Unreadable};
-use crate::tracee::arch::UnwindRegisters;
 
 /// The most frames whose variables are looked up, from the innermost on.
 pub const MOST_FRAMES: usize = 200;

@@ -11,7 +11,7 @@ use iced_x86::{
     OpKind, Register,
 };
 
-use super::Svma;
+use crate::image::Svma;
 
 /// The largest function that is read. ExecInterpExpr(), PostgreSQL's largest, has some 20 KiB.
 const LARGEST_FUNCTION: u64 = 256 << 10;
@@ -42,7 +42,7 @@ pub enum Release {
 
 impl Spinlocks {
     /// Reads the code of one function.
-    pub(super) fn read(code: &[u8], start: Svma) -> Self {
+    pub fn read(code: &[u8], start: Svma) -> Self {
         let instructions: Vec<Instruction> =
             Decoder::with_ip(64, code, start.0, DecoderOptions::NONE)
                 .into_iter()
@@ -68,7 +68,7 @@ impl Spinlocks {
     }
 
     /// How much of a function is read, at most.
-    pub(super) fn readable(size: u64) -> u64 {
+    pub fn readable(size: u64) -> u64 {
         size.min(LARGEST_FUNCTION)
     }
 
