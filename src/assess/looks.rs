@@ -22,7 +22,10 @@ pub fn question(s: &Snapshot) -> Option<Question> {
     }
     let held_off = s.as_sample().held_off() == Some(true);
     if held_off && Interrupt::of(s, Request::Pending) != Interrupt::Nothing {
+        // Who is in a lock's list of waiters after all others were looked at does wait for it.
+        let waits = s.locks.lwlock.as_ref().is_some_and(|w| w.lock.is_some());
         return match cause::find(s).code {
+            "lwlock-wait" if waits => None,
             _ if lets_go(s).is_some() => Some(Question::WhereItLetsGo),
             "interrupts-held-off" | "critical-section" | "lwlock-wait" => {
                 Some(Question::DoesItLetGo)

@@ -394,7 +394,7 @@ impl<'c> Climb<'c, '_> {
         let mut judged = assess(&first, request, &self.args.allow);
         if settled(&judged).is_some() {
             // The answer stands, but a look at the stack tells more with it.
-            first = inspect::take(&plan, true, &self.budget())?;
+            first = inspect::take(&plan, false, &self.budget())?;
             judged = assess(&first, request, &self.args.allow);
             if let Some(report) = settled(&judged) {
                 return Ok(Done::new(first, judged, report));
@@ -568,7 +568,7 @@ impl<'c> Climb<'c, '_> {
         let done = |done: Done| Ok(Looked::Done(Box::new(done)));
         let budget = self.budget();
         // Nothing but the first signal is sent before a look.
-        let sent = self.sent.then(|| match args.cancel {
+        let sent = self.sent.then_some(match args.cancel {
             true => 1 << (libc::SIGINT - 1),
             false => 1 << (libc::SIGTERM - 1),
         });
