@@ -1,12 +1,13 @@
 //! What one look cannot tell: whether interrupts are let go again, and which of two functions loops.
 
-use crate::harness::{How, Run, server_with_testext};
+use crate::harness::{How, Run, Server, server_with_testext};
 use crate::report::Report;
 
 /// Interrupts are held off at most moments, and let go on each turn: that is no wait for ever, and it can be ended.
 #[track_caller]
 fn lets_go_on_each_turn(call: &str, how: How) {
-    let server = server_with_testext!();
+    // How often it is met at a free moment is not to hang on what else runs.
+    let server = server_with_testext!(Server::builder().alone());
     let stuck = server.stuck(&format!("SELECT {call}"));
     stuck.prove_stuck(how);
     let (mut held, mut free) = (0, 0);

@@ -89,7 +89,7 @@ fn no_call_that_is_newer_than_linux_4_4_is_needed() {
         let how = ["interrupt", "--cancel", "--grace", "50ms", "--yes"];
         let (report, calls) = failing(failures, &how, stuck.pid());
         report.assert_outcome("cancelled", 0);
-        let sent = format!("kill({}, SIGINT)", stuck.pid());
+        let sent = format!("kill(-{}, SIGINT)", stuck.pid());
         assert_eq!(calls.contains(&sent), pidfd, "{failures:?}: {calls}");
         assert_eq!(stuck.result().unwrap_err().code(), "57014");
 
@@ -98,7 +98,7 @@ fn no_call_that_is_newer_than_linux_4_4_is_needed() {
         let how = ["interrupt", "--terminate", "--grace", "50ms", "--yes"];
         let (report, calls) = failing(failures, &how, stuck.pid());
         report.assert_outcome("terminated", 0);
-        let sent = format!("kill({}, SIGTERM)", stuck.pid());
+        let sent = format!("kill(-{}, SIGTERM)", stuck.pid());
         assert_eq!(calls.contains(&sent), pidfd, "{failures:?}: {calls}");
         stuck.result().expect_err("a terminated session");
     }
