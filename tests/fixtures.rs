@@ -497,7 +497,8 @@ fn geos_is_to_be_asked_by_a_signal() {
             == 1
     };
     assert!(advises(&|_| ()));
-    let not: [(&str, &dyn Fn(&mut Value)); 5] = [
+    type Change<'c> = (&'c str, &'c dyn Fn(&mut Value));
+    let not: [Change; 5] = [
         ("asked already", &|v| {
             v["variables"]["query_cancel_pending"] = true.into()
         }),

@@ -91,7 +91,7 @@ pub enum TraceError {
     /// The same, after a call had begun.
     #[error("ended by signal {0}; the call had begun and goes on in the backend")]
     LeftAlone(i32),
-    /// Something else that the kernel said. There is no conversion: see [`TraceError::of_held`].
+    /// Something else that the kernel said. There is no conversion: see `TraceError::of_held`.
     #[error("ptrace: {0}")]
     Kernel(Errno),
 }
