@@ -12,8 +12,8 @@ set -euo pipefail
 
 suites=(trixie sid musl) # the last only where it was built
 packages=postgresql
-mirror=http://deb.debian.org/debian
 cache=/var/cache/pgpoke-tests
+scripts=$(realpath "$(dirname "$0")")
 
 # The programs of the server on musl.
 on_musl() {
@@ -113,7 +113,7 @@ for suite in "${todo[@]}"; do
         echo "build-containers: making a root file system of Debian $suite with PostgreSQL, some minutes ..." >&2
         # A mirror may be a snapshot, whose lists are past their date; they are signed all the same.
         mmdebstrap --variant=minbase --include="$packages" --aptopt='Acquire::Check-Valid-Until "false"' \
-            "$suite" "$work/root.tar" "$mirror" >"$log" 2>&1 9>&- || fail "no root file system of Debian $suite"
+            "$suite" "$work/root.tar" "$("$scripts/debian-mirror.sh")" >"$log" 2>&1 9>&- || fail "no root file system of Debian $suite"
         # No one may find half of it.
         mv "$work/root.tar" "$root"
     fi

