@@ -72,8 +72,9 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     let stays = generator.is_some()
         || musl.is_some_and(|stack| stack.in_syscall)
         || matches!(a.cause.code, "blocked-syscall" | "spinlock-wait");
-    let lets_go =
-        looks::lets_go(snapshot).is_some() && a.objections().all(|c| c.code == "held-off");
+    let lets_go = looks::lets_go(snapshot).is_some()
+        && a.objections()
+            .all(|c| ["held-off", "lwlock-wait"].contains(&c.code));
     match a.verdict {
         Verdict::Pointless if lets_go => advice.extend(command(snapshot, request).map(|command| {
             let text = "it lets interrupts go again and again; this waits for such a moment";
