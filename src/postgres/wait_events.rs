@@ -138,6 +138,8 @@ mod tests {
         }
         assert_eq!(text(15, 0x0900_0002).as_deref(), Some("Timeout:PgSleep"));
         assert_eq!(text(12, 0x0900_0001).as_deref(), Some("Timeout:PgSleep"));
+        let newest = text(18, 0x0800_0039);
+        assert_eq!(newest.as_deref(), Some("IPC:WalReceiverUpstreamCatchup"));
         let lwlock = text(15, 0x0100_0015);
         assert_eq!(lwlock.as_deref(), Some("LWLock:AddinShmemInit"));
         assert_eq!(text(15, 0), None);

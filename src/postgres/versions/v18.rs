@@ -175,6 +175,8 @@ pub(super) static LAYOUT: Layout = Layout {
                 "WalReceiverWaitStart",
                 "WalSummaryReady",
                 "XactGroupUpdate",
+                // Added behind the others in 18.6.
+                "WalReceiverUpstreamCatchup",
             ],
         ),
         (
