@@ -292,8 +292,9 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32, whom: Whom) -> Resu
 
 /// kill(2). Signal 0 only asks whether the process is there.
 pub fn kill(pid: i32, signal: i32, whom: Whom) -> Result<(), Errno> {
-    if pid <= 1 {
-        return Err(Errno::ESRCH); // To kill(2) 0 is our own group, -1 are all processes.
+    // To kill(2) 0 is our own group, and -1, of which PID 1 would make the group, are all processes.
+    if pid <= 0 || (whom == Whom::Group && pid == 1) {
+        return Err(Errno::ESRCH);
     }
     let target = match whom {
         Whom::Process => pid,
