@@ -26,7 +26,7 @@ use crate::postgres::{
 };
 use crate::process::syscalls::BlockedCall;
 use crate::process::{KernelThreads, Process, container, permission};
-use crate::tracee::{CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
+use crate::tracee::{BEFORE_NEXT_TRY, CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::variables::{self, FrameVariables};
 use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind, unwind_until};
 
@@ -1032,6 +1032,18 @@ fn is_being_stopped(backend: &Backend) -> Option<bool> {
     Some(status == PostmasterStatus::Stopping)
 }
 
+/// The same, of a process that no other pgpoke is looking at just now: who only looks lets go in some milliseconds.
+fn look_past_others(process: &Process) -> ProcessFacts {
+    for pause in BEFORE_NEXT_TRY {
+        let facts = look(process);
+        if facts.traced_by().is_none() {
+            return facts;
+        }
+        std::thread::sleep(pause);
+    }
+    look(process)
+}
+
 /// The same of a backend, with what takes reading its memory.
 fn facts(backend: &Backend) -> ProcessFacts {
     ProcessFacts {
@@ -1046,7 +1058,7 @@ fn facts(backend: &Backend) -> ProcessFacts {
                 .map(Child::of)
                 .collect(),
         ),
-        ..look(backend.process)
+        ..look_past_others(backend.process)
     }
 }
 

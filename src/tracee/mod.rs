@@ -158,7 +158,7 @@ pub struct Tracee<'p> {
 
 /// The pauses before it is tried again to seize what was denied: whoever else looks at it just now, as another pgpoke, lets
 /// go of it in some milliseconds, and the kernel has no other word for that than for a missing right.
-const BEFORE_NEXT_TRY: [Duration; 3] = [
+pub const BEFORE_NEXT_TRY: [Duration; 3] = [
     Duration::from_millis(10),
     Duration::from_millis(30),
     Duration::from_millis(60),

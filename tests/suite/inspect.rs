@@ -2,6 +2,7 @@
 //! read it, and the backend does not notice.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postgres::NoTls;
 
@@ -11,7 +12,7 @@ use crate::harness::{
 };
 use crate::matrix::{OWN, SPIN, UNKNOWN, assert_handlers, assert_stack};
 use crate::refusals::children;
-use crate::report::Report;
+use crate::report::{Report, run_json};
 
 #[track_caller]
 fn assert_flags(report: &Report, how: How, flagged: bool) {
@@ -398,4 +399,34 @@ fn a_worker_with_a_handler_of_the_server_s_own() {
             "SignalHandlerForShutdownRequest",
         );
     server.assert_unharmed();
+}
+
+/// Whoever comes while another one looks has a look of their own, and is not told that the backend is traced.
+#[test]
+fn looks_of_two_do_not_keep_each_other_out() {
+    let server = server_with_testext!();
+    let stuck = server.stuck("SELECT pgpoke_spin()");
+    stuck.prove_stuck(How::Cancel);
+    let pid = stuck.pid();
+    let done = AtomicBool::new(false);
+    let in_vain: Vec<String> = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                run_json(&["inspect", "--samples", "100"], pid).json();
+            }
+        });
+        let runs = (0..40).map(|_| run_json(&["inspect"], pid));
+        let in_vain = runs.filter(|run| run.json().pointer("/stack/0").is_none());
+        let in_vain = in_vain.map(|run| run.to_string()).collect();
+        done.store(true, Ordering::Relaxed);
+        other.join().expect("the other's looks");
+        in_vain
+    });
+    assert!(
+        in_vain.is_empty(),
+        "{} of 40 without a stack:\n{}",
+        in_vain.len(),
+        in_vain[0]
+    );
+    is_unharmed(&server, &stuck);
 }
