@@ -15,7 +15,7 @@ use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess, rules};
 use crate::image::DebugFiles;
 use crate::intervene::{
-    Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, ladder,
+    Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, end, ladder,
     signal, step_in, verify, wait_for_obedience,
 };
 use crate::postgres::{Activity, Backend, NotABackend, prove_with};
@@ -520,20 +520,21 @@ impl<'c> Climb<'c, '_> {
     fn obeyed(&mut self, detail: &str) -> Option<Done> {
         let (snapshot, assessment) = self.first.clone()?;
         let mut report = Report::new(Outcome::ObeyedSignal, detail);
-        report.server = self.server_now(ServerWatch::TIME_TO_NOTICE);
+        self.see_the_end(&mut report, ServerWatch::TIME_TO_NOTICE);
         Some(Done::new(snapshot, assessment, report))
     }
 
-    /// Proves that the server runs on.
-    fn server_now(&mut self, limit: Duration) -> Option<Fate> {
-        let server = self.server.as_ref()?;
-        let fate = self.ladder.climb(
-            Rung::Verify,
-            ("seeing whether the server runs on", Some(limit)),
-            || server.fate(limit),
-            |fate| told_of_server(Some(*fate)).into(),
-        );
-        Some(fate)
+    /// Proves that the server runs on, and that nobody else ended what seems to have obeyed.
+    fn see_the_end(&mut self, report: &mut Report, limit: Duration) {
+        let (process, server) = (self.process, self.server.as_ref());
+        report.server = server.map(|server| {
+            self.ladder.climb(
+                Rung::Verify,
+                ("seeing whether the server runs on", Some(limit)),
+                || end(report, process, server, limit),
+                |fate| told_of_server(Some(*fate)).into(),
+            )
+        });
     }
 
     /// What ends after it was told to has obeyed late, whatever else was going on meanwhile.
@@ -558,7 +559,7 @@ impl<'c> Climb<'c, '_> {
                 false => "its statement is over by now; nothing was done",
             },
         );
-        report.server = self.server_now(Duration::ZERO);
+        self.see_the_end(&mut report, Duration::ZERO);
         Done::new(snapshot, assessment, report)
     }
 
@@ -757,7 +758,7 @@ impl<'c> Climb<'c, '_> {
                 let same = backend.still_executes_the_server();
                 same.map_err(|e| Failure::not_a_backend(e, process))?;
                 if report.outcome == Outcome::ObeyedSignal {
-                    report.server = self.server_now(Duration::ZERO);
+                    self.see_the_end(&mut report, Duration::ZERO);
                 }
                 report
             }

@@ -443,22 +443,57 @@ pub fn verify(
         statement,
         options,
     );
-    // Nobody but its parent is told how it ended.
-    let ended_somehow = matches!(report.outcome, Outcome::Cancelled | Outcome::Terminated)
-        && report.exit_status.is_none()
-        && plan.backend.process.has_ended();
-    let fate = server.fate(match report.outcome {
-        Outcome::Crashed => Duration::from_secs(5),
+    let limit = match report.outcome {
         Outcome::Terminated => ServerWatch::TIME_TO_NOTICE,
-        _ if ended_somehow => ServerWatch::TIME_TO_NOTICE,
         _ => Duration::ZERO,
-    });
-    if ended_somehow && fate.restarted() == Some(true) {
-        report.outcome = Outcome::Crashed;
-        report.detail = "it was about to obey, and was killed or crashed".into();
-    }
+    };
+    let fate = end(&mut report, plan.backend.process, server, limit);
     report.server = Some(fate);
     report
+}
+
+/// What became of the server, within `limit` where that is all there is to wait for; and what a success comes to by that and
+/// by the way in which the backend ended, if it has. Somebody else may have killed it, or have crashed the server.
+pub fn end(report: &mut Report, process: &Process, server: &ServerWatch, limit: Duration) -> Fate {
+    /// From its end until its postmaster has waited for it.
+    const TIME_TO_BE_TOLD: Duration = Duration::from_millis(500);
+    const TIME_TO_RESTART: Duration = Duration::from_secs(5);
+    let ended = process.has_ended();
+    let succeeded = |report: &Report| {
+        use Outcome::{BarrierAccepted, Cancelled, ObeyedSignal, Terminated};
+        matches!(
+            report.outcome,
+            Cancelled | Terminated | BarrierAccepted | ObeyedSignal
+        )
+    };
+    if succeeded(report)
+        && ended
+        && report.exit_status.is_none()
+        && let Some(status) = process.wait_status(TIME_TO_BE_TOLD)
+    {
+        report.exit_status = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+        if let (Outcome::Crashed, detail) = exit_outcome(status) {
+            (report.outcome, report.detail) = (Outcome::Crashed, detail);
+        }
+    }
+    let fate = server.fate(match (report.outcome, ended) {
+        (Outcome::Crashed, _) => TIME_TO_RESTART,
+        (_, true) => limit.max(ServerWatch::TIME_TO_NOTICE),
+        (_, false) => limit,
+    });
+    // Its postmaster has yet to notice.
+    if report.outcome == Outcome::Crashed && fate == Fate::RunsOn {
+        return Fate::Unknown;
+    }
+    if succeeded(report) && fate.restarted() == Some(true) {
+        report.outcome = Outcome::Crashed;
+        report.detail = match ended {
+            true => "it ended while the server threw out all sessions: something crashed",
+            false => "the server is throwing out all sessions: something crashed",
+        }
+        .into();
+    }
+    fate
 }
 
 /// Reads the files and the code behind a capture, with the backend let go: while it is traced, a signal for it would

@@ -61,6 +61,9 @@ impl ServerWatch {
     /// How long one that is being stopped is given to come to its end, once nobody keeps it any more.
     const TIME_TO_STOP: Duration = Duration::from_secs(2);
 
+    /// How much longer it is waited for where the postmaster is at work all the time.
+    const TIME_TO_REST: Duration = Duration::from_secs(2);
+
     /// Notes who is there.
     pub fn new(backend: &Backend) -> Self {
         let postmaster = match backend.postmaster {
@@ -96,7 +99,7 @@ impl ServerWatch {
     }
 
     /// What became of the server, or becomes of it within `limit`. Where it is being stopped, its end is waited for a little
-    /// longer.
+    /// longer; and the time does not run while the postmaster is at work, as it is while it deals with the end of a child.
     ///
     /// After a crash the postmaster tells all its children to quit as soon as it notices (HandleChildCrash(),
     /// src/backend/postmaster/postmaster.c).
@@ -109,8 +112,17 @@ impl ServerWatch {
             true => limit.max(Self::TIME_TO_STOP),
             false => limit,
         };
-        let deadline = Instant::now() + limit;
+        let mut deadline = Instant::now() + limit;
+        let latest = match limit.is_zero() {
+            true => deadline,
+            false => deadline + Self::TIME_TO_REST,
+        };
+        let mut at_rest = false;
         loop {
+            if !at_rest && postmaster.state() == Some('S') {
+                at_rest = true;
+                deadline = latest.min(Instant::now() + limit);
+            }
             if postmaster.has_ended() {
                 return match self.files.as_ref().and_then(DataFiles::cluster) {
                     Some(ClusterState::ShutDown) => Fate::Stopped,
@@ -125,7 +137,7 @@ impl ServerWatch {
                 }
                 continue;
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= if at_rest { deadline } else { latest } {
                 return match (self.is_stopping(), self.witnesses.is_empty()) {
                     (true, _) => Fate::BeingStopped,
                     (false, true) => Fate::Unknown,

@@ -415,6 +415,29 @@ impl Process {
         }
     }
 
+    /// How it ended, as wait(2) tells its parent, if that is told within `limit`.
+    ///
+    /// Until its parent has waited for it, `/proc/PID/stat` has it (for those who may trace it; others read 0, so that 0
+    /// tells nothing there); from then on the pidfd has, since Linux 6.15. In between, and on older kernels, nothing has.
+    pub fn wait_status(&self, limit: Duration) -> Option<i32> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        let deadline = Instant::now() + limit;
+        loop {
+            let stat = self.stat().ok().filter(|s| s.state == 'Z');
+            let told = stat.as_ref().and_then(|s| s.exit_code).filter(|n| *n != 0);
+            let pidfd = self.pidfd.as_ref();
+            if let Some(status) = told.or_else(|| sys::pidfd_wait_status(pidfd?.as_fd())) {
+                return Some(status);
+            }
+            let is_waited_for = stat.is_none() && self.has_ended();
+            if is_waited_for || Instant::now() >= deadline {
+                // It may have been waited for since the pidfd was asked.
+                return pidfd.and_then(|fd| sys::pidfd_wait_status(fd.as_fd()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// Sends it a signal: never to another process that got its PID.
     ///
     /// Without a pidfd, or where pidfd_send_signal(2) is missing or denied, by kill(2), right after a look that it is

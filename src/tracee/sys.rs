@@ -290,6 +290,30 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32, whom: Whom) -> Resu
     Errno::result(result).map(drop)
 }
 
+/// What wait(2) told the parent of the process behind a pidfd. Known since Linux 6.15, once the parent has waited for it
+/// (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, `<linux/pidfd.h>`; pidfs_exit(), fs/pidfs.c).
+pub fn pidfd_wait_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info` as it was in 6.13, which later kernels take.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`
+    const GET_INFO: libc::Ioctl = libc::_IOWR::<Info>(0xff, 11);
+    let mut info = Info {
+        mask: INFO_EXIT,
+        ..Info::default()
+    };
+    // SAFETY: the kernel reads and writes no more than the size that the request names, of a struct that outlives the call.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & INFO_EXIT != 0).then_some(info.exit_code)
+}
+
 /// kill(2). Signal 0 only asks whether the process is there.
 pub fn kill(pid: i32, signal: i32, whom: Whom) -> Result<(), Errno> {
     // To kill(2) 0 is our own group, and -1, of which PID 1 would make the group, are all processes.

@@ -444,6 +444,56 @@ fn gives_up_and_comes_back(installation: Installation) {
     server.assert_unharmed();
 }
 
+#[test]
+fn an_autovacuum_worker_without_activity_is_not_taken_to_obey() {
+    goes_on_without_activity(Installation::default());
+}
+
+#[test]
+fn an_autovacuum_worker_of_18_without_activity_is_not_taken_to_obey() {
+    goes_on_without_activity(fetched!(Installation::npm(18)));
+}
+
+/// It has no statement of a client's, and says nothing of its work: that its statement is over can be told by neither.
+fn goes_on_without_activity(installation: Installation) {
+    let server = server_with_testext!(
+        Server::builder()
+            .installation(installation)
+            .setting("autovacuum_naptime", "1s")
+            .setting("autovacuum_analyze_threshold", "1")
+            .setting("autovacuum_analyze_scale_factor", "0")
+            .setting("track_activities", "off")
+    );
+    server
+        .connect()
+        .batch_execute(
+            "CREATE TABLE watched AS SELECT n FROM generate_series(1, 100) n;
+             CREATE INDEX ON watched (pgpoke_in_autovacuum(n));",
+        )
+        .expect("a table");
+    let condition = "backend_type = 'autovacuum worker' AND pid IN
+        (SELECT pid FROM pg_locks WHERE relation = 'watched'::regclass)";
+    for how in How::BOTH {
+        let worker = find(&server, condition);
+        wait_until_it_spins(&worker);
+        let args = ["interrupt", how.option(), "--grace", "300ms", "--yes"];
+        let report = Report::of(&args, worker.pid);
+        report
+            .assert_outcome(
+                match how {
+                    How::Cancel => "cancelled",
+                    How::Terminate => "terminated",
+                },
+                0,
+            )
+            .assert_at("/backend/type", "autovacuum worker")
+            .assert_at("/server_restarted", false);
+        assert_rungs(&report, &["signal", "wait", "look", "step-in", "verify"]);
+        wait_for_end(&worker);
+    }
+    server.assert_unharmed();
+}
+
 /// A trigger of the subscriber's hangs. The worker ends, and comes back; once the trigger is mended, it goes on.
 #[test]
 fn a_logical_replication_worker_comes_back() {

@@ -5,6 +5,7 @@ use std::fs;
 use std::thread;
 
 use postgres::NoTls;
+use serde_json::Value;
 
 use crate::harness::{DEADLINE, How, Run, Server, Stuck, server_with_testext, wait_for};
 use crate::report::Report;
@@ -132,20 +133,93 @@ fn a_crash_is_told_as_one() {
     let interrupt = thread::spawn(move || {
         Report::of(&["interrupt", "--yes", "--cancel", "--grace", "60s"], pid)
     });
-    wait_for(DEADLINE, "the cancel shall be pending", || {
-        assert!(!interrupt.is_finished(), "it obeyed");
-        // Without a stop, which the other one would meet.
-        let run = Run::pgpoke(["list", "--stuck", "--json"]);
-        run.stdout
-            .contains(&format!("\"pid\": {pid},"))
-            .then_some(())
-    });
+    wait_until_told(&stuck, &interrupt);
     other.backend().send(libc::SIGKILL);
     let report = interrupt.join().expect("its report");
     report
+        .assert_outcome("crashed", 9)
         .assert_at("/server_restarted", true)
         .assert_at("/server_stopped", false);
+    is_back(&server);
+}
+
+/// Waits until the signal that pgpoke sends is pending.
+fn wait_until_told<T>(stuck: &Stuck, interrupt: &thread::JoinHandle<T>) {
+    let pid = format!("\"pid\": {},", stuck.pid());
+    wait_for(DEADLINE, "the signal shall be pending", || {
+        assert!(!interrupt.is_finished(), "it obeyed");
+        // Without a stop, which the other one would meet.
+        let run = Run::pgpoke(["list", "--stuck", "--json"]);
+        run.stdout.contains(&pid).then_some(())
+    });
+}
+
+fn is_back(server: &Server) {
     wait_for(DEADLINE, "the server shall be back", || {
         server.config().connect(NoTls).ok()
     });
+}
+
+/// Somebody else loses patience while pgpoke waits.
+#[test]
+fn one_that_is_killed_meanwhile_has_not_obeyed() {
+    let server = server_with_testext!();
+    server.expect_crash();
+    for how in How::BOTH {
+        let stuck = server.stuck("SELECT pgpoke_spin()");
+        let pid = stuck.pid();
+        let args = ["interrupt", "--yes", how.option(), "--grace", "60s"];
+        let interrupt = thread::spawn(move || Report::of(&args, pid));
+        wait_until_told(&stuck, &interrupt);
+        stuck.backend().send(libc::SIGKILL);
+        let report = interrupt.join().expect("its report");
+        report
+            .assert_outcome("crashed", 9)
+            .assert_at("/exit_status", Value::Null)
+            .assert_at("/server_restarted", true);
+        report.run.assert_says("killed by SIGKILL");
+        is_back(&server);
+    }
+}
+
+/// So it is at the prompt.
+#[test]
+fn one_that_is_killed_at_the_prompt_has_not_obeyed() {
+    let server = server_with_testext!();
+    server.expect_crash();
+    for how in How::BOTH {
+        let stuck = server.stuck("SELECT pgpoke_spin()");
+        let pid = stuck.pid().to_string();
+        let args = ["interrupt", how.option(), "--grace", "50ms", &pid];
+        let run = Run::pgpoke_asking(args, |_, _| {
+            stuck.backend().send(libc::SIGKILL);
+            wait_for(DEADLINE, "it shall be gone", || {
+                (!stuck.backend().is_alive()).then_some(())
+            });
+            "y\n".into()
+        });
+        run.assert_code(9).assert_says("CRASH RECOVERY");
+        is_back(&server);
+    }
+}
+
+/// A postmaster that does not get to notice has not let it go; how the backend ended is known all the same.
+#[test]
+fn one_that_is_killed_behind_a_stopped_postmaster_has_not_obeyed() {
+    let server = server_with_testext!();
+    server.expect_crash();
+    let stuck = server.stuck("SELECT pgpoke_spin()");
+    let pid = stuck.pid();
+    let args = ["interrupt", "--yes", "--terminate", "--grace", "60s"];
+    let interrupt = thread::spawn(move || Report::of(&args, pid));
+    wait_until_told(&stuck, &interrupt);
+    server.postmaster().send(libc::SIGSTOP);
+    stuck.backend().send(libc::SIGKILL);
+    let report = interrupt.join();
+    server.postmaster().send(libc::SIGCONT);
+    report
+        .expect("its report")
+        .assert_outcome("crashed", 9)
+        .assert_at("/server_restarted", Value::Null);
+    is_back(&server);
 }
