@@ -1,5 +1,5 @@
-//! What docs/ says is what the code does. The table of checks and the excerpts in causes.md are made from the code: `make
-//! docs` writes them anew. Links lead somewhere, and the worked examples apply.
+//! What docs/ says is what the code does. The tables of checks and exit codes and the excerpts in causes.md are made from the
+//! code: `make docs` writes them anew. Links lead somewhere, and the worked examples apply.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pgpoke::assess::checks::{Row, TABLE, Weight};
 use pgpoke::assess::{Request, Verdict, assess, cause, rules};
+use pgpoke::cli::exit::{Command, Exit, MEANINGS, meanings_to};
 use pgpoke::render::screen::Screen;
 use pgpoke::render::{schema, text};
 use pgpoke::snapshot::Snapshot;
@@ -114,6 +115,72 @@ fn the_schema_is_what_the_code_says() {
 #[test]
 fn the_page_of_checks_is_what_the_code_does() {
     assert_page("docs/checks.md", &page());
+}
+
+/// What comes before a part of a page that is made, and after it.
+const MADE: &str = "<!-- made: ";
+const MADE_END: &str = "<!-- end -->";
+
+/// The parts of exit-codes.md that are made.
+fn exit_codes(part: &str) -> String {
+    let texts = |command, exit: Exit, between: &str| {
+        let all = meanings_to(command).into_iter();
+        let texts = all.filter(|(e, _)| *e == exit).map(|(_, texts)| texts);
+        texts.map(|texts| texts.join(between)).next()
+    };
+    let mut made = String::new();
+    match part {
+        "codes" => {
+            made.push_str(
+                "| code | `pgpoke inspect` | `pgpoke interrupt` | What a script should do |\n|---|---|---|---|\n",
+            );
+            for m in MEANINGS {
+                let cell = |command| texts(command, m.exit, " ").unwrap_or_else(|| "–".into());
+                let (inspect, interrupt) = (cell(Command::Inspect), cell(Command::Interrupt));
+                let code = m.exit.code();
+                writeln!(made, "| {code} | {inspect} | {interrupt} | {} |", m.then).unwrap();
+            }
+        }
+        "others" => {
+            let names = Command::OTHERS.map(|(_, name)| format!("`pgpoke {name}`"));
+            writeln!(made, "| code | {} |\n|---|---|---|---|", names.join(" | ")).unwrap();
+            for m in MEANINGS {
+                let cells = Command::OTHERS.map(|(command, _)| texts(command, m.exit, ", "));
+                if cells.iter().any(Option::is_some) {
+                    let cells = cells.map(|cell| cell.unwrap_or_else(|| "–".into()));
+                    writeln!(made, "| {} | {} |", m.exit.code(), cells.join(" | ")).unwrap();
+                }
+            }
+        }
+        "severity" => {
+            let failures = Exit::SEVEREST_FIRST.iter().map(|exit| exit.code());
+            let failures = failures.filter(|code| *code != 0).map(|c| c.to_string());
+            let failures: Vec<String> = failures.collect();
+            writeln!(made, "**{}**.", failures.join(", ")).unwrap();
+        }
+        other => panic!("{MADE}{other}"),
+    }
+    made
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_code() {
+    let path = "docs/exit-codes.md";
+    let there = read(path);
+    let mut wanted = String::new();
+    let mut made = Vec::new();
+    let mut lines = there.lines();
+    while let Some(line) = lines.next() {
+        writeln!(wanted, "{line}").unwrap();
+        if let Some(part) = line.strip_prefix(MADE) {
+            let part = part.trim_end_matches(" -->");
+            lines.find(|line| *line == MADE_END).expect("its end");
+            writeln!(wanted, "{}{MADE_END}", exit_codes(part)).unwrap();
+            made.push(part);
+        }
+    }
+    assert_eq!(made, ["codes", "others", "severity"]);
+    assert_page(path, &wanted);
 }
 
 /// As wide as a page of docs.

@@ -8,7 +8,8 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use super::{Exit, InterruptArgs};
+use super::InterruptArgs;
+use super::exit::Exit;
 use crate::assess::{Request, Verdict};
 use crate::intervene::Report;
 use crate::postgres::Backend;
@@ -106,7 +107,7 @@ impl Audit {
         let text = format!(
             " verdict={verdict} outcome={} exit={} attempts={} server_restarted={} server_stopped={} detail={}",
             json::outcome(report.outcome),
-            exit as u8,
+            exit.code(),
             report.attempts,
             yes_or_no(report.server_restarted()),
             yes_or_no(report.server_stopped()),
@@ -117,7 +118,7 @@ impl Audit {
 
     /// The same, where it failed.
     pub fn failed(&mut self, message: &str, exit: Exit) {
-        let text = format!(" exit={} error={}", exit as u8, quoted(message));
+        let text = format!(" exit={} error={}", exit.code(), quoted(message));
         self.write("event=end", &text);
     }
 

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::exit::{End, Exit};
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, InspectArgs, messages, say, watch};
+use super::{InspectArgs, messages, say, watch};
 use crate::arch::host::stopped::Registers;
 use crate::assess::looks::{Question, is_better, question};
-use crate::assess::{Request, Verdict, assess};
+use crate::assess::{Request, assess};
 use crate::intervene::STOP_LIMIT;
 use crate::postgres::{Backend, BackendType, Postmaster, prove_with};
 use crate::render::screen::Screen;
@@ -25,7 +26,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
         return watch::run(args, pid);
     }
     match inspect(args, pid) {
-        Ok((snapshot, exit)) => {
+        Ok((snapshot, end)) => {
             messages::warnings(&snapshot.warnings);
             let assessment = assess(&snapshot, Request::Pending, &[]);
             say(&if args.json {
@@ -33,22 +34,14 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
             } else {
                 text::inspection(&snapshot, &assessment, args.stack, Screen::stdout())
             });
-            Ok(exit.unwrap_or_else(|| exit_of(assessment.verdict)))
+            Ok(end.unwrap_or(End::from(assessment.verdict)).exit())
         }
         Err(failure) => Ok(failure.tell(pid, args.json, None)),
     }
 }
 
-fn exit_of(verdict: Verdict) -> Exit {
-    match verdict {
-        Verdict::Safe => Exit::Done,
-        Verdict::Risky => Exit::Risky,
-        Verdict::Unsafe => Exit::Unsafe,
-        Verdict::Pointless => Exit::Pointless,
-    }
-}
-
-fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Failure> {
+/// What was seen, and where that is not by the verdict, how it ends.
+fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<End>), Failure> {
     let samples = (STOP_LIMIT + BETWEEN_SAMPLES) * args.samples;
     let _patience = Patience::with(pid, samples, args.json, None);
     let process = open(pid)?;
@@ -72,9 +65,9 @@ fn inspect(args: &InspectArgs, pid: i32) -> Result<(Snapshot, Option<Exit>), Fai
     };
     let (snapshot, _) = looks.take(&plan, &budget, |_| ())?;
     // It ran on, but not in time: that is an answer of its own, unless the kernel's state explains it.
-    let exit = (snapshot.process.would_not_stop && snapshot.process.state != Some('D'))
-        .then_some(Exit::TimedOut);
-    Ok((snapshot, exit))
+    let end = (snapshot.process.would_not_stop && snapshot.process.state != Some('D'))
+        .then_some(End::WouldNotStop);
+    Ok((snapshot, end))
 }
 
 /// Several looks at one backend.

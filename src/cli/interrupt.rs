@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::audit::{Act, Audit};
+use super::exit::{End, Exit};
 use super::open::{Failure, open};
 use super::patience::Patience;
 use super::progress::Progress;
-use super::{Exit, InterruptArgs, inspect, messages, report, say};
+use super::{InterruptArgs, inspect, messages, report, say};
 use crate::assess::checks::{TABLE, Weight, weight};
 use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess, rules};
 use crate::image::DebugFiles;
@@ -38,16 +39,16 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
         if args.json {
             let object = |pid: &i32| {
                 let object = failure.as_json(*pid, Some(Outcome::Refused));
-                (object, failure.exit as u8)
+                (object, failure.end.exit().code())
             };
             let all = Results {
                 objects: pids.iter().map(object).collect(),
                 not_tried: Vec::new(),
                 several: pids.len() > 1,
             };
-            say(&all.print(failure.exit));
+            say(&all.print(failure.end.exit()));
         }
-        return Ok(failure.exit);
+        return Ok(failure.end.exit());
     }
     let mut results = Results {
         objects: Vec::new(),
@@ -65,14 +66,15 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
             messages::progress(&format!("process {pid}, {} of {}", n + 1, pids.len()));
         }
         let answer = one(args, *pid, &results);
-        ends.push((*pid, answer.outcome, answer.exit as u8));
-        exits.push(answer.exit);
-        results.objects.push((answer.object, answer.exit as u8));
-        if answer.exit == Exit::Crashed {
+        let exit = answer.end.exit();
+        ends.push((*pid, answer.outcome, exit.code()));
+        exits.push(exit);
+        results.objects.push((answer.object, exit.code()));
+        if answer.end == End::Crashed {
             break;
         }
     }
-    let exit = exit_of_all(&exits);
+    let exit = Exit::of_all(&exits);
     if args.json {
         say(&results.print(exit));
     } else if results.several {
@@ -86,8 +88,8 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
 
 /// What keeps it from beginning, whatever the processes are.
 fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
-    let usage = |message: String, detail: Option<&str>, hint: String| Failure {
-        exit: Exit::Usage,
+    let usage = |end, message: String, detail: Option<&str>, hint: String| Failure {
+        end,
         message,
         detail: detail.map(str::to_owned),
         hint: Some(hint),
@@ -101,6 +103,7 @@ fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
         .find(|a| TABLE.iter().all(|row| row.code != **a))
     {
         return Some(usage(
+            End::UnknownCheck,
             format!("there is no check named \"{unknown}\""),
             None,
             format!("pgpoke inspect --json {pid} lists them"),
@@ -109,6 +112,7 @@ fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
     let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     (!args.yes && !args.dry_run && !can_ask).then(|| {
         usage(
+            End::NobodyToAsk,
             "there is no terminal to ask on, and --yes was not given".into(),
             Some("nothing was done"),
             format!("pgpoke inspect {pid} shows what would be done; --yes does it without asking"),
@@ -127,7 +131,7 @@ impl Results {
     fn print(&self, exit: Exit) -> String {
         match &self.objects[..] {
             [(object, _)] if !self.several => json::print(object),
-            all => json::several(all, exit as u8, &self.not_tried),
+            all => json::several(all, exit.code(), &self.not_tried),
         }
     }
 
@@ -142,42 +146,24 @@ impl Results {
         let mut words = failure.last_words(pid, false, Some(outcome));
         if args.json {
             let mut objects = self.objects.clone();
-            objects.push((failure.as_json(pid, Some(outcome)), failure.exit as u8));
+            let exit = failure.end.exit();
+            objects.push((failure.as_json(pid, Some(outcome)), exit.code()));
             let all = Results {
                 objects,
                 not_tried: self.not_tried.clone(),
                 several: self.several,
             };
-            words.stdout = all.print(failure.exit).into_bytes();
+            words.stdout = all.print(exit).into_bytes();
         }
         words
     }
-}
-
-/// The exit code for several processes: theirs if all have the same, else that of the most severe.
-fn exit_of_all(exits: &[Exit]) -> Exit {
-    use Exit::*;
-    const SEVERITY: [Exit; 10] = [
-        Crashed,
-        TimedOut,
-        Error,
-        Unsafe,
-        Risky,
-        Denied,
-        Usage,
-        NotABackend,
-        Pointless,
-        Done,
-    ];
-    let severest = SEVERITY.into_iter().find(|exit| exits.contains(exit));
-    severest.unwrap_or(Done)
 }
 
 /// What there is to say of one process.
 struct Answer {
     object: Value,
     outcome: &'static str,
-    exit: Exit,
+    end: End,
 }
 
 /// Climbs for one process, and says what came of it; in JSON, the caller does.
@@ -209,12 +195,12 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
     };
     match done {
         Ok(mut done) => {
-            audit.after(&done.report, done.exit);
+            audit.after(&done.report, done.end.exit());
             done.snapshot.warnings.extend(audit.warning());
             done.tell(args, ladder.steps())
         }
         Err(failure) => {
-            audit.failed(&failure.message, failure.exit);
+            audit.failed(&failure.message, failure.end.exit());
             messages::warnings(audit.warning().as_slice());
             messages::error(
                 &failure.message,
@@ -225,7 +211,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             Answer {
                 object: failure.after(pid, outcome, ladder.steps()),
                 outcome: json::outcome(outcome),
-                exit: failure.exit,
+                end: failure.end,
             }
         }
     }
@@ -245,30 +231,18 @@ struct Done {
     snapshot: Snapshot,
     assessment: Assessment,
     report: Report,
-    exit: Exit,
-    /// The cancel before it, that had no effect, and its exit code.
-    escalated_from: Option<(Report, Exit)>,
+    end: End,
+    /// The cancel before it, that had no effect, and how that ended.
+    escalated_from: Option<(Report, End)>,
 }
 
 impl Done {
     fn new(snapshot: Snapshot, assessment: Assessment, report: Report) -> Self {
-        let exit = match report.outcome {
-            Outcome::Cancelled
-            | Outcome::Terminated
-            | Outcome::BarrierAccepted
-            | Outcome::ObeyedSignal
-            | Outcome::DryRun => Exit::Done,
-            Outcome::Returned | Outcome::Pointless => Exit::Pointless,
-            Outcome::Refused if report.verdict == Some(Verdict::Risky) => Exit::Risky,
-            Outcome::Refused => Exit::Unsafe,
-            Outcome::TimedOut => Exit::TimedOut,
-            Outcome::Crashed => Exit::Crashed,
-        };
         Done {
             snapshot,
             assessment,
+            end: End::of(&report),
             report,
-            exit,
             escalated_from: None,
         }
     }
@@ -278,7 +252,7 @@ impl Done {
             snapshot,
             assessment,
             report,
-            exit,
+            end,
             escalated_from,
         } = self;
         messages::warnings(&snapshot.warnings);
@@ -290,11 +264,12 @@ impl Done {
                 Screen::stdout(),
             ));
         }
-        let before = escalated_from.as_ref().map(|(r, exit)| (r, *exit as u8));
+        let before = escalated_from.as_ref();
+        let before = before.map(|(report, end)| (report, end.exit().code()));
         Answer {
             object: json::intervention(&snapshot, &assessment, &report, steps, before),
             outcome: json::outcome(report.outcome),
-            exit,
+            end,
         }
     }
 }
@@ -343,13 +318,13 @@ impl<'c> Climb<'c, '_> {
             done.report.left_behind = self.left_behind();
             return Ok(done);
         }
-        self.audit.after(&done.report, done.exit);
+        self.audit.after(&done.report, done.end.exit());
         self.audit.escalate(self.args, Request::Terminate);
         let next = self.escalate(&done.report);
         let mut next = self.unless_it_obeyed(next)?;
         next.snapshot.stopped_ms += done.snapshot.stopped_ms;
         next.snapshot.stopped_ms += done.report.stopped.as_secs_f64() * 1e3;
-        next.escalated_from = Some((done.report, done.exit));
+        next.escalated_from = Some((done.report, done.end));
         next.report.left_behind = self.left_behind();
         Ok(next)
     }
@@ -457,8 +432,7 @@ impl<'c> Climb<'c, '_> {
 
     /// Whether a terminate comes next; says why not, where the operator wanted it and the cancel had no effect.
     fn has_to_escalate(&mut self, done: &Done) -> bool {
-        if !self.args.escalate || done.exit == Exit::Done && done.report.outcome != Outcome::DryRun
-        {
+        if !self.args.escalate || done.end == End::TookEffect {
             return false;
         }
         let terminate = done.assessment.verdict_if.terminate;
@@ -542,7 +516,9 @@ impl<'c> Climb<'c, '_> {
         let detail = "it has obeyed the signal since, and has ended; nothing was touched";
         match done {
             Err(failure)
-                if self.sent && failure.exit == Exit::NotABackend && self.process.has_ended() =>
+                if self.sent
+                    && matches!(failure.end, End::Gone | End::NotABackend)
+                    && self.process.has_ended() =>
             {
                 self.obeyed(detail).ok_or(failure)
             }
@@ -841,11 +817,7 @@ fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {
         return Failure::trace(TraceError::Gone(pid), process);
     }
     Failure {
-        exit: if e.kind() == std::io::ErrorKind::PermissionDenied {
-            Exit::Denied
-        } else {
-            Exit::Error
-        },
+        end: End::of_signal(&e),
         message: format!("cannot send a signal to process {pid}: {e}"),
         detail: None,
         hint: None,
@@ -873,7 +845,7 @@ fn not_confirmed(snapshot: Snapshot, assessment: Assessment, request: Request) -
         },
     );
     let mut refused = Done::new(snapshot, assessment, report);
-    refused.exit = Exit::Usage;
+    refused.end = End::NotConfirmed;
     refused
 }
 
@@ -979,21 +951,4 @@ fn confirmed(question: &str) -> bool {
         // Ctrl-D leaves the cursor behind the question.
         && (answer.ends_with('\n') || writeln!(err).is_ok())
         && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_processes_have_the_exit_code_of_the_worst() {
-        use Exit::*;
-        assert_eq!(exit_of_all(&[Done, Done]), Done);
-        assert_eq!(exit_of_all(&[Pointless, Pointless]), Pointless);
-        assert_eq!(exit_of_all(&[Done, Pointless, NotABackend]), NotABackend);
-        assert_eq!(exit_of_all(&[Risky, Unsafe, Denied]), Unsafe);
-        assert_eq!(exit_of_all(&[TimedOut, Unsafe]), TimedOut);
-        assert_eq!(exit_of_all(&[TimedOut, Error, Crashed]), Crashed);
-        assert_eq!(exit_of_all(&[Done, Usage]), Usage);
-    }
 }

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use super::{Exit, ListArgs, messages, say};
+use super::exit::{End, Exit};
+use super::{ListArgs, messages, say};
 use crate::assess::likely::{Ledger, asks_for_another_glance};
 use crate::memory::ProcessMemory;
 use crate::postgres::status::Timestamp;
@@ -37,7 +38,7 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
     let mut watched = Watched::default();
     let Some(pause) = args.watch else {
         let round = watched.look(args);
-        return Ok(tell(args, &round).exit);
+        return Ok(tell(args, &round).end.exit());
     };
     // So that a Ctrl-C is taken between two rounds, never in the middle of a line.
     let interrupts = HeldSignals::hold(&[libc::SIGINT], &[]);
@@ -47,8 +48,8 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
             true => refresh(args, &round),
             false => tell(args, &round),
         };
-        if told.exit != Exit::Done || !told.heard || interrupts.take(pause).is_some() {
-            return Ok(told.exit);
+        if told.end != End::Listed || !told.heard || interrupts.take(pause).is_some() {
+            return Ok(told.end.exit());
         }
     }
 }
@@ -62,7 +63,7 @@ struct Watched {
 
 /// What came of printing one round.
 struct Told {
-    exit: Exit,
+    end: End,
     /// Somebody may have read it.
     heard: bool,
 }
@@ -293,8 +294,8 @@ fn tell(args: &ListArgs, round: &Round) -> Told {
             let (detail, step) = hint.unzip();
             let message = &listing.warnings[0];
             messages::error(message, detail.as_deref(), step.as_deref());
-            let exit = Exit::Denied;
-            return Told { exit, heard };
+            let end = End::AllDenied;
+            return Told { end, heard };
         }
         (false, hint) => {
             let mut warnings = listing.warnings.clone();
@@ -307,8 +308,8 @@ fn tell(args: &ListArgs, round: &Round) -> Told {
     if listing.rows.is_empty() && !args.json {
         say_nothing_found(args, sweep, nothing_read);
     }
-    let exit = Exit::Done;
-    Told { exit, heard }
+    let end = End::Listed;
+    Told { end, heard }
 }
 
 /// Why a process cannot be looked into, and what to do about it.
@@ -344,8 +345,8 @@ fn refresh(args: &ListArgs, round: &Round) -> Told {
     // From the top left corner, each line to its end, and nothing below: this does not flicker.
     let lines = text.replace('\n', "\x1b[K\n");
     let heard = say(&format!("\x1b[H{lines}\x1b[J"));
-    let exit = Exit::Done;
-    Told { exit, heard }
+    let end = End::Listed;
+    Told { end, heard }
 }
 
 /// How many lines the terminal has room for: the last one is the cursor's.

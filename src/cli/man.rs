@@ -6,71 +6,7 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-use super::Exit;
-
-/// What each exit code means to `inspect` and to `interrupt`. The README and `docs/exit-codes.md` are held to it.
-const EXIT_STATUS: [(Exit, &str, &str); 10] = [
-    (Exit::Done, "safe", "it took effect"),
-    (Exit::Error, "error", "error"),
-    (Exit::Usage, "usage", "usage, or not confirmed"),
-    (Exit::Risky, "risky", "refused: risky, and not allowed"),
-    (Exit::Unsafe, "unsafe", "refused: unsafe"),
-    (Exit::Pointless, "pointless", "pointless, or without effect"),
-    (Exit::Denied, "no permission", "no permission"),
-    (
-        Exit::NotABackend,
-        "not a PostgreSQL backend, or gone",
-        "the same",
-    ),
-    (
-        Exit::TimedOut,
-        "it would not stop in time",
-        "no outcome in time",
-    ),
-    (Exit::Crashed, "–", "the backend crashed"),
-];
-
-/// What an exit code means to a command, where it can end with it.
-type Ends = &'static [(Exit, &'static str)];
-
-/// The same for the other commands that scripts go by.
-const EXIT_STATUS_OF_OTHERS: [(&str, Ends); 3] = [
-    (
-        "report",
-        &[
-            (
-                Exit::Done,
-                "the directory and its archive are there, and with --core the core file, whatever the verdict",
-            ),
-            (Exit::Error, "one of them is not, or a signal ended it"),
-            (Exit::Usage, "usage"),
-            (Exit::Denied, "as inspect"),
-            (Exit::NotABackend, "as inspect"),
-            (Exit::TimedOut, "as inspect"),
-        ],
-    ),
-    (
-        "list",
-        &[
-            (Exit::Done, "it was listed, with nobody to show, too"),
-            (Exit::Error, "error"),
-            (Exit::Usage, "usage"),
-            (
-                Exit::Denied,
-                "it may look into none of PostgreSQL's processes",
-            ),
-        ],
-    ),
-    (
-        "selftest",
-        &[
-            (Exit::Done, "all promises hold"),
-            (Exit::Error, "one does not"),
-            (Exit::Usage, "usage"),
-            (Exit::Denied, "nothing at all may be traced"),
-        ],
-    ),
-];
+use super::exit::{Command as Of, MEANINGS, Meaning, meanings_to};
 
 /// When this version was made, as `CHANGELOG.md` has it.
 const DATE: &str = "2026-11-25";
@@ -311,9 +247,15 @@ fn exit_status() -> Roff {
     roff.text([roman(
         "First of inspect and interrupt, then of the others; what a script should do for each is in exit-codes.md.",
     )]);
-    for (exit, inspect, interrupt) in EXIT_STATUS {
+    for Meaning {
+        exit,
+        inspect,
+        interrupt,
+        ..
+    } in MEANINGS
+    {
         roff.control("TP", []);
-        roff.text([bold((exit as u8).to_string())]);
+        roff.text([bold(exit.code().to_string())]);
         roff.text([
             italic("inspect"),
             roman(format!(": {inspect}; ")),
@@ -321,13 +263,13 @@ fn exit_status() -> Roff {
             roman(format!(": {interrupt}")),
         ]);
     }
-    for (command, ends) in EXIT_STATUS_OF_OTHERS {
-        let ends: Vec<String> = ends
+    for (command, name) in Of::OTHERS {
+        let ends: Vec<String> = meanings_to(command)
             .iter()
-            .map(|(exit, what)| format!("{}: {what}", *exit as u8))
+            .map(|(exit, texts)| format!("{}: {}", exit.code(), texts.join(", ")))
             .collect();
         roff.control("TP", []);
-        roff.text([italic(command)]);
+        roff.text([italic(name)]);
         roff.text([roman(ends.join("; "))]);
     }
     roff
@@ -392,43 +334,11 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_of_exit_codes_say_the_same() {
+    fn the_table_in_the_readme_says_the_same() {
         let readme = read("README.md");
-        let page = read("docs/exit-codes.md");
-        for (n, (exit, inspect, interrupt)) in EXIT_STATUS.into_iter().enumerate() {
-            let code = exit as u8;
-            assert_eq!(usize::from(code), n);
-            assert_eq!(row(&readme, code)[2..4], [inspect, interrupt], "{exit:?}");
-            let explained = row(&page, code);
-            for (short, long) in [(inspect, &explained[2]), (interrupt, &explained[3])] {
-                let long = long.to_lowercase().replace('*', "");
-                let word = short.split([':', ',']).next().unwrap_or(short);
-                assert!(
-                    long.contains(&word.to_lowercase()) || long.contains("the same"),
-                    "{exit:?}: {word:?} is not in {long:?}"
-                );
-            }
-        }
-    }
-
-    /// docs/exit-codes.md names the same codes of them, and no other.
-    #[test]
-    fn the_exit_codes_of_the_others_are_the_same() {
-        let page = read("docs/exit-codes.md");
-        for (command, ends) in EXIT_STATUS_OF_OTHERS {
-            let start = format!("`pgpoke {command}` ends with");
-            let said = page.split("\n\n").find(|p| p.starts_with(&start));
-            let said = said.unwrap_or_else(|| panic!("no paragraph on {command}"));
-            // Code is no code of ours: `.backends == []`.
-            let prose: String = said.split('`').step_by(2).collect();
-            let mut said: Vec<u8> = prose
-                .split(|c: char| !c.is_ascii_digit())
-                .filter_map(|number| number.parse().ok())
-                .collect();
-            said.sort_unstable();
-            said.dedup();
-            let known: Vec<u8> = ends.iter().map(|(exit, _)| *exit as u8).collect();
-            assert_eq!(said, known, "{command}: {prose}");
+        for m in MEANINGS {
+            let row = row(&readme, m.exit.code());
+            assert_eq!(row[2..4], [m.inspect, m.interrupt], "{m:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod duration;
+pub mod exit;
 mod inspect;
 mod interrupt;
 mod list;
@@ -23,41 +24,12 @@ use std::time::Duration;
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use exit::End;
+
 use crate::image::DebugFiles;
 use crate::postgres::Activity;
 use crate::render::screen::ColorChoice;
 use crate::selftest::Part;
-
-/// What scripts may rely on; see `docs/exit-codes.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// inspect: safe. interrupt: it took effect.
-    Done = 0,
-    /// An error of pgpoke's own.
-    Error = 1,
-    /// Usage, or confirmation missing.
-    Usage = 2,
-    /// Risky.
-    Risky = 3,
-    /// Unsafe.
-    Unsafe = 4,
-    /// An interrupt would do, or did, nothing.
-    Pointless = 5,
-    /// No permission to attach.
-    Denied = 6,
-    /// Not a PostgreSQL backend, gone, or replaced.
-    NotABackend = 7,
-    /// It would not stop in time, or no outcome in time.
-    TimedOut = 8,
-    /// The backend crashed.
-    Crashed = 9,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
-    }
-}
 
 /// Why is a PostgreSQL backend stuck, and is it safe to step in?
 ///
@@ -345,7 +317,7 @@ pub fn main() -> ExitCode {
         Err(asked) if !asked.use_stderr() => asked.exit(),
         Err(wrong) => {
             messages::usage(&wrong);
-            return Exit::Usage.into();
+            return End::WrongUsage.exit().into();
         }
     };
     ColorChoice::of(cli.color).hold();
@@ -361,18 +333,18 @@ pub fn main() -> ExitCode {
             let mut command = Cli::command().mut_arg("help", |a| a.short('h').short_alias(None));
             clap_complete::generate(shell, &mut command, "pgpoke", &mut text);
             say(&String::from_utf8_lossy(&text));
-            Ok(Exit::Done)
+            Ok(End::Printed.exit())
         }
         Command::Man => man::page(Cli::command())
             .map_err(anyhow::Error::from)
             .map(|page| {
                 say(&page);
-                Exit::Done
+                End::Printed.exit()
             }),
     };
     let exit = result.unwrap_or_else(|e| {
         messages::error(&format!("{e:#}"), None, None);
-        Exit::Error
+        End::Failed.exit()
     });
     exit.into()
 }

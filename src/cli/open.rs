@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Exit, messages, say};
+use super::exit::{End, Exit};
+use super::{messages, say};
 use crate::intervene::{Outcome, Step};
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
@@ -17,8 +18,8 @@ use crate::tracee::{StopBudget, TraceError, Words};
 /// Why a command ends before it could judge anything.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
-    pub exit: Exit,
+    /// Which end that is.
+    pub end: End,
     /// What is the matter.
     pub message: String,
     /// The rule or the evidence.
@@ -57,7 +58,7 @@ impl Failure {
         } else if let (Some(told), None) = (told, outcome) {
             say(&text::from_outside(&told.facts, Screen::stdout()));
         }
-        self.exit
+        self.end.exit()
     }
 
     /// As an object.
@@ -88,6 +89,7 @@ impl Failure {
         Words {
             stdout: object.unwrap_or_default().into_bytes(),
             stderr: said.into_bytes(),
+            exit_code: self.end.exit().code(),
         }
     }
 
@@ -106,7 +108,7 @@ impl Failure {
             })
         });
         Failure {
-            exit: Exit::Denied,
+            end: End::Denied,
             message: format!("no permission to look into process {}", process.pid()),
             detail: Some(permission.to_string()),
             hint: Some(permission.next_step()),
@@ -126,39 +128,29 @@ impl Failure {
 
     /// Tracing failed.
     pub fn trace(error: TraceError, process: &Process) -> Self {
-        let (exit, hint) = match &error {
+        let pid = process.pid();
+        let hint = match &error {
             TraceError::Denied(_) => return Failure::denied(process),
-            TraceError::Gone(_) => (Exit::NotABackend, None),
-            TraceError::WouldNotStop { .. } => (
-                Exit::TimedOut,
-                Some("nothing was changed in it; look at its state: ps -o pid,state,wchan:32,args -p PID".replace("PID", &process.pid().to_string())),
-            ),
-            TraceError::WouldNotBeSeized { .. } => (
-                Exit::TimedOut,
-                Some("nothing was changed in it; what is frozen (docker pause, a frozen control group) has to be thawed first".to_owned()),
-            ),
-            TraceError::StoodStill { .. } => (
-                Exit::TimedOut,
-                Some("nothing was changed in it; this machine is slow at the moment: try again, or with a longer --max-stop".to_owned()),
-            ),
-            TraceError::StoodStillInCall { .. } => (
-                Exit::TimedOut,
-                Some(format!("pgpoke inspect {} shows what became of it; this machine is slow at the moment, and --max-stop allows for it", process.pid())),
-            ),
-            TraceError::AskedToEnd(_) => (Exit::Error, None),
-            TraceError::LeftAlone(_) => (
-                Exit::TimedOut,
-                Some(format!("pgpoke inspect {} shows what became of it", process.pid())),
-            ),
-            TraceError::Kernel(_) => (Exit::Error, None),
+            TraceError::WouldNotStop { .. } => Some(format!(
+                "nothing was changed in it; look at its state: ps -o pid,state,wchan:32,args -p {pid}"
+            )),
+            TraceError::WouldNotBeSeized { .. } => Some("nothing was changed in it; what is frozen (docker pause, a frozen control group) has to be thawed first".to_owned()),
+            TraceError::StoodStill { .. } => Some("nothing was changed in it; this machine is slow at the moment: try again, or with a longer --max-stop".to_owned()),
+            TraceError::StoodStillInCall { .. } => Some(format!("pgpoke inspect {pid} shows what became of it; this machine is slow at the moment, and --max-stop allows for it")),
+            TraceError::LeftAlone(_) => Some(format!("pgpoke inspect {pid} shows what became of it")),
+            TraceError::Gone(_) | TraceError::AskedToEnd(_) | TraceError::Kernel(_) => None,
         };
-        let outcome = (exit == Exit::TimedOut).then_some(Outcome::TimedOut);
+        let end = End::from(&error);
+        let outcome = match end {
+            End::WouldNotStop | End::StoodStill | End::NoOutcome => Some(Outcome::TimedOut),
+            _ => None,
+        };
         let asked_to_end = match error {
             TraceError::AskedToEnd(signal) => Some(signal),
             _ => None,
         };
         Failure {
-            exit,
+            end,
             message: error.to_string(),
             detail: None,
             hint,
@@ -231,11 +223,6 @@ fn list(candidates: &[Process]) -> String {
 
 impl From<OpenError> for Failure {
     fn from(e: OpenError) -> Self {
-        let exit = match e {
-            OpenError::NoSuchProcess(_) | OpenError::IsThread(..) => Exit::NotABackend,
-            OpenError::Hidden(_) => Exit::Denied,
-            OpenError::Other(..) => Exit::Error,
-        };
         let hint = match &e {
             OpenError::NoSuchProcess(_) if container::in_pid_namespace() == Some(true) => Some(
                 "pgpoke runs in a PID namespace of its own (a container) and sees no process outside of it; take the PID that the server has in here, or run pgpoke on the host"
@@ -253,7 +240,7 @@ impl From<OpenError> for Failure {
             OpenError::Other(..) => None,
         };
         Failure {
-            exit,
+            end: End::from(&e),
             message: e.to_string(),
             detail: None,
             hint,
@@ -290,7 +277,7 @@ impl Failure {
             ),
         };
         Failure {
-            exit: Exit::NotABackend,
+            end: End::from(&e),
             message: e.to_string(),
             detail,
             hint,

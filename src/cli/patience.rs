@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use super::Exit;
+use super::exit::End;
 use super::open::Failure;
 use crate::intervene::Outcome;
-use crate::tracee::{Words, sys};
+use crate::tracee::Words;
 
 /// Long for reading and parsing what there is; with servers of debug files to be asked, that takes what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,8 +46,7 @@ impl Patience {
         // Where no thread can be had, there is nobody to keep the time.
         let _ = spawn_without_signals(move || {
             if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                words.say();
-                sys::exit_now(Exit::TimedOut as i32)
+                words.say_and_end()
             }
         });
         Patience { _end }
@@ -69,7 +68,7 @@ pub fn spawn_without_signals(
 
 fn failure(pid: i32, limit: Duration) -> Failure {
     Failure {
-        exit: Exit::TimedOut,
+        end: End::NotLookedInto,
         message: format!(
             "process {pid} could not be looked into within {} s",
             limit.as_secs()

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::exit::{End, Exit};
 use super::inspect::Looks;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{CoreKind, Exit, ReportArgs, messages, say};
+use super::{CoreKind, ReportArgs, messages, say};
 use crate::arch::host::stopped::Registers;
 use crate::assess::samples::Tree;
 use crate::assess::{Request, assess, samples};
@@ -57,7 +58,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
         Err(why) => {
             let failure = Failure {
                 hint: Some("a connection string may name host, hostaddr, port, user, password, dbname and connect_timeout; without a host it leads to the server's own socket: --dsn user=postgres".into()),
-                ..failure(Exit::Usage, format!("--dsn: {why}"))
+                ..failure(End::WrongUsage, format!("--dsn: {why}"))
             };
             return Ok(failure.tell(pid, args.json, None));
         }
@@ -65,7 +66,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     Ok(match gather(args, pid, options) {
         Ok((written, warnings)) => {
             messages::warnings(&warnings);
-            tell(args, &written)
+            tell(args, &written).exit()
         }
         Err(failure) => failure.tell(pid, args.json, None),
     })
@@ -79,9 +80,9 @@ fn options(args: &ReportArgs) -> Result<Options, String> {
     })
 }
 
-fn failure(exit: Exit, message: String) -> Failure {
+fn failure(end: End, message: String) -> Failure {
     Failure {
-        exit,
+        end,
         message,
         detail: None,
         hint: None,
@@ -92,7 +93,7 @@ fn failure(exit: Exit, message: String) -> Failure {
 }
 
 /// Says what came of it. Only a whole report is one, and one with a core file, if that was asked for.
-fn tell(args: &ReportArgs, written: &Written) -> Exit {
+fn tell(args: &ReportArgs, written: &Written) -> End {
     if args.json {
         say(&json::report(written));
     }
@@ -106,16 +107,16 @@ fn tell(args: &ReportArgs, written: &Written) -> Exit {
                 )),
                 None,
             );
-            Exit::Error
+            End::AskedToEnd
         }
-        (false, None) => Exit::Error,
+        (false, None) => End::NotAllGathered,
         (false, Some(_)) => {
             if !args.json {
                 say(&report::text(written, Screen::stdout()));
             }
             match args.core.is_some() && written.core.is_none() {
-                true => Exit::Error,
-                false => Exit::Done,
+                true => End::NotAllGathered,
+                false => End::Gathered,
             }
         }
     }
@@ -166,7 +167,7 @@ pub fn make_room(directory: &Path) -> Result<(), Failure> {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             let shown = directory.display();
             let message = format!("cannot make the directory {shown}: {e}");
-            Err(failure(Exit::Error, message))
+            Err(failure(End::NotAllGathered, message))
         }
         _ => Ok(()),
     }
@@ -196,7 +197,7 @@ pub fn before_stepping_in(
         let directory = written.directory.display();
         let message =
             format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
-        return Err(failure(Exit::Error, message));
+        return Err(failure(End::AskedToEnd, message));
     }
     Ok(written)
 }
@@ -217,8 +218,9 @@ fn write(
     patience: Patience,
 ) -> Result<(Written, Vec<String>), Failure> {
     let shown = wishes.directory.display();
-    let cannot =
-        |what: &str, e: std::io::Error| failure(Exit::Error, format!("cannot {what} {shown}: {e}"));
+    let cannot = |what: &str, e: std::io::Error| {
+        failure(End::NotAllGathered, format!("cannot {what} {shown}: {e}"))
+    };
     let mut bundle =
         Bundle::create(&wishes.directory).map_err(|e| cannot("make the directory", e))?;
     // Who presses Ctrl-C is told what there is.

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Exit, SelftestArgs, messages, say};
+use super::exit::{End, Exit};
+use super::{SelftestArgs, messages, say};
 use crate::render::screen::Screen;
 use crate::render::selftest;
 use crate::selftest::{Broken, run as promises};
@@ -11,7 +12,7 @@ use crate::tracee::TraceError;
 /// Runs the command.
 pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     if let Some(played) = args.part.play() {
-        return played.map(|()| Exit::Done);
+        return played.map(|()| End::AllKept.exit());
     }
     let start = Instant::now();
     say(&format!("{}\n", system()));
@@ -34,15 +35,15 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     let seconds = start.elapsed().as_secs_f64();
     if kept == all {
         say(&selftest::all_kept(all, seconds, screen));
-        return Ok(Exit::Done);
+        return Ok(End::AllKept.exit());
     }
-    let (exit, hint) = match denied {
+    let (end, hint) = match denied {
         true => (
-            Exit::Denied,
+            End::NothingTraced,
             "pgpoke may not even trace processes of its own here: a seccomp filter (of a container, for one) denies ptrace",
         ),
         false => (
-            Exit::Error,
+            End::OneBroken,
             "do not let pgpoke interrupt a backend on this kernel; inspect --passive borrows no frame. Please report this",
         ),
     };
@@ -51,7 +52,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
         Some("no backend was touched"),
         Some(hint),
     );
-    Ok(exit)
+    Ok(end.exit())
 }
 
 /// Which kernel, and on what.

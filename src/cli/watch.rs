@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use super::exit::{End, Exit};
 use super::inspect::take;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
-use super::{Exit, InspectArgs, say};
+use super::{InspectArgs, say};
 use crate::assess::samples::Tree;
 use crate::assess::{Request, assess};
 use crate::intervene::STOP_LIMIT;
@@ -32,12 +33,12 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 /// Runs the command.
 pub fn run(args: &InspectArgs, pid: i32) -> anyhow::Result<Exit> {
     Ok(match watch(args, pid) {
-        Ok(exit) => exit,
+        Ok(end) => end.exit(),
         Err(failure) => failure.tell(pid, false, None),
     })
 }
 
-fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
+fn watch(args: &InspectArgs, pid: i32) -> Result<End, Failure> {
     let patience = |more| Patience::with(pid, more, false, None);
     let looking = patience(Duration::ZERO);
     let process = open(pid)?;
@@ -63,11 +64,11 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
         let mut last = None;
         for _ in 0..LOOKS {
             if signals.take(PAUSE).is_some() {
-                return Ok(Exit::Done);
+                return Ok(End::NoLongerWatched);
             }
             let look = match take(&plan, true, &budget) {
                 // As between two looks.
-                Err(failure) if failure.asked_to_end.is_some() => return Ok(Exit::Done),
+                Err(failure) if failure.asked_to_end.is_some() => return Ok(End::NoLongerWatched),
                 look => look?,
             };
             seen.add(&look);
@@ -78,7 +79,7 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
                     args.stack,
                     Screen::stdout(),
                 ));
-                return Ok(Exit::TimedOut);
+                return Ok(End::WouldNotStop);
             }
             last = Some(look);
         }
@@ -90,7 +91,7 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<Exit, Failure> {
         if let Some(look) = last
             && !say(&seen.show(&look, share, args.stack))
         {
-            return Ok(Exit::Done);
+            return Ok(End::NoLongerWatched);
         }
     }
 }

@@ -12,20 +12,35 @@ use nix::errno::Errno;
 use super::{TraceError, sys};
 use crate::process::Process;
 
-/// What pgpoke writes when it lets everything go at once: bytes, since nothing can be put together then.
-#[derive(Debug, Default)]
+/// What pgpoke writes when it lets everything go at once, and its exit code then: bytes, since nothing can be put together
+/// any more.
+#[derive(Debug)]
 pub struct Words {
     /// For standard output.
     pub stdout: Vec<u8>,
     /// For standard error.
     pub stderr: Vec<u8>,
+    /// The exit code.
+    pub exit_code: u8,
 }
 
 impl Words {
-    /// Writes them, as far as that can be done without waiting for anybody to read.
-    pub fn say(&self) {
+    /// Writes them, as far as that can be done without waiting for anybody to read, and ends this process on the spot.
+    pub fn say_and_end(&self) -> ! {
         sys::write_what_it_takes(std::io::stderr().as_fd(), &self.stderr);
         sys::write_what_it_takes(std::io::stdout().as_fd(), &self.stdout);
+        sys::exit_now(self.exit_code.into())
+    }
+}
+
+impl Default for Words {
+    /// Nothing to say. The exit code is the one that pgpoke's commands have then; `cli/exit.rs` holds it to that.
+    fn default() -> Self {
+        Words {
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            exit_code: 8,
+        }
     }
 }
 
@@ -52,8 +67,7 @@ impl StopBudget {
     /// The budget unless the operator says otherwise.
     pub const USUAL: Duration = Duration::from_millis(50);
 
-    /// So long, and not longer; then pgpoke exits with code 8, having said of process `pid` what `words` makes of the
-    /// error.
+    /// So long, and not longer; then pgpoke exits, having said of process `pid` what `words` makes of the error.
     pub fn new(pid: i32, most: Duration, words: impl Fn(TraceError) -> Words) -> Self {
         let limit = most;
         let stood_still = || words(TraceError::StoodStill { pid, limit });
@@ -274,9 +288,8 @@ impl Watched {
             deadly.set(TO_WRITE);
         }
         let phase = usize::from(self.phase.load(Ordering::Acquire));
-        if let Some(words) = self.budget.words.get(phase) {
-            words.say();
-        }
-        sys::exit_now(8)
+        // There are words for each phase in which the fuse can blow.
+        let words = self.budget.words.get(phase);
+        words.unwrap_or(&self.budget.words[0]).say_and_end()
     }
 }
