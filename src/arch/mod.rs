@@ -7,6 +7,8 @@
 pub mod aarch64;
 pub mod x86_64;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::image::Svma;
 use crate::memory::Avma;
 
@@ -20,7 +22,9 @@ use x86_64::spinlocks::Spinlocks;
 pub(crate) const EM_X86_64: u16 = 62;
 pub(crate) const EM_AARCH64: u16 = 183;
 
-/// What machine code is asked. None: it cannot be read. That is never an answer that something passes on.
+/// What machine code is asked. None: it cannot be read, or does not say. That is never an answer that something passes on.
+///
+/// `code` are always bytes of an image, and `start` or `at` is where the image's file wants the first of them.
 pub trait MachineCode: std::fmt::Debug + Sync {
     /// What the function with this `code` at `start` does with spinlocks.
     fn spinlocks(&self, _code: &[u8], _start: Svma) -> Option<Spinlocks> {
@@ -31,6 +35,116 @@ pub trait MachineCode: std::fmt::Debug + Sync {
     fn errno_location(&self, _code: &[u8], _at: Avma) -> Option<ErrnoAt> {
         None
     }
+
+    /// What a function does with static variables, and where it goes, in the order of its instructions, up to the first
+    /// byte that begins none.
+    fn deeds(&self, _code: &[u8], _start: Svma) -> Option<Vec<Deed>> {
+        None
+    }
+
+    /// The addresses of code and data that a function has from nowhere else than its own instructions.
+    fn addresses_taken(&self, _code: &[u8], _start: Svma) -> Option<Vec<Svma>> {
+        None
+    }
+
+    /// The static array of pointers to functions out of which a function calls one, if it looks at the static variable at
+    /// `looks_at`, too.
+    fn array_called(&self, _code: &[u8], _start: Svma, _looks_at: Svma) -> Option<Svma> {
+        None
+    }
+
+    /// The slot of the global offset table through which the call goes that returns to `to`. `code` reads up to so many
+    /// bytes of code from an address on.
+    fn slot_called_before(
+        &self,
+        _to: Svma,
+        _code: &dyn Fn(Svma, u64) -> Option<Vec<u8>>,
+    ) -> Option<Svma> {
+        None
+    }
+
+    /// The stubs in a procedure linkage table.
+    fn stubs(&self, _code: &[u8], _start: Svma) -> Option<Vec<StubStart>> {
+        None
+    }
+
+    /// The types of relocations that fill a slot of the global offset table with the address of a symbol.
+    fn relocations_by_name(&self) -> &'static [u32] {
+        &[]
+    }
+
+    /// What in an image's whole `code` refers to one of the `functions`; `absolute` where its addresses are those that it
+    /// will be loaded at. All references have to be among what is found.
+    fn references(
+        &self,
+        _code: &[u8],
+        _start: Svma,
+        _functions: &BTreeSet<u64>,
+        _absolute: bool,
+    ) -> Option<BTreeMap<u64, References>> {
+        None
+    }
+}
+
+/// What one instruction does, as far as it matters to those who look for static variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// It reads or writes a static variable.
+    Uses(Use),
+    /// It takes the address of a static variable or a function.
+    Takes(Svma),
+    /// It adds one to a register.
+    Increments,
+    /// It calls a function, or jumps to it for good, at this address.
+    Goes(Svma),
+    /// It returns.
+    Returns,
+}
+
+/// The use of a static variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// Where the variable is.
+    pub at: Svma,
+    /// How many bytes of it are used; 0 for what is no plain number of 1, 4 or 8 bytes.
+    pub size: usize,
+    /// What for.
+    pub how: How,
+    /// The constant that comes with it, such as what it is compared with, as 32 bits.
+    pub constant: Option<u64>,
+}
+
+/// What a static variable is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is read into a register.
+    Load,
+    /// It is overwritten.
+    Store,
+    /// It is compared with something.
+    Compare,
+    /// Anything else.
+    Other,
+}
+
+/// A stub through which another image's function is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StubStart {
+    /// Its first instruction.
+    pub at: Svma,
+    /// The slot of the global offset table that it jumps through.
+    pub slot: Svma,
+}
+
+/// What refers to one function.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// Where it is called or jumped to.
+    pub sites: Vec<u64>,
+    /// Its address is taken.
+    pub taken: bool,
+    /// There are more than were noted.
+    pub incomplete: bool,
 }
 
 /// Where `errno` is, from the thread pointer.

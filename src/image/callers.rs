@@ -2,21 +2,18 @@
 //! a name.
 //!
 //! In a stripped server only static functions lack a name. Such a function is reached by a direct call or jump, or its
-//! address is taken somewhere; both show in the file, as x86-64 refers to code by 32-bit displacements, by words in data,
-//! and (where an executable is not position-independent) by absolute addresses. All positions are looked at, not only
-//! those where an instruction is known to start: what looks like a reference and is none only makes the answer vaguer.
+//! address is taken somewhere; both show in the file, in the code ([`references`](crate::arch::MachineCode::references))
+//! and as words in data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::elf::LoadedSection;
 use super::{Image, Svma};
+use crate::arch::References;
 
 /// How far functions without a name are followed to those that call them.
 const LONGEST_CHAIN: usize = 4;
-/// The most references to one function that are looked at; more are no function's.
-const MOST_SITES: usize = 50_000;
 /// More nameless functions on the way than these are not followed.
 const MOST_FUNCTIONS: usize = 64;
 
@@ -56,16 +53,6 @@ struct Referrers {
     taken: bool,
     /// Whether anyone but itself does.
     referred: bool,
-}
-
-/// What refers to one function.
-#[derive(Debug, Default)]
-struct References {
-    /// Where it is called or jumped to.
-    sites: Vec<u64>,
-    taken: bool,
-    /// There are more than were noted.
-    incomplete: bool,
 }
 
 impl Image {
@@ -145,39 +132,12 @@ impl Image {
             .collect()
     }
 
-    /// All references to `functions`. None where the file does not say what is code.
+    /// All references to `functions`. None where the file does not say what is code, or nobody here can read it.
     fn references(&self, functions: &BTreeSet<u64>) -> Option<BTreeMap<u64, References>> {
-        let mut found: BTreeMap<u64, References> = functions
-            .iter()
-            .map(|f| (*f, References::default()))
-            .collect();
-        let (first, last) = (*functions.first()?, *functions.last()?);
-        let code = self.code().filter(|_| self.is_x86_64())?;
+        let code = self.code()?;
         let absolute = self.is_at_a_fixed_address();
-        for (at, word) in code.bytes.windows(4).enumerate() {
-            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-            let site = code.start.0.wrapping_add(at as u64);
-            let target = site
-                .wrapping_add(4)
-                .wrapping_add_signed((word as i32).into());
-            // Nothing refers to what comes right after it; zeros there are padding.
-            if word != 0
-                && (first..=last).contains(&target)
-                && let Some(references) = found.get_mut(&target)
-            {
-                match is_branch(&code.bytes[..at]) {
-                    true if references.sites.len() == MOST_SITES => references.incomplete = true,
-                    true => references.sites.push(site),
-                    false => references.taken = true,
-                }
-            }
-            if absolute && let Some(references) = found.get_mut(&u64::from(word)) {
-                references.taken = true;
-            }
-        }
-        for (target, references) in &mut found {
-            references.sites.extend(short_jumps(&code, *target));
-        }
+        let machine = self.machine();
+        let mut found = machine.references(&code.bytes, code.start, functions, absolute)?;
         for section in self.data()? {
             for word in section.bytes.as_chunks::<8>().0 {
                 if let Some(references) = found.get_mut(&u64::from_le_bytes(*word)) {
@@ -186,55 +146,5 @@ impl Image {
             }
         }
         Some(found)
-    }
-}
-
-/// Where a jump with a displacement of one byte to `target` may be: `eb`, `70` to `7f` (Intel SDM, volume 2).
-fn short_jumps(code: &LoadedSection, target: u64) -> Vec<u64> {
-    let from = target.saturating_sub(2 + 127).max(code.start.0);
-    let jumps = |at: u64| {
-        let into = usize::try_from(at - code.start.0).ok()?;
-        let (&opcode, &displacement) = (code.bytes.get(into)?, code.bytes.get(into + 1)?);
-        let lands = (at + 2).wrapping_add_signed((displacement as i8).into()) == target;
-        (matches!(opcode, 0xeb | 0x70..=0x7f) && lands).then_some(at)
-    };
-    (from..target.saturating_add(127))
-        .filter_map(jumps)
-        .collect()
-}
-
-/// Whether the displacement that follows these bytes is a call's or a jump's: `e8`, `e9`, `0f 80` to `0f 8f` (Intel SDM,
-/// volume 2). The one of a `lea` follows a ModRM byte, which none of these can be.
-fn is_branch(before: &[u8]) -> bool {
-    matches!(before, [.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_jumps_are_found_in_both_directions() {
-        let mut bytes = vec![0x90; 300];
-        bytes[10..12].copy_from_slice(&[0xeb, 0x64]); // to 112
-        bytes[200..202].copy_from_slice(&[0x74, 0xa6]); // to 112
-        let code = LoadedSection {
-            start: Svma(0x1000),
-            bytes,
-        };
-        assert_eq!(
-            short_jumps(&code, 0x1000 + 112),
-            [0x1000 + 10, 0x1000 + 200]
-        );
-        assert_eq!(short_jumps(&code, 0x1000 + 113), [] as [u64; 0]);
-    }
-
-    #[test]
-    fn calls_and_jumps_are_told_from_other_references() {
-        assert!(is_branch(&[0x90, 0xe8]));
-        assert!(is_branch(&[0xe9]));
-        assert!(is_branch(&[0x0f, 0x84]));
-        assert!(!is_branch(&[0x48, 0x8d, 0x3d]), "lea to %rdi");
-        assert!(!is_branch(&[]));
     }
 }

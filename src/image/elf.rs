@@ -548,9 +548,14 @@ impl Image {
         }
     }
 
-    /// Those bytes, for a reader of x86-64's code. None where they are not that.
-    pub(crate) fn code_to_decode(&self, start: Svma, size: u64) -> Option<Vec<u8>> {
-        self.bytes_at(start, size).ok().filter(|_| self.is_x86_64())
+    /// What the code of `size` bytes at `start` answers to a question. None where it cannot be read, or does not say.
+    pub(crate) fn ask_code<T>(
+        &self,
+        start: Svma,
+        size: u64,
+        question: impl FnOnce(&dyn MachineCode, &[u8]) -> Option<T>,
+    ) -> Option<T> {
+        question(self.machine(), &self.bytes_at(start, size).ok()?)
     }
 
     /// What the function of `size` bytes at `start` does with spinlocks, if its code was read before.
@@ -981,12 +986,13 @@ mod tests {
         let code = [0xff, 0x15, 0, 0, 0, 0, 0xc3];
         let arm = of_code(arch::EM_AARCH64, &code);
         assert_eq!(arm.import_called_before(Svma(0x107e)), None);
-        assert!(arm.code_to_decode(Svma(0x1078), 7).is_none());
-        assert!(
-            of_code(arch::EM_X86_64, &code)
-                .code_to_decode(Svma(0x1078), 7)
-                .is_some()
-        );
+        let deeds = |image: &Image| {
+            image.ask_code(Svma(0x1078), 7, |machine, code| {
+                machine.deeds(code, Svma(0x1078))
+            })
+        };
+        assert_eq!(deeds(&arm), None);
+        assert!(deeds(&of_code(arch::EM_X86_64, &code)).is_some());
         arm.learn_callers(&[Svma(0x1078)]);
         assert!(arm.known_callers(Svma(0x1078)).unwrap().incomplete);
     }

@@ -3,11 +3,9 @@
 //! A stripped library names its exported functions only. One of these may jump to a static one in place of a call, or be
 //! an indirect function (STT_GNU_IFUNC) that stands for one of several static ones; then no symbol names the code that
 //! runs. But its caller called it by a name: through a slot of the global offset table, whose relocation has the symbol
-//! (System V ABI for AMD64, chapters 4.4 and 5.2).
+//! (System V ABI, chapter 5: Global Offset Table, Procedure Linkage Table).
 
 use std::collections::HashMap;
-
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 
 use super::elf::Image;
 use super::{Svma, Symbol, SymbolSource};
@@ -21,8 +19,6 @@ const MOST_STUBS: usize = 16 << 10;
 /// sizeof(Elf64_Rela), sizeof(Elf64_Sym)
 const RELOCATION: usize = 24;
 const SYMBOL: usize = 24;
-/// R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT
-const BY_NAME: [u32; 2] = [6, 7];
 
 /// A call of a function of another image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,37 +33,10 @@ impl Image {
     /// What the call that returns to `to` calls, if that is another image's. Reads the file; never while a backend stands
     /// still.
     pub fn import_called_before(&self, to: Svma) -> Option<Import> {
-        let slot = self.slot_called_before(to)?;
+        let code = |at, size| self.bytes_at(at, size).ok();
+        let slot = self.machine().slot_called_before(to, &code)?;
         let name = self.name_of_slot(slot)?;
         Some(Import { slot, name })
-    }
-
-    /// `call *slot(%rip)`, or `call` of a stub that does `jmp *slot(%rip)`.
-    fn slot_called_before(&self, to: Svma) -> Option<Svma> {
-        const DIRECT: u64 = 5;
-        const INDIRECT: u64 = 6;
-        let before = |size: u64| self.instruction_at(Svma(to.0.checked_sub(size)?));
-        if let Some(call) = before(INDIRECT).filter(|i| i.code() == Code::Call_rm64)
-            && let Some(slot) = slot_of(&call)
-        {
-            return Some(slot);
-        }
-        let call = before(DIRECT).filter(|i| i.code() == Code::Call_rel32_64)?;
-        let mut stub = Svma(call.near_branch_target());
-        let mut jump = self.instruction_at(stub)?;
-        if jump.code() == Code::Endbr64 {
-            stub = Svma(jump.next_ip());
-            jump = self.instruction_at(stub)?;
-        }
-        (jump.code() == Code::Jmp_rm64).then(|| slot_of(&jump))?
-    }
-
-    fn instruction_at(&self, at: Svma) -> Option<Instruction> {
-        const LONGEST: u64 = 15;
-        let bytes = self.code_to_decode(at, LONGEST)?;
-        let mut decoder = Decoder::with_ip(64, &bytes, at.0, DecoderOptions::NONE);
-        let instruction = decoder.decode();
-        (!instruction.is_invalid()).then_some(instruction)
     }
 
     fn name_of_slot(&self, slot: Svma) -> Option<String> {
@@ -79,10 +48,11 @@ impl Image {
     /// The slots that are filled with the address of a symbol, each with the symbol's number.
     fn relocations_by_name(&self) -> Vec<(Svma, u32)> {
         let tables = [".rela.plt", ".rela.dyn"].map(|t| self.section_up_to(t, LARGEST_TABLE));
+        let by_name = self.machine().relocations_by_name();
         let slot = |r: &[u8; RELOCATION]| {
             let word = |i: usize| u32::from_le_bytes([r[i], r[i + 1], r[i + 2], r[i + 3]]);
             let offset = u64::from(word(0)) | u64::from(word(4)) << 32;
-            BY_NAME
+            by_name
                 .contains(&word(8))
                 .then_some((Svma(offset), word(12)))
         };
@@ -103,7 +73,7 @@ impl Image {
     pub(super) fn stubs(&self) -> Stubs {
         const SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
         const LARGEST_STUBS: u64 = 1 << 20;
-        let Some(names) = self.imported_names().filter(|_| self.is_x86_64()) else {
+        let Some(names) = self.imported_names() else {
             return Stubs::default();
         };
         let slots: HashMap<_, _> = self.relocations_by_name().into_iter().collect();
@@ -112,7 +82,8 @@ impl Image {
             let Some(section) = self.loaded_section_up_to(name, LARGEST_STUBS) else {
                 continue;
             };
-            for start in stub_starts(&section.bytes, section.start) {
+            let found = self.machine().stubs(&section.bytes, section.start);
+            for start in found.unwrap_or_default() {
                 if stubs.len() == MOST_STUBS {
                     break;
                 }
@@ -174,36 +145,6 @@ impl Stubs {
     }
 }
 
-struct StubStart {
-    at: Svma,
-    slot: Svma,
-}
-
-/// Where a stub starts that does `jmp *slot(%rip)`, after an `endbr64` or not.
-fn stub_starts(code: &[u8], start: Svma) -> Vec<StubStart> {
-    let mut decoder = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE);
-    let mut marked = None;
-    let mut found = Vec::new();
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        if instruction.code() == Code::Jmp_rm64
-            && let Some(slot) = slot_of(&instruction)
-        {
-            let at = Svma(marked.unwrap_or(instruction.ip()));
-            found.push(StubStart { at, slot });
-        }
-        marked = (instruction.code() == Code::Endbr64).then_some(instruction.ip());
-    }
-    found
-}
-
-/// The address of the operand, if that is relative to the program counter.
-fn slot_of(instruction: &Instruction) -> Option<Svma> {
-    instruction
-        .is_ip_rel_memory_operand()
-        .then(|| Svma(instruction.ip_rel_memory_address()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,21 +180,6 @@ mod tests {
             assert_eq!(stubs.at(Svma(stub.start.0 + 6)).unwrap().name, stub.name);
         }
         assert!(stubs.at(Svma(0)).is_none());
-    }
-
-    #[test]
-    fn both_shapes_of_a_stub() {
-        // objdump -d -j .plt, -j .plt.sec: with and without -fcf-protection.
-        let lazy = [
-            0xff, 0x25, 0x02, 0, 0, 0, 0x68, 0, 0, 0, 0, 0xe9, 0xe0, 0xff, 0xff, 0xff,
-        ];
-        let marked = [
-            0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25, 0x02, 0, 0, 0, 0x66, 0x0f, 0x1f, 0x44, 0, 0,
-        ];
-        let found = stub_starts(&[lazy, marked].concat(), Svma(0x1000));
-        let starts: Vec<_> = found.iter().map(|s| (s.at.0, s.slot.0)).collect();
-        assert_eq!(starts, [(0x1000, 0x1008), (0x1010, 0x101c)]);
-        assert!(stub_starts(&[0xff; 64], Svma(0)).is_empty());
     }
 
     #[test]

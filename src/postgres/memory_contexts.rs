@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
-
 use crate::image::{Module, Svma};
 use crate::memory::{Avma, Memory};
 
@@ -79,9 +77,11 @@ fn find_table(server: &Module, creator: &str, memory: &dyn Memory) -> Option<[Sv
     const LARGEST: u64 = 16 << 10;
     let image = &server.image;
     let (symbol, _) = *image.symbols().by_name(&[creator]).get(creator)?;
-    let code = image.code_to_decode(symbol.start, symbol.size.min(LARGEST))?;
+    let taken = image.ask_code(symbol.start, symbol.size.min(LARGEST), |machine, code| {
+        machine.addresses_taken(code, symbol.start)
+    })?;
     let mut tables = BTreeMap::new();
-    for at in addresses_taken(&code, symbol.start) {
+    for at in taken {
         if let Some(table) = read_table(server, at, memory) {
             tables.insert(at, table);
         }
@@ -89,21 +89,6 @@ fn find_table(server: &Module, creator: &str, memory: &dyn Memory) -> Option<[Sv
     // Two that look alike, and nobody could tell which.
     let (_, table) = tables.pop_first()?;
     tables.is_empty().then_some(table)
-}
-
-/// The addresses that a piece of code computes relative to the instruction pointer, or has in it where it is not
-/// position-independent.
-fn addresses_taken(code: &[u8], start: Svma) -> Vec<Svma> {
-    let instructions = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE).into_iter();
-    instructions
-        .filter_map(|i: Instruction| match i.code() {
-            Code::Lea_r64_m if i.is_ip_rel_memory_operand() => {
-                Some(Svma(i.ip_rel_memory_address()))
-            }
-            Code::Mov_r32_imm32 => Some(Svma(i.immediate32().into())),
-            _ => None,
-        })
-        .collect()
 }
 
 /// The table at `at`, if all that lies there are the starts of different functions of the server.
@@ -122,23 +107,4 @@ fn read_table(server: &Module, at: Svma, memory: &dyn Memory) -> Option<[Svma; 8
         .windows(2)
         .all(|pair| pair[0] != pair[1])
         .then_some(table)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_code_takes() {
-        let code = [
-            0x48, 0x8d, 0x15, 0x10, 0, 0, 0, // lea 0x10(%rip),%rdx
-            0x48, 0x8b, 0x05, 0, 0, 0, 0, // mov 0(%rip),%rax
-            0xba, 0x40, 0x50, 0x60, 0,    // mov $0x605040,%edx
-            0xff, // no instruction
-        ];
-        assert_eq!(
-            addresses_taken(&code, Svma(0x1000)),
-            [Svma(0x1017), Svma(0x60_5040)]
-        );
-    }
 }

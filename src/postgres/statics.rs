@@ -1,12 +1,11 @@
 //! Static variables of the server: no dynamic symbol names them, but exported functions use them, so their
-//! addresses are read out of those functions' instructions (x86-64).
+//! addresses are read out of what those functions' instructions do ([`Deed`]).
 //!
 //! Where the build has its full symbol table, the names there are the first authority, and the code has to agree. What
 //! neither tells, or on what the two differ, is unknown.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
-
 use super::Globals;
+use crate::arch::{Deed, How, Use};
 use crate::image::{Module, Svma};
 use crate::memory::{Avma, Memory};
 
@@ -17,7 +16,7 @@ pub const MOST_LWLOCKS: u32 = 200;
 pub const HANDLE: u64 = 16;
 
 /// How much of a function's code is read: those that are read have fewer than 200 bytes.
-const MOST_CODE: u64 = 512;
+pub(super) const MOST_CODE: u64 = 512;
 
 /// Where the static variables are in one process; those that could not be found are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,7 +91,7 @@ impl Statics {
     pub fn find(executable: &Module, globals: &Globals, memory: &dyn Memory) -> Self {
         let symbols = executable.image.symbols();
         let exported = symbols.by_name(&EXPORTED);
-        let code = |name: &str| -> Code {
+        let code = |name: &str| -> Option<Code> {
             let size = exported.get(name).map_or(0, |(symbol, _)| symbol.size);
             let start = exported
                 .get(name)
@@ -107,19 +106,21 @@ impl Statics {
             settle(decoded, named, size).map(|svma| executable.bias.to_avma(svma))
         };
 
-        let (count, array) = code("LWLockHeldByMe").held_lwlocks().unzip();
-        let recursion = code("in_error_recursion_trouble").recursion_depth();
-        let depth = recursion.and_then(|r| code("FlushErrorState").errordata_stack_depth(r));
-        let reading = code("pq_is_reading_msg").only_byte();
-        let busy = reading.and_then(|r| comm_reset(executable, globals, memory).busy(r));
+        let held = code("LWLockHeldByMe").and_then(|c| c.held_lwlocks());
+        let (count, array) = held.unzip();
+        let recursion = code("in_error_recursion_trouble").and_then(|c| c.recursion_depth());
+        let depth = recursion.and_then(|r| code("FlushErrorState")?.errordata_stack_depth(r));
+        let reading = code("pq_is_reading_msg").and_then(|c| c.only_byte());
+        let busy = reading.and_then(|r| comm_reset(executable, globals, memory)?.busy(r));
         let command = address("proc_exit_inprogress")
             .zip(address("whereToSendOutput"))
             .and_then(|(exiting, destination)| {
-                code("die").doing_command_read(exiting, destination)
+                code("die")?.doing_command_read(exiting, destination)
             });
         let entry = address("pgstat_track_activities")
-            .and_then(|tracks| code("pgstat_report_xact_timestamp").status_entry(tracks));
-        let (names, allocated) = code("GetLWLockIdentifier").tranche_names().unzip();
+            .and_then(|tracks| code("pgstat_report_xact_timestamp")?.status_entry(tracks));
+        let tranches = code("GetLWLockIdentifier").and_then(|c| c.tranche_names());
+        let (names, allocated) = tranches.unzip();
 
         let both = |a: Option<Avma>, b: Option<Avma>| a.zip(b);
         Statics {
@@ -171,7 +172,7 @@ pub(super) fn settle(decoded: Option<Svma>, named: &[(Svma, u64)], size: u64) ->
 }
 
 /// The function that `PqCommMethods->comm_reset` points to: a static one, whose size nothing tells.
-fn comm_reset(executable: &Module, globals: &Globals, memory: &dyn Memory) -> Code {
+fn comm_reset(executable: &Module, globals: &Globals, memory: &dyn Memory) -> Option<Code> {
     /// It has two to five instructions.
     const ENOUGH: u64 = 32;
     let pointer = |at: Avma| memory.read_u64(at).ok().map(Avma);
@@ -179,38 +180,27 @@ fn comm_reset(executable: &Module, globals: &Globals, memory: &dyn Memory) -> Co
         .get("PqCommMethods")
         .and_then(pointer)
         .and_then(pointer);
-    match function {
-        Some(at) => Code::read(executable, executable.to_svma(at), ENOUGH),
-        None => Code(Vec::new()),
-    }
+    Code::read(executable, executable.to_svma(function?), ENOUGH)
 }
 
-/// The instructions of one function.
-pub(super) struct Code(pub(super) Vec<Instruction>);
+/// What one function does, instruction by instruction.
+pub(super) struct Code(pub(super) Vec<Deed>);
 
 impl Code {
-    pub(super) fn read(executable: &Module, start: Svma, size: u64) -> Self {
-        let bytes = executable.image.code_to_decode(start, size.min(MOST_CODE));
-        Code::decode(&bytes.unwrap_or_default(), start)
+    /// None where nobody here can read the code.
+    pub(super) fn read(executable: &Module, start: Svma, size: u64) -> Option<Self> {
+        let image = &executable.image;
+        let deeds = image.ask_code(start, size.min(MOST_CODE), |machine, code| {
+            machine.deeds(code, start)
+        });
+        deeds.map(Code)
     }
 
-    /// Up to the first byte that begins no instruction.
-    pub(super) fn decode(bytes: &[u8], start: Svma) -> Self {
-        let decoder = Decoder::with_ip(64, bytes, start.0, DecoderOptions::NONE);
-        Code(
-            decoder
-                .into_iter()
-                .take_while(|i| !i.is_invalid())
-                .collect(),
-        )
-    }
-
-    /// The reads and writes of static variables: instruction, address, size in bytes.
-    fn accesses(&self) -> impl Iterator<Item = (&Instruction, Svma, usize)> {
-        self.0.iter().filter_map(|i| {
-            let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
-            let at = static_address(i).filter(|_| memory && i.mnemonic() != Mnemonic::Lea)?;
-            Some((i, at, size_of(i.memory_size())))
+    /// The reads and writes of static variables.
+    fn uses(&self) -> impl Iterator<Item = Use> {
+        self.0.iter().filter_map(|deed| match deed {
+            Deed::Uses(one) => Some(*one),
+            _ => None,
         })
     }
 
@@ -218,37 +208,25 @@ impl Code {
     /// lies right behind the array, which proves both; the array's address may be that of the entry before its
     /// first, where the index is incremented before it is used.
     fn held_lwlocks(&self) -> Option<(Svma, Svma)> {
-        let (_, count, _) = self.accesses().find(|(i, _, size)| {
-            *size == 4 && matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Movsxd)
-        })?;
+        let count = self.uses().find(|u| u.size == 4 && u.how == How::Load)?.at;
         let array = Svma(count.0.checked_sub(u64::from(MOST_LWLOCKS) * HANDLE)?);
         let before = Svma(array.0.checked_sub(HANDLE)?);
-        let increments = self.0.iter().any(|i| i.mnemonic() == Mnemonic::Inc);
-        self.0
-            .iter()
-            .filter(|i| i.mnemonic() == Mnemonic::Lea)
-            .filter_map(static_address)
-            .any(|at| at == array || at == before && increments)
-            .then_some((count, array))
+        let increments = self.0.contains(&Deed::Increments);
+        let takes = |at| self.0.contains(&Deed::Takes(at));
+        (takes(array) || takes(before) && increments).then_some((count, array))
     }
 
     /// `return recursion_depth > 2;`
     fn recursion_depth(&self) -> Option<Svma> {
-        self.accesses()
-            .find(|(i, _, size)| {
-                *size == 4 && i.mnemonic() == Mnemonic::Cmp && immediate(i) == Some(2)
-            })
-            .map(|(_, at, _)| at)
+        let compared = |u: &Use| u.size == 4 && u.how == How::Compare && u.constant == Some(2);
+        self.uses().find(compared).map(|u| u.at)
     }
 
     /// `errordata_stack_depth = -1; recursion_depth = 0;`
     fn errordata_stack_depth(&self, recursion_depth: Svma) -> Option<Svma> {
         let stored = |value: u64| {
-            self.accesses()
-                .find(|(i, _, size)| {
-                    *size == 4 && i.mnemonic() == Mnemonic::Mov && immediate(i) == Some(value)
-                })
-                .map(|(_, at, _)| at)
+            let stores = |u: &Use| u.size == 4 && u.how == How::Store && u.constant == Some(value);
+            self.uses().find(stores).map(|u| u.at)
         };
         (stored(0)? == recursion_depth).then_some(())?;
         stored(u64::from(u32::MAX))
@@ -256,29 +234,34 @@ impl Code {
 
     /// The one static byte that a function reads.
     fn only_byte(&self) -> Option<Svma> {
-        let to_return = self.0.iter().position(|i| i.mnemonic() == Mnemonic::Ret)?;
-        let mut bytes = self.accesses().filter(|(_, _, size)| *size == 1);
-        let (i, at, _) = bytes.next()?;
-        (bytes.next().is_none() && i.ip() <= self.0[to_return].ip()).then_some(at)
+        let to_return = self.0.iter().position(|deed| *deed == Deed::Returns)?;
+        let byte = |deed: &Deed| matches!(deed, Deed::Uses(Use { size: 1, .. }));
+        let at = self.0.iter().position(byte)?;
+        let only = !self.0[at + 1..].iter().any(byte);
+        match self.0[at] {
+            Deed::Uses(one) if only && at < to_return => Some(one.at),
+            _ => None,
+        }
     }
 
     /// `PqCommBusy = false;` The two variables are neighbours in every build that was looked at.
     fn busy(&self, reading_message: Svma) -> Option<Svma> {
-        let (i, at, _) = self.accesses().find(|(i, _, size)| {
-            *size == 1 && i.mnemonic() == Mnemonic::Mov && i.op0_kind() == OpKind::Memory
-        })?;
-        (immediate(i) == Some(0) && at.0 == reading_message.0.wrapping_add(1)).then_some(at)
+        let stored = |u: &Use| u.size == 1 && u.how == How::Store;
+        let Use { at, constant, .. } = self.uses().find(stored)?;
+        (constant == Some(0) && at.0 == reading_message.0.wrapping_add(1)).then_some(at)
     }
 
     /// `if (DoingCommandRead && whereToSendOutput != DestRemote)`, after other uses of static bytes.
     fn doing_command_read(&self, exiting: Svma, destination: Svma) -> Option<Svma> {
         let mut last = None;
-        for (i, at, size) in self.accesses() {
-            match size {
-                4 if at == destination => {
-                    return (immediate(i) == Some(2)).then_some(last?);
+        for one in self.uses() {
+            match one.size {
+                4 if one.at == destination => {
+                    return (one.constant == Some(2)).then_some(last?);
                 }
-                1 if at != exiting && immediate(i).is_none_or(|n| n == 0) => last = Some(at),
+                1 if one.at != exiting && one.constant.is_none_or(|n| n == 0) => {
+                    last = Some(one.at);
+                }
                 _ => {}
             }
         }
@@ -287,74 +270,39 @@ impl Code {
 
     /// `if (!pgstat_track_activities || !beentry)`
     fn status_entry(&self, tracks: Svma) -> Option<Svma> {
-        let mut accesses = self.accesses();
-        accesses.find(|(_, at, size)| *size == 1 && *at == tracks)?;
-        let (i, entry, size) = accesses.next()?;
-        (size == 8 && i.mnemonic() == Mnemonic::Mov).then_some(entry)
+        let mut uses = self.uses();
+        uses.find(|u| u.size == 1 && u.at == tracks)?;
+        let entry = uses.next()?;
+        (entry.size == 8 && entry.how == How::Load).then_some(entry.at)
     }
 
     /// `if (eventId >= LWLockTrancheNamesAllocated || LWLockTrancheNames[eventId] == NULL)`
     fn tranche_names(&self) -> Option<(Svma, Svma)> {
-        let mut accesses = self.accesses();
-        let (_, allocated, _) =
-            accesses.find(|(i, _, size)| *size == 4 && i.mnemonic() == Mnemonic::Cmp)?;
-        let (i, names, size) = accesses.next()?;
+        let mut uses = self.uses();
+        let allocated = uses.find(|u| u.size == 4 && u.how == How::Compare)?.at;
+        let names = uses.next()?;
         // The pointer comes right behind the number in every build that was looked at.
-        (size == 8 && i.mnemonic() == Mnemonic::Mov && names.0 == allocated.0.wrapping_add(4))
-            .then_some((names, allocated))
+        let behind = names.at.0 == allocated.0.wrapping_add(4);
+        (names.size == 8 && names.how == How::Load && behind).then_some((names.at, allocated))
     }
-}
-
-/// The size of a plain number in bytes, 0 for anything else.
-fn size_of(kind: MemorySize) -> usize {
-    match kind {
-        MemorySize::UInt8 | MemorySize::Int8 => 1,
-        MemorySize::UInt32 | MemorySize::Int32 => 4,
-        MemorySize::UInt64 | MemorySize::Int64 => 8,
-        _ => 0,
-    }
-}
-
-/// The address of a static operand: relative to the instruction, or absolute where the executable is not
-/// position-independent.
-pub(super) fn static_address(i: &Instruction) -> Option<Svma> {
-    if i.is_ip_rel_memory_operand() {
-        Some(Svma(i.ip_rel_memory_address()))
-    } else {
-        let absolute = i.memory_base() == Register::None
-            && i.memory_index() == Register::None
-            && i.segment_prefix() == Register::None
-            && i.memory_displacement64() != 0;
-        absolute.then(|| Svma(i.memory_displacement64()))
-    }
-}
-
-/// The constant among an instruction's operands, as 32 bits.
-fn immediate(i: &Instruction) -> Option<u64> {
-    let at = (0..i.op_count()).find(|n| {
-        matches!(
-            i.op_kind(*n),
-            OpKind::Immediate8
-                | OpKind::Immediate8to32
-                | OpKind::Immediate32
-                | OpKind::Immediate8to16
-                | OpKind::Immediate16
-        )
-    })?;
-    Some(i.immediate(at) & 0xffff_ffff)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
+    use crate::arch::{EM_X86_64, of_machine};
+
+    fn decode(bytes: &[u8], start: u64) -> Code {
+        Code(of_machine(EM_X86_64).deeds(bytes, Svma(start)).unwrap())
+    }
 
     /// Code as `objdump -d` prints it, at the address that it was captured from.
-    pub(in crate::postgres) fn code(start: u64, hex: &str) -> Code {
+    fn code(start: u64, hex: &str) -> Code {
         let bytes: Vec<u8> = hex
             .split_whitespace()
             .map(|b| u8::from_str_radix(b, 16).unwrap())
             .collect();
-        Code::decode(&bytes, Svma(start))
+        decode(&bytes, start)
     }
 
     /// `LWLockHeldByMe` of PostgreSQL 15.18 as Debian ships it.
@@ -470,14 +418,14 @@ pub(super) mod tests {
                     (state >> 56) as u8
                 })
                 .collect();
-            let code = Code::decode(&bytes, Svma(u64::MAX - 40));
+            let code = decode(&bytes, u64::MAX - 40);
             assert_eq!(code.held_lwlocks(), None);
             let _ = (code.recursion_depth(), code.only_byte(), code.busy(Svma(1)));
             let _ = code.errordata_stack_depth(Svma(0));
             let _ = code.doing_command_read(Svma(0), Svma(1));
             assert_eq!(code.tranche_names(), None);
         }
-        assert_eq!(Code::decode(&[], Svma(0)).held_lwlocks(), None);
+        assert_eq!(decode(&[], 0).held_lwlocks(), None);
     }
 
     #[test]

@@ -6,9 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use iced_x86::Code as Opcode;
-
 use super::statics::Code;
+use crate::arch::Deed;
 use crate::image::{Module, Svma, Symbol};
 
 const END: &str = "CommitSubTransaction";
@@ -29,11 +28,11 @@ pub(super) fn find_end(server: &Module) -> Option<Svma> {
     }
     let called = |name: &str| {
         let function = symbols.get(name).map(|(symbol, _)| symbol);
-        function.map_or_else(BTreeSet::new, |f| called_without_a_name(server, f))
+        function.map_or(Some(BTreeSet::new()), |f| called_without_a_name(server, f))
     };
-    let mut candidates = called(RELEASES);
+    let mut candidates = called(RELEASES)?;
     for other in OTHERS {
-        let others = called(other);
+        let others = called(other)?;
         candidates.retain(|f| !others.contains(f));
     }
     let end = candidates.pop_first()?;
@@ -44,13 +43,13 @@ pub(super) fn find_end(server: &Module) -> Option<Svma> {
 }
 
 /// The functions without a name that a function calls, or jumps to in its own place. A part of itself that the compiler
-/// moved away is reached by a conditional jump.
-fn called_without_a_name(server: &Module, function: &Symbol) -> BTreeSet<Svma> {
+/// moved away is reached by a conditional jump. None where its code cannot be read.
+fn called_without_a_name(server: &Module, function: &Symbol) -> Option<BTreeSet<Svma>> {
     let image = &server.image;
     let inside = function.start.0..function.start.0.saturating_add(function.size);
-    let code = Code::read(server, function.start, function.size);
-    let targets = code.0.iter().filter_map(|i| match i.code() {
-        Opcode::Call_rel32_64 | Opcode::Jmp_rel32_64 => Some(Svma(i.near_branch_target())),
+    let code = Code::read(server, function.start, function.size)?;
+    let targets = code.0.into_iter().filter_map(|deed| match deed {
+        Deed::Goes(to) => Some(to),
         _ => None,
     });
     let begins_there = |at: Svma| {
@@ -58,8 +57,8 @@ fn called_without_a_name(server: &Module, function: &Symbol) -> BTreeSet<Svma> {
             .function_bounds(at)
             .is_some_and(|(start, _)| start == at)
     };
-    targets
+    let nameless = targets
         .filter(|at| !inside.contains(&at.0) && image.function_at(*at).is_none())
-        .filter(|at| begins_there(*at))
-        .collect()
+        .filter(|at| begins_there(*at));
+    Some(nameless.collect())
 }

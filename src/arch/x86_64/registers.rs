@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::ErrnoAt;
 use crate::memory::Avma;
 
 /// How many registers call-frame information can speak of: rax…r15 and the return address (System V ABI for
@@ -59,86 +58,3 @@ impl SignalFrame {
 /// How far back the kernel moves the program counter so that an interrupted system call is made again: the
 /// length of the `syscall` instruction.
 pub const SYSCALL_INSTRUCTION: u64 = 2;
-
-/// Reads the offset of `errno` from the thread pointer out of the code of `__errno_location`: glibc's
-/// `mov slot(%rip),%rax; add %fs:0,%rax; ret`, or musl's `mov %fs:0,%rax; add $n,%rax; ret`. `code` are the function's
-/// bytes and `at` their address. None for code of another shape.
-pub fn errno_location(code: &[u8], at: Avma) -> Option<ErrnoAt> {
-    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
-    let skipped = if code.starts_with(ENDBR64) { 4 } else { 0 };
-    let code = &code[skipped..];
-    match code {
-        [
-            0x48,
-            0x8b,
-            0x05,
-            a,
-            b,
-            c,
-            d,
-            0x64,
-            0x48,
-            0x03,
-            0x04,
-            0x25,
-            0,
-            0,
-            0,
-            0,
-            0xc3,
-            ..,
-        ] => {
-            let next = at.offset(skipped as i64 + 7);
-            let displacement = i32::from_le_bytes([*a, *b, *c, *d]);
-            Some(ErrnoAt::OffsetKeptAt(next.offset(displacement.into())))
-        }
-        [
-            0x64,
-            0x48,
-            0x8b,
-            0x04,
-            0x25,
-            0,
-            0,
-            0,
-            0,
-            0x48,
-            0x83,
-            0xc0,
-            n,
-            0xc3,
-            ..,
-        ] => Some(ErrnoAt::Offset(i64::from(*n as i8))),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errno_of_the_common_libraries() {
-        // glibc 2.36, Debian 12: objdump -d --disassemble=__errno_location libc.so.6
-        let glibc = [
-            0x48, 0x8b, 0x05, 0x69, 0xbd, 0x1a, 0x00, 0x64, 0x48, 0x03, 0x04, 0x25, 0, 0, 0, 0,
-            0xc3,
-        ];
-        assert_eq!(
-            errno_location(&glibc, Avma(0x1000)),
-            Some(ErrnoAt::OffsetKeptAt(Avma(0x1000 + 7 + 0x1a_bd69)))
-        );
-        let musl = [
-            0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x48, 0x83, 0xc0, 0x34, 0xc3,
-        ];
-        assert_eq!(errno_location(&musl, Avma(0)), Some(ErrnoAt::Offset(0x34)));
-        let mut built_with_cet = vec![0xf3, 0x0f, 0x1e, 0xfa];
-        built_with_cet.extend(glibc);
-        assert_eq!(
-            errno_location(&built_with_cet, Avma(0x1000)),
-            Some(ErrnoAt::OffsetKeptAt(Avma(0x1000 + 4 + 7 + 0x1a_bd69)))
-        );
-        assert_eq!(errno_location(&[0xc3], Avma(0)), None);
-        assert_eq!(errno_location(&[], Avma(0)), None);
-    }
-}
