@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::arch::host::registers::{self as arch, UnwindRegisters};
+use crate::arch::host::PROCESSOR;
 use crate::arch::x86_64::spinlocks::Release;
+use crate::arch::{Processor, UnwindRegisters};
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::evidence::redact::{Redactor, passwords};
 use crate::image::{AddressSpace, Image, Svma, build_id_in_memory};
@@ -100,11 +101,11 @@ pub fn cfi(data: &[u8]) {
     let (eh_frame, stack) = rest.split_at(frame_size);
     let image = Image::of_call_frames(eh_frame.to_vec(), (!hdr.is_empty()).then(|| hdr.to_vec()));
 
-    let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
-    for (register, byte) in registers.0.iter_mut().zip(&head[8..]) {
+    let mut registers = UnwindRegisters::filled(PROCESSOR.call_frames(), 0);
+    for (register, byte) in registers.values.iter_mut().zip(&head[8..]) {
         *register = STACK + u64::from(*byte) * 8;
     }
-    registers.0[usize::from(arch::DWARF_RA)] = CODE + u64::from(u16_at(4)) % CODE_SIZE;
+    let registers = registers.at(Avma(CODE + u64::from(u16_at(4)) % CODE_SIZE));
     let mut memory = CapturedMemory::default();
     memory.add(Avma(STACK), stack.to_vec());
 
@@ -135,11 +136,11 @@ fn variables_in(data: &[u8]) -> Option<Vec<Vec<FrameVariables>>> {
     let u16_at = |i: usize| u16::from_le_bytes([head[i], head[i + 1]]);
     let (stack, file) = rest.split_at(rest.len().min(u16_at(2).into()));
     let image = Image::from_bytes(file.to_vec()).ok()?;
-    let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
-    for (register, byte) in registers.0.iter_mut().zip(&head[8..]) {
+    let mut registers = UnwindRegisters::filled(PROCESSOR.call_frames(), 0);
+    for (register, byte) in registers.values.iter_mut().zip(&head[8..]) {
         *register = STACK + u64::from(*byte) * 8;
     }
-    registers.0[usize::from(arch::DWARF_RA)] = u16_at(0).into();
+    let registers = registers.at(Avma(u16_at(0).into()));
     let mut memory = CapturedMemory::default();
     memory.add(Avma(STACK), stack.to_vec());
     let me = Process::open(std::process::id() as i32).expect("this process");

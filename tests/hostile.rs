@@ -8,7 +8,8 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use pgpoke::arch::host::registers::{self as arch, UnwindRegisters};
+use pgpoke::arch::host::PROCESSOR;
+use pgpoke::arch::{Processor, UnwindRegisters};
 use pgpoke::image::{AddressSpace, Image, Svma};
 use pgpoke::memory::{Avma, CapturedMemory, ProcessMemory};
 use pgpoke::process::Process;
@@ -676,8 +677,7 @@ fn on_a_stack<T>(
         let ip = start.offset(CODE as i64 + 0x10);
         let mut stack = CapturedMemory::default();
         stack.add(Avma(STACK), ip.0.to_le_bytes().repeat(1 << 15));
-        let mut registers = UnwindRegisters([STACK; arch::DWARF_REGISTERS]);
-        registers.0[usize::from(arch::DWARF_RA)] = ip.0;
+        let registers = UnwindRegisters::filled(PROCESSOR.call_frames(), STACK).at(ip);
         task(&registers, &stack, &space)
     })
 }

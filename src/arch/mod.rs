@@ -10,7 +10,7 @@ pub mod x86_64;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::Svma;
-use crate::memory::Avma;
+use crate::memory::{Avma, Memory};
 
 /// The processor that this build of pgpoke runs on, and traces.
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +21,166 @@ use x86_64::spinlocks::Spinlocks;
 /// EM_X86_64 and EM_AARCH64 (the System V ABI's registry of `e_machine`).
 pub(crate) const EM_X86_64: u16 = 62;
 pub(crate) const EM_AARCH64: u16 = 183;
+
+/// A processor: its registers, and what its ABI and the kernel say of them.
+pub trait Processor: MachineCode {
+    /// What its images have for `e_machine`.
+    fn e_machine(&self) -> u16;
+
+    /// Its registers in call-frame information.
+    fn call_frames(&self) -> &'static CallFrames;
+
+    /// The registers of a thread, from its register set NT_PRSTATUS. None where that has another size.
+    fn registers_in(&self, prstatus: &[u8]) -> Option<UnwindRegisters>;
+
+    /// Where the kernel's `struct ucontext` has what, from its start.
+    fn ucontext(&self) -> &'static Ucontext;
+
+    /// Whether a signal frame that saves the program counter `saved` is one that the kernel built for a thread that stood at
+    /// `ip`. The kernel moves the program counter of one that is `in_call` for the call to be made again, or to end with
+    /// EINTR.
+    fn saves(&self, saved: Avma, ip: Avma, in_call: bool, memory: &dyn Memory) -> bool;
+
+    /// The name of system call `number`.
+    fn syscall_name(&self, number: i64) -> Option<&'static str>;
+
+    /// The number of the call that restart_syscall(2) goes on with, for a thread that it returns to at `ip`.
+    fn restarted(&self, memory: &dyn Memory, ip: Avma) -> Option<i64>;
+
+    /// What is its own in core files.
+    fn core_file(&self) -> &'static CoreFile;
+}
+
+/// Room for the registers of any processor that an unwinder keeps.
+pub const MOST_REGISTERS: usize = 33;
+
+/// Registers by their numbers in call-frame information.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CallFrames {
+    /// How many an unwinder keeps.
+    pub registers: usize,
+    /// The stack pointer.
+    pub sp: u16,
+    /// The frame pointer.
+    pub fp: u16,
+    /// The column of the return address.
+    pub return_address: u16,
+    /// Where an unwinder keeps the program counter: in the return address's column, or in one of its own, which no rule
+    /// sets.
+    pub pc: u16,
+    /// Whether no rule for the return address means that a function has left it where it was: in a register. Else there
+    /// has to be one.
+    pub leaf: bool,
+    /// Those that a function may change without restoring them.
+    pub volatile: &'static [u16],
+    /// How far above a frame record, {caller's frame pointer, return address}, its caller's stack pointer is; none where only
+    /// call-frame information tells.
+    pub above_record: Option<u64>,
+    /// Whose extensions of call-frame information its compilers use.
+    pub vendor: gimli::Vendor,
+}
+
+/// The registers that unwinding needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnwindRegisters {
+    /// Whose.
+    pub of: &'static CallFrames,
+    /// By their numbers in call-frame information.
+    pub values: [u64; MOST_REGISTERS],
+}
+
+impl UnwindRegisters {
+    /// All with this value.
+    pub fn filled(of: &'static CallFrames, value: u64) -> Self {
+        UnwindRegisters {
+            of,
+            values: [value; MOST_REGISTERS],
+        }
+    }
+
+    /// Those, in the order of their numbers; more than there are of are left out, and what is missing is 0.
+    pub fn new(of: &'static CallFrames, values: impl IntoIterator<Item = u64>) -> Self {
+        let mut all = UnwindRegisters::filled(of, 0);
+        let slots = all.values.iter_mut().take(of.registers);
+        slots.zip(values).for_each(|(slot, value)| *slot = value);
+        all
+    }
+
+    /// The same, at another instruction.
+    pub fn at(mut self, pc: Avma) -> Self {
+        self.values[usize::from(self.of.pc)] = pc.0;
+        self
+    }
+}
+
+/// Where the kernel's `struct ucontext` has what, in bytes from its start.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ucontext {
+    /// The alternate signal stack in force: its address, and 16 bytes on, its size.
+    pub stack: i64,
+    /// The interrupted stack pointer.
+    pub sp: i64,
+    /// The interrupted program counter.
+    pub pc: i64,
+}
+
+/// Where the parts of a signal frame lie.
+#[derive(Clone, Copy, Debug)]
+pub struct SignalFrame {
+    /// The siginfo: 128 bytes that only the handler reads. The kernel does not look at them again.
+    pub siginfo: Avma,
+    /// The `struct ucontext`, and what is where in it.
+    pub ucontext: (Avma, &'static Ucontext),
+}
+
+impl SignalFrame {
+    /// Where the interrupted program counter is kept.
+    pub fn saved_ip(&self) -> Avma {
+        self.ucontext.0.offset(self.ucontext.1.pc)
+    }
+
+    /// Where the interrupted stack pointer is kept.
+    pub fn saved_sp(&self) -> Avma {
+        self.ucontext.0.offset(self.ucontext.1.sp)
+    }
+
+    /// Where the alternate signal stack in force is described: its address, and 16 bytes on, its size.
+    pub fn alternate_stack(&self) -> Avma {
+        self.ucontext.0.offset(self.ucontext.1.stack)
+    }
+}
+
+/// What is a processor's own in core files (`struct elf_prstatus`, include/linux/elfcore.h), in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CoreFile {
+    /// The size of the note NT_PRSTATUS.
+    pub prstatus: usize,
+    /// Where the general registers are in it.
+    pub registers: usize,
+    /// Where it says that there is a note NT_PRFPREG, too; right behind the registers.
+    pub has_floating: usize,
+    /// The types of the register sets that come after NT_PRFPREG (`<elf.h>`).
+    pub more_sets: &'static [u32],
+}
+
+/// A register set as it goes into a core file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The set.
+    pub set: Vec<u8>,
+    /// Its components that were in use and are not there, a bit for each.
+    pub left_out: u64,
+}
+
+impl Known {
+    /// As the kernel gives it.
+    pub(crate) fn whole(set: &[u8]) -> Self {
+        Known {
+            set: set.to_vec(),
+            left_out: 0,
+        }
+    }
+}
 
 /// What machine code is asked. None: it cannot be read, or does not say. That is never an answer that something passes on.
 ///
@@ -171,9 +331,44 @@ pub fn of_machine(e_machine: u16) -> &'static dyn MachineCode {
     }
 }
 
+/// What is known of the processor that an image is for. None for one that nobody here knows.
+pub fn processor_of(e_machine: u16) -> Option<&'static dyn Processor> {
+    let all: [&'static dyn Processor; 2] = [&x86_64::X86_64, &aarch64::AArch64];
+    all.into_iter().find(|p| p.e_machine() == e_machine)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_register_has_its_place() {
+        for machine in [EM_X86_64, EM_AARCH64] {
+            let frames = processor_of(machine).unwrap().call_frames();
+            assert!(frames.registers <= MOST_REGISTERS);
+            let named = [frames.sp, frames.fp, frames.return_address, frames.pc];
+            for number in named.iter().chain(frames.volatile) {
+                assert!(usize::from(*number) < frames.registers, "{number}");
+            }
+            for kept in [frames.sp, frames.fp] {
+                assert!(!frames.volatile.contains(&kept));
+            }
+            assert_eq!(frames.leaf, frames.pc != frames.return_address);
+        }
+        assert!(processor_of(3).is_none());
+    }
+
+    #[test]
+    fn a_core_file_has_room_for_all_registers() {
+        for machine in [EM_X86_64, EM_AARCH64] {
+            let processor = processor_of(machine).unwrap();
+            let core = processor.core_file();
+            let general = vec![0; core.has_floating - core.registers];
+            assert!(processor.registers_in(&general).is_some());
+            assert!(processor.registers_in(&general[1..]).is_none());
+            assert_eq!(core.prstatus, core.has_floating + 8);
+        }
+    }
 
     #[test]
     fn code_of_another_processor_is_not_read() {

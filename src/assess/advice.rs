@@ -231,7 +231,7 @@ fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
 /// In a call that waits for nothing but a time.
 fn is_asleep(snapshot: &Snapshot) -> bool {
     let call = snapshot.process.syscall.as_ref();
-    call.is_some_and(|c| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&c.number))
+    call.is_some_and(|c| c.is_one_of(&["nanosleep", "clock_nanosleep"]))
 }
 
 /// Whoever holds the other end of a pipe, by their PIDs.

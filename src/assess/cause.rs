@@ -443,7 +443,7 @@ fn storage_wait(s: &Snapshot) -> Found {
     let stack = in_syscall(s)?;
     let call = s.process.syscall.as_ref()?;
     let of_server = stack.frames.iter().find(|f| !rules::is_of_liburing(f))?;
-    let waits = call.number == libc::SYS_io_uring_enter && call.arguments[2] > 0;
+    let waits = call.is_one_of(&["io_uring_enter"]) && call.arguments[2] > 0;
     (waits && of_server.kind == ModuleKind::Server).then(|| {
         let mut evidence = vec![
             "it sleeps in io_uring_enter() until the kernel has read or written".to_owned(),
@@ -777,13 +777,8 @@ fn sleep_loop(s: &Snapshot) -> Found {
 pub(super) fn short_sleep(call: &BlockedCall) -> Option<u64> {
     /// What pg_usleep() is for (src/port/pgsleep.c).
     const MOST: u64 = 1000;
-    const SLEEPS: [i64; 4] = [
-        libc::SYS_select,
-        libc::SYS_pselect6,
-        libc::SYS_nanosleep,
-        libc::SYS_clock_nanosleep,
-    ];
-    let sleeps = SLEEPS.contains(&call.number) && call.waits_for.is_empty();
+    const SLEEPS: [&str; 4] = ["select", "pselect6", "nanosleep", "clock_nanosleep"];
+    let sleeps = call.is_one_of(&SLEEPS) && call.waits_for.is_empty();
     call.time_limit_ms.filter(|ms| sleeps && *ms <= MOST)
 }
 

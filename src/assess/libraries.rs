@@ -375,23 +375,23 @@ pub fn waits_for_a_peer(snapshot: &Snapshot) -> bool {
     awaited.any(|a| matches!(a.thing, Thing::Socket(_)))
 }
 
-/// Whether the system call that a backend is in may wait for a peer, by its number alone: what its descriptor is, is not
+/// Whether the system call that a backend is in may wait for a peer, by its name alone: what its descriptor is, is not
 /// looked at in the stop in which the verdict counts.
 pub fn may_wait_for_a_peer(snapshot: &Snapshot) -> bool {
-    const FOR_NO_PEER: [i64; 10] = [
-        libc::SYS_nanosleep,
-        libc::SYS_clock_nanosleep,
-        libc::SYS_futex,
-        libc::SYS_wait4,
-        libc::SYS_waitid,
-        libc::SYS_openat,
-        libc::SYS_fsync,
-        libc::SYS_fdatasync,
-        libc::SYS_pread64,
-        libc::SYS_pwrite64,
+    const FOR_NO_PEER: [&str; 10] = [
+        "nanosleep",
+        "clock_nanosleep",
+        "futex",
+        "wait4",
+        "waitid",
+        "openat",
+        "fsync",
+        "fdatasync",
+        "pread64",
+        "pwrite64",
     ];
     let call = snapshot.process.syscall.as_ref();
-    call.is_none_or(|c| !FOR_NO_PEER.contains(&c.number))
+    call.is_none_or(|c| !c.is_one_of(&FOR_NO_PEER))
 }
 
 /// Handlers of other people's that call the one that was there before, and so set PostgreSQL's flags: how a file's name

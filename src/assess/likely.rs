@@ -463,9 +463,10 @@ pub const TABLE: &[Row] = &[
         })
     }),
     row("latch-loop", |two, _| {
-        const POLLS: [i64; 3] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_poll];
+        const POLLS: [&str; 4] = ["epoll_wait", "epoll_pwait", "poll", "ppoll"];
         let number = two.asleep_in()?;
-        let wait = two.wait().filter(|_| POLLS.contains(&number))?;
+        let name = crate::process::syscalls::name_of(number);
+        let wait = two.wait().filter(|_| POLLS.contains(&&*name))?;
         let mut evidence = vec![format!("wait event {} at both glances", wait.text())];
         evidence.extend(two.sleep_evidence(""));
         Some((

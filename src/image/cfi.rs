@@ -38,7 +38,8 @@ impl Image {
         let nothing = gimli::Error::NoUnwindInfoForAddress;
         let (eh_frame, hdr) = self.unwind_sections().ok_or(nothing)?;
         let mut bases = BaseAddresses::default().set_eh_frame(eh_frame.start.0);
-        let section = EhFrame::new(&eh_frame.bytes, LittleEndian);
+        let mut section = EhFrame::new(&eh_frame.bytes, LittleEndian);
+        section.set_vendor(self.call_frame_vendor());
         if let Some(hdr) = hdr {
             bases = bases.set_eh_frame_hdr(hdr.start.0);
         }

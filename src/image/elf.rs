@@ -516,6 +516,12 @@ impl Image {
         arch::of_machine(self.machine)
     }
 
+    /// Whose extensions its call-frame information may use.
+    pub(super) fn call_frame_vendor(&self) -> gimli::Vendor {
+        let processor = arch::processor_of(self.machine);
+        processor.map_or(gimli::Vendor::Default, |p| p.call_frames().vendor)
+    }
+
     /// Whether its code is what the readers of code outside of [`arch`] are made for. They have to ask, and to answer that
     /// they do not know where it is not: the decoder reads any bytes without complaint.
     pub(crate) fn is_x86_64(&self) -> bool {

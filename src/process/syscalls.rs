@@ -5,11 +5,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use syscalls::Sysno;
 
 use super::Process;
 use super::mounts::{Filesystem, read};
 use super::sockets::{Socket, peer_in};
+use crate::arch::Processor;
+use crate::arch::host::PROCESSOR;
 use crate::memory::{Avma, Memory};
 
 /// The most descriptors of one poll, select or epoll that are looked at.
@@ -20,6 +21,8 @@ const MOST_CHILDREN: usize = 16;
 const MOST_COMPARED: usize = 20_000;
 /// The most processes that are listed as having a pipe open.
 const MOST_OTHERS: usize = 8;
+/// What the kernel itself calls to go on with what a stop has interrupted (restart_syscall(2)).
+const RESTART: &str = "restart_syscall";
 /// Linux's PATH_MAX.
 const LONGEST_PATH: usize = 4096;
 
@@ -28,7 +31,7 @@ const LONGEST_PATH: usize = 4096;
 pub struct BlockedCall {
     /// Its number.
     pub number: i64,
-    /// Its name, or `syscall N` where the number is unknown.
+    /// Its name, or `syscall N` where the number is unknown. Judgements go by it: numbers are the processor's own.
     pub name: String,
     /// The descriptor it works on, where it works on one.
     pub descriptor: Option<u64>,
@@ -178,12 +181,12 @@ impl BlockedCall {
     /// The call that `process` is blocked in at this moment, and what it waits for.
     pub fn of(process: &Process, memory: &dyn Memory) -> Option<Self> {
         let blocked = process.blocked_syscall()?;
-        let number = match blocked.number {
-            libc::SYS_restart_syscall => {
-                restarted(memory, blocked.ip).unwrap_or(libc::SYS_restart_syscall)
-            }
-            number => number,
+        let number = match PROCESSOR.syscall_name(blocked.number) {
+            // Left to the kernel: a call that was interrupted by a stop and not by a signal handler.
+            Some(RESTART) => PROCESSOR.restarted(memory, blocked.ip),
+            _ => None,
         };
+        let number = number.unwrap_or(blocked.number);
         let mut call = Self::from_registers(number, blocked.arguments);
         call.look_up(process, memory);
         Some(call)
@@ -191,13 +194,12 @@ impl BlockedCall {
 
     /// The call `number` with these arguments, as a stopped thread's registers show it. Asks no one.
     pub fn from_registers(number: i64, arguments: [u64; 6]) -> Self {
-        let sysno = usize::try_from(number).ok().and_then(Sysno::new);
+        let name = name_of(number);
+        let descriptor = takes_descriptor(&name).then(|| descriptor(arguments[0]));
         BlockedCall {
             number,
-            name: name_of(number),
-            descriptor: sysno
-                .filter(takes_descriptor)
-                .and_then(|_| descriptor(arguments[0])),
+            name,
+            descriptor: descriptor.flatten(),
             target: None,
             arguments,
             waits_for: Vec::new(),
@@ -208,7 +210,7 @@ impl BlockedCall {
     /// Whether a stopped thread's registers show this very call, arguments included. A call that the kernel restarts
     /// after a look goes by another name.
     pub fn is(&self, number: i64, arguments: [u64; 6]) -> bool {
-        (self.number == number || number == libc::SYS_restart_syscall)
+        (self.number == number || PROCESSOR.syscall_name(number) == Some(RESTART))
             && self.arguments == arguments
     }
 
@@ -224,10 +226,15 @@ impl BlockedCall {
     /// Looks up only what takes next to no time: what the descriptor points to, or which file is being opened.
     pub fn glance(&mut self, process: &Process, memory: &dyn Memory) {
         self.target = self.descriptor.and_then(|fd| process.descriptor(fd));
-        if matches!(self.number, libc::SYS_open | libc::SYS_openat) {
+        if self.is_one_of(&["open", "openat"]) {
             let look = Look { process, memory };
             self.waits_for = look.waits_for(self).unwrap_or_default();
         }
+    }
+
+    /// Whether it is one of those, by their names, which are the same on all processors. Not all of them have all calls.
+    pub fn is_one_of(&self, names: &[&str]) -> bool {
+        names.contains(&&*self.name)
     }
 
     /// Whom it waits for: the other end of a connection.
@@ -254,25 +261,6 @@ fn descriptor(argument: u64) -> Option<u64> {
     (fd >= 0).then_some(fd as u64)
 }
 
-/// What is left to the kernel's restart_syscall(2): a call that was interrupted by a stop and not by a signal handler.
-/// Which one it was is in the code before the address it returns to: `mov $number, %eax; syscall`.
-fn restarted(memory: &dyn Memory, ip: Avma) -> Option<i64> {
-    let mut code = [0; 7];
-    memory.read(ip.offset(-7), &mut code).ok()?;
-    let [0xb8, a, b, c, d, 0x0f, 0x05] = code else {
-        return None;
-    };
-    let number = i64::from(i32::from_le_bytes([a, b, c, d]));
-    // The only ones that are restarted so (kernel, users of `restart_block`).
-    const RESTARTED: [i64; 4] = [
-        libc::SYS_poll,
-        libc::SYS_nanosleep,
-        libc::SYS_clock_nanosleep,
-        libc::SYS_futex,
-    ];
-    RESTARTED.contains(&number).then_some(number)
-}
-
 /// One look at what a call waits for.
 struct Look<'a> {
     process: &'a Process,
@@ -288,28 +276,26 @@ impl Look<'_> {
                 thing,
             }]
         };
-        Some(match call.number {
-            libc::SYS_poll | libc::SYS_ppoll => self.polled(Avma(args[0]), args[1])?,
-            libc::SYS_select | libc::SYS_pselect6 => self.selected(args),
-            libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => {
-                self.watched(descriptor(args[0])?)?
-            }
-            libc::SYS_open => one(self.path(Avma(args[0]), None)?),
-            libc::SYS_openat => one(self.path(Avma(args[1]), descriptor(args[0]))?),
-            libc::SYS_connect => vec![Awaited {
+        Some(match &*call.name {
+            "poll" | "ppoll" => self.polled(Avma(args[0]), args[1])?,
+            "select" | "pselect6" => self.selected(args),
+            "epoll_wait" | "epoll_pwait" | "epoll_pwait2" => self.watched(descriptor(args[0])?)?,
+            "open" => one(self.path(Avma(args[0]), None)?),
+            "openat" => one(self.path(Avma(args[1]), descriptor(args[0]))?),
+            "connect" => vec![Awaited {
                 descriptor: call.descriptor,
                 thing: self.connecting(call)?,
             }],
             // FUTEX_PRIVATE_FLAG (<linux/futex.h>)
-            libc::SYS_futex => one(Thing::Memory {
+            "futex" => one(Thing::Memory {
                 address: Avma(args[0]),
                 shared: args[1] & 128 == 0,
             }),
-            libc::SYS_wait4 => self.children(Some(args[0] as i32).filter(|pid| *pid > 0)),
+            "wait4" => self.children(Some(args[0] as i32).filter(|pid| *pid > 0)),
             // P_PID is 1 (<linux/wait.h>).
-            libc::SYS_waitid => self.children((args[0] == 1).then_some(args[1] as i32)),
+            "waitid" => self.children((args[0] == 1).then_some(args[1] as i32)),
             // They block for as long as a child that was made with CLONE_VFORK borrows the memory.
-            libc::SYS_vfork | libc::SYS_clone | libc::SYS_clone3 => self.children(None),
+            "vfork" | "clone" | "clone3" => self.children(None),
             _ => vec![self.behind(call.descriptor?)?],
         })
     }
@@ -502,15 +488,15 @@ impl Look<'_> {
                 .checked_mul(1000)?
                 .checked_add(fraction / fraction_per_ms)
         };
-        match call.number {
-            libc::SYS_poll => milliseconds(args[2]),
-            libc::SYS_epoll_wait | libc::SYS_epoll_pwait => milliseconds(args[3]),
-            libc::SYS_ppoll => time(args[2], 1_000_000),
-            libc::SYS_pselect6 => time(args[4], 1_000_000),
-            libc::SYS_select => time(args[4], 1_000),
-            libc::SYS_nanosleep => time(args[0], 1_000_000),
+        match &*call.name {
+            "poll" => milliseconds(args[2]),
+            "epoll_wait" | "epoll_pwait" => milliseconds(args[3]),
+            "ppoll" => time(args[2], 1_000_000),
+            "pselect6" => time(args[4], 1_000_000),
+            "select" => time(args[4], 1_000),
+            "nanosleep" => time(args[0], 1_000_000),
             // Not until a certain time, but for a time (TIMER_ABSTIME is 1).
-            libc::SYS_clock_nanosleep if args[1] & 1 == 0 => time(args[2], 1_000_000),
+            "clock_nanosleep" if args[1] & 1 == 0 => time(args[2], 1_000_000),
             _ => None,
         }
     }
@@ -561,53 +547,51 @@ fn inner_pid_of(pid: i32) -> Option<i32> {
 
 /// The name of system call `number`.
 pub fn name_of(number: i64) -> String {
-    usize::try_from(number)
-        .ok()
-        .and_then(Sysno::new)
-        .map_or_else(|| format!("syscall {number}"), |s| s.name().to_owned())
+    let name = PROCESSOR.syscall_name(number);
+    name.map_or_else(|| format!("syscall {number}"), str::to_owned)
 }
 
 /// Whether the first argument of the call is a descriptor, for the calls that a backend can block in.
-fn takes_descriptor(call: &Sysno) -> bool {
-    use Sysno::*;
+fn takes_descriptor(call: &str) -> bool {
     matches!(
         call,
-        read | write
-            | readv
-            | writev
-            | pread64
-            | pwrite64
-            | preadv
-            | pwritev
-            | preadv2
-            | pwritev2
-            | recvfrom
-            | recvmsg
-            | recvmmsg
-            | sendto
-            | sendmsg
-            | sendmmsg
-            | accept
-            | accept4
-            | connect
-            | epoll_wait
-            | epoll_pwait
-            | epoll_pwait2
-            | fsync
-            | fdatasync
-            | flock
-            | fcntl
-            | ioctl
-            | fstat
-            | lseek
-            | close
-            | getdents64
-            | fallocate
-            | ftruncate
-            | sync_file_range
-            | copy_file_range
-            | sendfile
-            | splice
+        "read"
+            | "write"
+            | "readv"
+            | "writev"
+            | "pread64"
+            | "pwrite64"
+            | "preadv"
+            | "pwritev"
+            | "preadv2"
+            | "pwritev2"
+            | "recvfrom"
+            | "recvmsg"
+            | "recvmmsg"
+            | "sendto"
+            | "sendmsg"
+            | "sendmmsg"
+            | "accept"
+            | "accept4"
+            | "connect"
+            | "epoll_wait"
+            | "epoll_pwait"
+            | "epoll_pwait2"
+            | "fsync"
+            | "fdatasync"
+            | "flock"
+            | "fcntl"
+            | "ioctl"
+            | "fstat"
+            | "lseek"
+            | "close"
+            | "getdents64"
+            | "fallocate"
+            | "ftruncate"
+            | "sync_file_range"
+            | "copy_file_range"
+            | "sendfile"
+            | "splice"
     )
 }
 
@@ -615,20 +599,6 @@ fn takes_descriptor(call: &Sysno) -> bool {
 mod tests {
     use super::*;
     use crate::memory::CapturedMemory;
-
-    #[test]
-    fn a_restarted_call_is_known_by_its_code() {
-        let code = |number: u8| {
-            let mut memory = CapturedMemory::default();
-            memory.add(Avma(0x1000), vec![0xb8, number, 0, 0, 0, 0x0f, 0x05]);
-            restarted(&memory, Avma(0x1007))
-        };
-        assert_eq!(code(7), Some(libc::SYS_poll));
-        assert_eq!(code(230), Some(libc::SYS_clock_nanosleep));
-        // read(2) is never restarted so.
-        assert_eq!(code(0), None);
-        assert_eq!(restarted(&CapturedMemory::default(), Avma(7)), None);
-    }
 
     #[test]
     fn arguments_that_make_no_sense_are_no_answer() {

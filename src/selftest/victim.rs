@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::x86_64 as arch;
+use super::arch;
 use super::{Broken, holds};
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::process::Process;
+use crate::process::syscalls::name_of;
 use crate::tracee::{CARRIER, sys};
 
 /// What it does.
@@ -156,8 +157,8 @@ impl Victim {
         };
         match kind {
             Kind::Computes => victim.goes_on()?,
-            Kind::Reads => victim.waits_in(libc::SYS_read)?,
-            Kind::Polls => victim.waits_in(libc::SYS_poll)?,
+            Kind::Reads => victim.waits_in(&["read"])?,
+            Kind::Polls => victim.waits_in(&["poll", "ppoll"])?,
         }
         Ok(victim)
     }
@@ -205,13 +206,15 @@ impl Victim {
         })
     }
 
-    /// It waits in this system call.
-    pub fn waits_in(&self, call: i64) -> Result<(), Broken> {
+    /// It waits in one of these system calls.
+    pub fn waits_in(&self, calls: &[&str]) -> Result<(), Broken> {
         let waits = wait_for(|| {
             let there = self.process.blocked_syscall();
-            Ok(there.is_some_and(|c| c.number == call))
+            Ok(there.is_some_and(|c| calls.contains(&&*name_of(c.number))))
         })?;
-        holds(waits, || format!("it does not wait in system call {call}"))
+        holds(waits, || {
+            format!("it does not wait in {}(2)", calls.join("(2) or "))
+        })
     }
 
     /// It is in this state (proc(5)).

@@ -5,7 +5,7 @@ use std::arch::{asm, naked_asm};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::tracee::sys;
+use crate::arch::x86_64::xstate::xsave_place;
 
 /// Rounds of [`compute`].
 pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -98,7 +98,7 @@ impl Area {
 
 /// Where XSAVE puts a component behind the first two.
 fn place_of(component: u32) -> std::ops::Range<usize> {
-    let (start, size) = sys::xsave_place(component);
+    let (start, size) = xsave_place(component);
     start..start + size
 }
 

@@ -12,10 +12,10 @@ use super::{
     BackendFacts, Blocker, CarrierStack, Child, Frame, Handler, HeldLwLock, LockWait, Locks,
     LwLockHolder, LwLockWait, ProcessFacts, Sample, Signals, Snapshot, Stack, Variables,
 };
-use crate::arch::ErrnoAt;
-use crate::arch::host::registers::{self as arch, UnwindRegisters};
+use crate::arch::host::registers::RED_ZONE;
 use crate::arch::host::stopped::Registers;
 use crate::arch::x86_64::spinlocks::Release;
+use crate::arch::{ErrnoAt, UnwindRegisters};
 use crate::image::{AddressSpace, Module, ModuleKind, Svma, SymbolSource};
 use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
@@ -196,7 +196,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     pub fn capture(&self, stopped: &Stopped) -> Result<Capture, TraceError> {
         let registers = stopped.registers()?;
         let blocked = stopped.signal_mask()?;
-        let low = registers.sp().offset(-(arch::RED_ZONE as i64));
+        let low = registers.sp().offset(-(RED_ZONE as i64));
         let size = self
             .stack_end(registers.sp())
             .map_or(0, |end| end.0.saturating_sub(low.0).min(MOST_STACK));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::take::{Capture, Plan};
 use super::{Stack, ThreadStack, Unseen};
-use crate::arch::host::registers as arch;
+use crate::arch::host::registers::RED_ZONE;
 use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, CapturedMemory, Memory, ProcessMemory};
 use crate::tracee::threads::{ForOthers, Standstill, stand_still};
@@ -84,7 +84,7 @@ fn copy(
             return Err(Unseen::NoTime);
         }
         let registers = all.registers(tid).map_err(|_| Unseen::Unreadable)?;
-        let start = registers.sp().offset(-(arch::RED_ZONE as i64));
+        let start = registers.sp().offset(-(RED_ZONE as i64));
         let size =
             end_of(registers.sp()).map_or(0, |end| end.0.saturating_sub(start.0).min(MOST_STACK));
         let mut stack = vec![0; size as usize];

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::arch::host::registers as arch;
+use crate::arch::Processor;
+use crate::arch::host::PROCESSOR;
 pub use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, Memory, Unreadable};
 use crate::process::Process;
@@ -493,8 +494,7 @@ impl<'p> Stopped<'_, 'p> {
     pub fn registers(&self) -> Result<Registers, TraceError> {
         let tid = self.tracee.tid();
         // That it was killed is noted where it is let go.
-        let registers = sys::registers(tid).map_err(|e| TraceError::of_held(tid, e))?;
-        Ok(Registers(registers))
+        Registers::of(tid).map_err(|e| TraceError::of_held(tid, e))
     }
 
     /// The blocked signals, bit `n - 1` for signal `n`.
@@ -552,7 +552,7 @@ impl<'p> Stopped<'_, 'p> {
         tracee.resume(Resume::Cont)?;
         tracee.await_own_signal(token)?;
 
-        let here = Registers(sys::registers(tid).map_err(|e| tracee.lost(e))?);
+        let here = Registers::of(tid).map_err(|e| tracee.lost(e))?;
         if judged.is_some_and(|then| !here.same_place(then)) {
             tracee.resume_without_signal()?;
             return Err(Declined::Moved);
@@ -571,7 +571,7 @@ impl<'p> Stopped<'_, 'p> {
             }
             None => return Err(Declined::NotDelivered),
         }
-        let entered = Registers(sys::registers(tid).map_err(|e| tracee.lost(e))?);
+        let entered = Registers::of(tid).map_err(|e| tracee.lost(e))?;
         match check_frame(&entered, &here, memory, least_room) {
             Ok(alternate) => Ok(Frame {
                 tracee,
@@ -583,10 +583,9 @@ impl<'p> Stopped<'_, 'p> {
                 // Where there is hardly room for a call there may be none for the handler either. The signal is ours
                 // alone, and nobody misses it: the frame is taken down at once.
                 if let Declined::SmallStack(_) = why
-                    && let Ok(restorer) = memory.read_u64(entered.signal_frame().return_address)
+                    && let Ok(back) = entered.ending_handler(memory)
                 {
-                    let back = entered.returning_to(Avma(restorer));
-                    sys::set_registers(tid, &back.0).map_err(|e| tracee.lost(e))?;
+                    back.give(tid).map_err(|e| tracee.lost(e))?;
                 }
                 tracee.resume(Resume::Cont)?;
                 Err(why)
@@ -610,9 +609,9 @@ fn check_frame(
     let frame = entered.signal_frame();
     let ip = memory.read_u64(frame.saved_ip())?;
     let sp = memory.read_u64(frame.saved_sp())?;
-    let restarted = interrupted.syscall().is_some()
-        && ip == interrupted.ip().0.wrapping_sub(arch::SYSCALL_INSTRUCTION);
-    if sp != interrupted.sp().0 || !(ip == interrupted.ip().0 || restarted) {
+    let in_call = interrupted.syscall().is_some();
+    let same_place = PROCESSOR.saves(Avma(ip), interrupted.ip(), in_call, memory);
+    if sp != interrupted.sp().0 || !same_place {
         return Err(Declined::Moved);
     }
     let stack = memory.read_u64(frame.alternate_stack())?;
@@ -694,10 +693,10 @@ impl<'s, 'p> Frame<'s, 'p> {
         let tid = self.tracee.tid();
         // In this order: dying between the two leaves the handler itself to run, unblocked.
         sys::set_signal_mask(tid, self.mask).map_err(|e| self.tracee.lost(e))?;
-        sys::set_registers(tid, &self.entered.calling(function, args).0)
-            .map_err(|e| self.tracee.lost(e))?;
+        let calling = self.entered.calling(function, args);
+        calling.give(tid).map_err(|e| self.tracee.lost(e))?;
         Ok(Call {
-            after_return: self.entered.signal_frame().return_address.offset(8),
+            after_return: self.entered.after_handler(),
             alternate: self.alternate,
             tracee: self.tracee,
         })
@@ -765,8 +764,7 @@ impl Call<'_, '_> {
                 Some(Event::GroupStop | Event::Signal(_)) => {}
                 Some(Event::Syscall | Event::Interrupted) => {
                     let tid = self.tracee.tid();
-                    let regs = sys::registers(tid).map_err(|e| self.tracee.lost(e))?;
-                    let regs = Registers(regs);
+                    let regs = Registers::of(tid).map_err(|e| self.tracee.lost(e))?;
                     if regs.enters_sigreturn() && regs.sp() == self.after_return {
                         return Ok(CallEnd::Returned);
                     }

@@ -1,4 +1,5 @@
-//! The system calls that no package wraps as we need them. All `unsafe` code of pgpoke is in this file.
+//! The system calls that no package wraps as we need them. All `unsafe` code of pgpoke is in this file, but for
+//! selftest's and one instruction in `arch`.
 //!
 //! nix has ptrace, but cannot name real-time signals: its `waitpid` turns a stop by one into EINVAL after the
 //! status was consumed (nix-rust/nix#495), and its `cont` cannot pass one on. It also lacks the signal-mask
@@ -126,16 +127,6 @@ pub fn register_set(tid: i32, kind: u32, buf: &mut [u8]) -> Result<usize, Errno>
     };
     get_register_set(tid, kind as usize, &mut iov)?;
     Ok(iov.iov_len)
-}
-
-/// Where the processor's XSAVE, and so the kernel's NT_X86_XSTATE, has a component of its state, and how many bytes
-/// that takes (CPUID leaf 0xD; Intel's Software Developer's Manual, volume 1, section 13.2).
-pub fn xsave_place(component: u32) -> (usize, usize) {
-    // Rust up to 1.93 does not know that this is harmless.
-    #[allow(unused_unsafe)]
-    // SAFETY: every processor that we are built for has the instruction; it changes nothing but registers.
-    let leaf = unsafe { std::arch::x86_64::__cpuid_count(0xd, component) };
-    (leaf.ebx as usize, leaf.eax as usize)
 }
 
 /// PTRACE_GETREGSET into live memory that `iov` describes; afterwards it has the length that was filled.

@@ -227,8 +227,7 @@ impl<'p> Standstill<'p> {
 
     /// The general registers of a thread.
     pub fn registers(&self, tid: i32) -> Result<Registers, TraceError> {
-        let registers = sys::registers(tid).map_err(|e| self.lost(e))?;
-        Ok(Registers(registers))
+        Registers::of(tid).map_err(|e| self.lost(e))
     }
 
     /// A register set of a thread as core files have it; see [`sys::register_set`].

@@ -8,7 +8,6 @@ use gimli::{
 };
 
 use super::Registers;
-use crate::arch::host::registers as arch;
 use crate::image::{AddressSpace, CallFrameEntry, Module};
 use crate::memory::{Avma, Memory};
 
@@ -148,11 +147,14 @@ impl Unwinder {
 
         let mut caller = *here;
         // Registers that the callee need not keep are not the caller's any more, unless a rule says so.
-        for volatile in VOLATILE {
-            caller.doubt(volatile);
+        let numbers = here.of;
+        for volatile in numbers.volatile {
+            caller.doubt(*volatile);
         }
-        caller.set(arch::DWARF_SP, cfa);
-        caller.forget(arch::DWARF_RA);
+        caller.set(numbers.sp, cfa);
+        if !numbers.leaf {
+            caller.forget(numbers.return_address);
+        }
         for (register, rule) in row.registers() {
             let at_address = |address: u64| {
                 memory
@@ -180,11 +182,18 @@ impl Unwinder {
 
         // The root is where the rules say that there is no return address (`.cfi_undefined rip` in _start
         // and clone). A return address of zero is what older libraries put there instead.
-        let root = match row.register(gimli::Register(arch::DWARF_RA)) {
+        let return_address = caller.get(numbers.return_address);
+        let root = match row.register(gimli::Register(numbers.return_address)) {
             Some(RegisterRule::Undefined) => true,
-            Some(_) => caller.get(arch::DWARF_RA) == Some(0),
-            None => return Err(CfiError::Bad),
+            None if !numbers.leaf => return Err(CfiError::Bad),
+            Some(_) | None => return_address == Some(0),
         };
+        if numbers.pc != numbers.return_address {
+            match return_address {
+                Some(at) => caller.set(numbers.pc, at),
+                None => caller.forget(numbers.pc),
+            }
+        }
         Ok(Step {
             cfa: Avma(cfa),
             signal_frame: fde.is_signal_trampoline(),
@@ -199,10 +208,6 @@ impl Unwinder {
         })
     }
 }
-
-/// The registers that a function may change without restoring them: all but rbx, rbp, rsp, r12 to r15
-/// (System V ABI for AMD64, figure 3.4), by their numbers in call-frame information.
-const VOLATILE: [u16; 9] = [0, 1, 2, 4, 5, 8, 9, 10, 11];
 
 /// Evaluates the DWARF expressions of one frame.
 struct Expressions<'a> {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::arch::host::registers::{self as arch, UnwindRegisters};
+use crate::arch::{CallFrames, MOST_REGISTERS, UnwindRegisters};
 use crate::image::{AddressSpace, ModuleKind};
 use crate::memory::{Avma, Memory};
 pub use cfi::CfiError;
@@ -131,13 +131,14 @@ fn walk(
     space: &AddressSpace,
     mut visit: impl FnMut(&Registers),
 ) -> RawStack {
+    let numbers = registers.of;
     let mut unwinder = cfi::Unwinder::default();
     let mut here = Registers::all(registers);
     let mut frames: Vec<RawFrame> = Vec::with_capacity(64);
     let mut found_by = FoundBy::Context;
     let mut exact = true;
     let end = loop {
-        let ip = Avma(here.get(arch::DWARF_RA).unwrap_or(0));
+        let ip = Avma(here.get(numbers.pc).unwrap_or(0));
         if frames.len() == MOST_FRAMES {
             break StackEnd::TooDeep;
         }
@@ -170,7 +171,7 @@ fn walk(
                 };
                 // A caller's frame lies above its callee's, except across a signal frame, which may be on
                 // another stack; there the cap on frames ends a loop.
-                let sp = here.get(arch::DWARF_SP).unwrap_or(0);
+                let sp = here.get(numbers.sp).unwrap_or(0);
                 if !step.signal_frame && step.cfa.0 <= sp && frames.len() > 1 {
                     break StackEnd::NotGrowing;
                 }
@@ -233,15 +234,16 @@ fn is_main(frame: &RawFrame, space: &AddressSpace) -> bool {
         && names.any(|s| s.name == "main" && s.start == start)
 }
 
-/// The caller by `push %rbp; mov %rsp,%rbp`, if what lies there looks like a frame: further up, and with a return
-/// address into executable memory.
+/// The caller by the frame record that the frame pointer points to, if what lies there looks like one: further up, and with
+/// a return address into executable memory.
 fn follow_frame_pointer(
     here: &Registers,
     memory: &dyn Memory,
     space: &AddressSpace,
 ) -> Option<Registers> {
-    let fp = here.get(arch::DWARF_FP)?;
-    let sp = here.get(arch::DWARF_SP)?;
+    let numbers = here.of;
+    let fp = here.get(numbers.fp)?;
+    let sp = here.get(numbers.sp)?;
     if fp <= sp || fp % 8 != 0 {
         return None;
     }
@@ -250,10 +252,12 @@ fn follow_frame_pointer(
     if !space.mapping_at(Avma(return_address))?.executable {
         return None;
     }
-    let mut caller = Registers::none();
-    caller.set(arch::DWARF_FP, caller_fp);
-    caller.set(arch::DWARF_SP, fp.wrapping_add(16));
-    caller.set(arch::DWARF_RA, return_address);
+    let mut caller = Registers::none(numbers);
+    caller.set(numbers.fp, caller_fp);
+    caller.set(numbers.pc, return_address);
+    if let Some(above) = numbers.above_record {
+        caller.set(numbers.sp, fp.wrapping_add(above));
+    }
     Some(caller)
 }
 
@@ -272,24 +276,28 @@ impl From<CfiError> for StackEnd {
 /// The registers of one frame, as far as they are known there.
 #[derive(Debug, Clone, Copy)]
 struct Registers {
-    values: [u64; arch::DWARF_REGISTERS],
-    known: u32,
+    of: &'static CallFrames,
+    values: [u64; MOST_REGISTERS],
+    known: u64,
     /// Those that are known, or that only some function further in may have changed.
-    kept: u32,
+    kept: u64,
 }
 
 impl Registers {
     fn all(registers: &UnwindRegisters) -> Self {
+        let all = (1 << registers.of.registers) - 1;
         Registers {
-            values: registers.0,
-            known: (1 << arch::DWARF_REGISTERS) - 1,
-            kept: (1 << arch::DWARF_REGISTERS) - 1,
+            of: registers.of,
+            values: registers.values,
+            known: all,
+            kept: all,
         }
     }
 
-    fn none() -> Self {
+    fn none(of: &'static CallFrames) -> Self {
         Registers {
-            values: [0; arch::DWARF_REGISTERS],
+            of,
+            values: [0; MOST_REGISTERS],
             known: 0,
             kept: 0,
         }
@@ -307,15 +315,15 @@ impl Registers {
     }
 
     fn set(&mut self, number: u16, value: u64) {
-        if let Some(slot) = self.values.get_mut(usize::from(number)) {
-            *slot = value;
+        if usize::from(number) < self.of.registers {
+            self.values[usize::from(number)] = value;
             self.known |= 1 << number;
             self.kept |= 1 << number;
         }
     }
 
     fn forget(&mut self, number: u16) {
-        if usize::from(number) < arch::DWARF_REGISTERS {
+        if usize::from(number) < self.of.registers {
             self.known &= !(1 << number);
             self.kept &= !(1 << number);
         }
@@ -323,7 +331,7 @@ impl Registers {
 
     /// No longer known in a caller, unless it is known to be kept.
     fn doubt(&mut self, number: u16) {
-        if usize::from(number) < arch::DWARF_REGISTERS {
+        if usize::from(number) < self.of.registers {
             self.known &= !(1 << number);
         }
     }
@@ -332,6 +340,8 @@ impl Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Processor;
+    use crate::arch::host::PROCESSOR;
     use crate::memory::{CapturedMemory, ProcessMemory};
     use crate::process::Process;
 
@@ -382,11 +392,11 @@ mod tests {
                 })
                 .collect();
             stack.add(Avma(STACK), words);
-            let mut registers = UnwindRegisters([0; arch::DWARF_REGISTERS]);
-            for register in &mut registers.0 {
+            let mut registers = UnwindRegisters::filled(PROCESSOR.call_frames(), 0);
+            for register in &mut registers.values {
                 *register = (STACK + numbers.next() % 4096) & !7;
             }
-            registers.0[usize::from(arch::DWARF_RA)] = somewhere(&mut numbers);
+            let registers = registers.at(Avma(somewhere(&mut numbers)));
             let found = unwind(&registers, &stack, &space);
             assert!(!found.frames.is_empty() && found.frames.len() <= MOST_FRAMES);
             deepest = deepest.max(found.frames.len());

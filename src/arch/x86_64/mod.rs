@@ -1,22 +1,64 @@
 //! x86-64.
 
 pub mod calls;
+pub mod prstatus;
 pub mod registers;
 pub mod shapes;
 pub mod spinlocks;
 #[cfg(target_arch = "x86_64")]
 pub mod stopped;
+pub mod syscalls;
 pub mod xstate;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Deed, ErrnoAt, MachineCode, References, StubStart};
+use super::{
+    CallFrames, CoreFile, Deed, EM_X86_64, ErrnoAt, MachineCode, Processor, References, StubStart,
+    Ucontext, UnwindRegisters,
+};
 use crate::image::Svma;
-use crate::memory::Avma;
+use crate::memory::{Avma, Memory};
 
-/// Reads its machine code.
+/// The processor.
 #[derive(Debug)]
 pub struct X86_64;
+
+/// The same, by the name that it has in every folder.
+pub static PROCESSOR: X86_64 = X86_64;
+
+impl Processor for X86_64 {
+    fn e_machine(&self) -> u16 {
+        EM_X86_64
+    }
+
+    fn call_frames(&self) -> &'static CallFrames {
+        &registers::CALL_FRAMES
+    }
+
+    fn registers_in(&self, prstatus: &[u8]) -> Option<UnwindRegisters> {
+        registers::registers_in(prstatus)
+    }
+
+    fn ucontext(&self) -> &'static Ucontext {
+        &registers::UCONTEXT
+    }
+
+    fn saves(&self, saved: Avma, ip: Avma, in_call: bool, _memory: &dyn Memory) -> bool {
+        registers::saves(saved, ip, in_call)
+    }
+
+    fn syscall_name(&self, number: i64) -> Option<&'static str> {
+        syscalls::name(number)
+    }
+
+    fn restarted(&self, memory: &dyn Memory, ip: Avma) -> Option<i64> {
+        syscalls::restarted(memory, ip)
+    }
+
+    fn core_file(&self) -> &'static CoreFile {
+        &prstatus::CORE_FILE
+    }
+}
 
 impl MachineCode for X86_64 {
     fn spinlocks(&self, code: &[u8], start: Svma) -> Option<spinlocks::Spinlocks> {

@@ -1,14 +1,27 @@
 //! x86-64: the registers of a stopped thread as ptrace has them, and the calling convention. For that host only.
 
-use super::registers::{SignalFrame, UnwindRegisters};
-use crate::memory::Avma;
-use crate::tracee::sys::RawRegisters;
+use nix::errno::Errno;
+
+use super::registers::{CALL_FRAMES, UCONTEXT};
+use crate::arch::{SignalFrame, UnwindRegisters};
+use crate::memory::{Avma, Memory, Unreadable};
+use crate::tracee::sys::{self, RawRegisters};
 
 /// The general registers of a stopped thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Registers(pub(crate) RawRegisters);
+pub struct Registers(RawRegisters);
 
 impl Registers {
+    /// Those of a stopped thread.
+    pub fn of(tid: i32) -> Result<Self, Errno> {
+        Ok(Registers(sys::registers(tid)?))
+    }
+
+    /// Gives them to a stopped thread.
+    pub fn give(&self, tid: i32) -> Result<(), Errno> {
+        sys::set_registers(tid, &self.0)
+    }
+
     /// The program counter.
     pub fn ip(&self) -> Avma {
         Avma(self.0.rip)
@@ -82,10 +95,11 @@ impl Registers {
     /// The registers by their numbers in call-frame information.
     pub fn for_unwinding(&self) -> UnwindRegisters {
         let r = &self.0;
-        UnwindRegisters([
+        let values = [
             r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11,
             r.r12, r.r13, r.r14, r.r15, r.rip,
-        ])
+        ];
+        UnwindRegisters::new(&CALL_FRAMES, values)
     }
 
     /// At a handler's first instruction: the same, but about to call `function` with `args`. The handler's
@@ -101,13 +115,19 @@ impl Registers {
         Registers(r)
     }
 
-    /// At a handler's first instruction: the same, but as if the handler had returned, to `restorer`.
-    pub fn returning_to(&self, restorer: Avma) -> Registers {
+    /// At a handler's first instruction: the same, but as if the handler had returned. Its return address is the lowest
+    /// word of the frame.
+    pub fn ending_handler(&self, memory: &dyn Memory) -> Result<Registers, Unreadable> {
         let mut r = self.0;
-        r.rip = restorer.0;
-        r.rsp = r.rsp.wrapping_add(8);
+        r.rip = memory.read_u64(self.sp())?;
+        r.rsp = self.after_handler().0;
         r.orig_rax = -1i64 as u64;
-        Registers(r)
+        Ok(Registers(r))
+    }
+
+    /// At a handler's first instruction: the stack pointer once the handler has returned.
+    pub fn after_handler(&self) -> Avma {
+        self.sp().offset(8)
     }
 
     /// Whether the registers are as the kernel leaves them for the handler of `signal`: the number is the first argument,
@@ -125,8 +145,7 @@ impl Registers {
     pub fn signal_frame(&self) -> SignalFrame {
         SignalFrame {
             siginfo: Avma(self.0.rsi),
-            ucontext: Avma(self.0.rdx),
-            return_address: Avma(self.0.rsp),
+            ucontext: (Avma(self.0.rdx), &UCONTEXT),
         }
     }
 }

@@ -10,6 +10,8 @@
 //! the components that it knows (`X86_XSTATE_SIZE`, gdbsupport/x86-xstate.h), and complains of any other. So the set ends
 //! with what is known, says nothing of the rest, and the report names what was in use and is not there.
 
+use crate::arch::Known;
+
 /// The x87 and SSE registers, and the header; the same everywhere.
 const FRONT: usize = 576;
 
@@ -34,22 +36,28 @@ const KNOWN: [(u32, usize, usize); 7] = [
 /// What is called so that debuggers do not know; others by their numbers.
 const NAMES: [(u32, &str); 3] = [(17, "AMX (XTILECFG)"), (18, "AMX (XTILEDATA)"), (19, "APX")];
 
-/// The registers as they go into a core file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Known {
-    /// The set.
-    pub set: Vec<u8>,
-    /// Its components that were in use and are not there, a bit for each.
-    pub left_out: u64,
-}
-
 /// The same registers, where all debuggers look for them, without those that none looks for. What cannot be told for sure
 /// stays as it is. `place` says where this processor has a component, and its size.
 pub fn in_known_layout(set: &[u8], place: impl Fn(u32) -> (usize, usize)) -> Known {
-    moved(set, place).unwrap_or_else(|| Known {
-        set: set.to_vec(),
-        left_out: 0,
-    })
+    moved(set, place).unwrap_or_else(|| Known::whole(set))
+}
+
+/// The same of a set that this very machine's kernel gave.
+#[cfg(target_arch = "x86_64")]
+pub fn known(set: &[u8]) -> Known {
+    in_known_layout(set, xsave_place)
+}
+
+/// Where the processor's XSAVE, and so the kernel's NT_X86_XSTATE, has a component of its state, and how many bytes
+/// that takes (CPUID leaf 0xD; Intel's Software Developer's Manual, volume 1, section 13.2).
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+pub fn xsave_place(component: u32) -> (usize, usize) {
+    // Rust up to 1.93 does not know that this is harmless.
+    #[allow(unused_unsafe)]
+    // SAFETY: every processor that we are built for has the instruction; it changes nothing but registers.
+    let leaf = unsafe { std::arch::x86_64::__cpuid_count(0xd, component) };
+    (leaf.ebx as usize, leaf.eax as usize)
 }
 
 /// What components are called, by their bits.
@@ -148,14 +156,10 @@ mod tests {
             if before.len() > 832 {
                 before[832..960].fill(0);
             }
-            assert_eq!(in_known_layout(&before, places(known)), as_it_is(&before));
-        }
-    }
-
-    fn as_it_is(set: &[u8]) -> Known {
-        Known {
-            set: set.to_vec(),
-            left_out: 0,
+            assert_eq!(
+                in_known_layout(&before, places(known)),
+                Known::whole(&before)
+            );
         }
     }
 
@@ -223,11 +227,11 @@ mod tests {
         // Another size, another place, a set that is too short.
         let before = set(&AMD);
         for place in [(576, 128), (usize::MAX, 256)] {
-            assert_eq!(in_known_layout(&before, |_| place), as_it_is(&before));
+            assert_eq!(in_known_layout(&before, |_| place), Known::whole(&before));
         }
         for len in [0, 100, XCR0 + 4, IN_USE + 4, FRONT, 1000] {
             let short = &before[..len];
-            assert_eq!(in_known_layout(short, places(&AMD)), as_it_is(short));
+            assert_eq!(in_known_layout(short, places(&AMD)), Known::whole(short));
         }
     }
 }

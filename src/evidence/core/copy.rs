@@ -10,6 +10,8 @@ use object::elf;
 use super::elf::Thread;
 use super::pages::Pages;
 use super::regions::{PAGE, Take, Why, is_full, rank, take};
+use crate::arch::Processor;
+use crate::arch::host::PROCESSOR;
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::process::{Mapping, Process, maps, read_at_most};
 use crate::tracee::TraceError;
@@ -384,7 +386,11 @@ impl Stage {
             blocked: standstill.signal_mask(tid)?,
             general: set(elf::NT_PRSTATUS)?,
             floating: set(elf::NT_PRFPREG).unwrap_or_default(),
-            extended: set(elf::NT_X86_XSTATE).unwrap_or_default(),
+            more: {
+                let more = PROCESSOR.core_file().more_sets.iter();
+                more.filter_map(|kind| Some((*kind, set(elf::NoteType(*kind)).ok()?)))
+                    .collect()
+            },
         };
         Ok((thread, standstill.registers(tid)?.sp().0))
     }

@@ -1,13 +1,14 @@
 //! The form of a core file: headers and notes, from plain data.
 //!
 //! The layouts are the kernel's: `elf_core_dump()` in fs/binfmt_elf.c, `struct elf_prstatus` and `struct elf_prpsinfo`
-//! in include/linux/elfcore.h, on x86-64.
+//! in include/linux/elfcore.h. What differs between processors is in [`CoreFile`].
 
 use object::elf;
 use object::endian::{LittleEndian as LE, U16, U32, U64};
 use object::pod::bytes_of;
 
 use super::regions::PAGE;
+use crate::arch::CoreFile;
 
 /// A mapping as the file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +34,10 @@ pub struct Thread {
     pub blocked: u64,
     /// The general registers (NT_PRSTATUS).
     pub general: Vec<u8>,
-    /// Those of the x87 and of SSE (NT_PRFPREG).
+    /// The floating-point registers (NT_PRFPREG).
     pub floating: Vec<u8>,
-    /// All vector registers, as the processor saves them (NT_X86_XSTATE); empty where it does not.
-    pub extended: Vec<u8>,
+    /// The register sets that the processor has besides, each with the type of its note.
+    pub more: Vec<(u32, Vec<u8>)>,
 }
 
 /// The process, as `ps` shows it.
@@ -82,12 +83,9 @@ pub struct Notes {
     pub files: Vec<MappedFile>,
 }
 
-/// The size of `struct elf_prstatus`, and where its parts lie.
-const PRSTATUS: usize = 336;
+/// Where the parts of `struct elf_prstatus` lie that are the same everywhere.
 const PRSTATUS_BLOCKED: usize = 24;
 const PRSTATUS_IDS: usize = 32;
-const PRSTATUS_REGISTERS: usize = 112;
-const PRSTATUS_HAS_FLOATING: usize = 328;
 
 /// The same of `struct elf_prpsinfo`.
 const PRPSINFO: usize = 136;
@@ -101,14 +99,14 @@ const SIGINFO: usize = 128;
 const MOST_OF_FILES: usize = 4 << 20;
 
 /// The notes, in the kernel's order: readers take those that come before the second NT_PRSTATUS for the first thread's.
-pub fn notes(notes: &Notes) -> Vec<u8> {
+pub fn notes(notes: &Notes, core: &CoreFile) -> Vec<u8> {
     let mut out = Vec::new();
     for (n, thread) in notes.threads.iter().enumerate() {
         add(
             &mut out,
             b"CORE\0",
             elf::NT_PRSTATUS,
-            &prstatus(thread, &notes.process),
+            &prstatus(thread, &notes.process, core),
         );
         if n == 0 {
             add(
@@ -125,8 +123,8 @@ pub fn notes(notes: &Notes) -> Vec<u8> {
         if !thread.floating.is_empty() {
             add(&mut out, b"CORE\0", elf::NT_PRFPREG, &thread.floating);
         }
-        if !thread.extended.is_empty() {
-            add(&mut out, b"LINUX\0", elf::NT_X86_XSTATE, &thread.extended);
+        for (kind, set) in &thread.more {
+            add(&mut out, b"LINUX\0", elf::NoteType(*kind), set);
         }
     }
     out
@@ -146,17 +144,17 @@ fn add(out: &mut Vec<u8>, name: &[u8], kind: elf::NoteType, content: &[u8]) {
 }
 
 /// Times, and signals that wait, stay zero: nothing reads them here.
-fn prstatus(thread: &Thread, process: &ProcessInfo) -> Vec<u8> {
-    let mut out = vec![0; PRSTATUS];
+fn prstatus(thread: &Thread, process: &ProcessInfo, core: &CoreFile) -> Vec<u8> {
+    let mut out = vec![0; core.prstatus];
     put(&mut out, PRSTATUS_BLOCKED, &thread.blocked.to_le_bytes());
     let [_, parent, group, session] = process.ids;
     for (n, id) in [thread.tid, parent, group, session].iter().enumerate() {
         put(&mut out, PRSTATUS_IDS + 4 * n, &id.to_le_bytes());
     }
-    let most = PRSTATUS_HAS_FLOATING - PRSTATUS_REGISTERS;
+    let most = core.has_floating - core.registers;
     let general = &thread.general[..thread.general.len().min(most)];
-    put(&mut out, PRSTATUS_REGISTERS, general);
-    out[PRSTATUS_HAS_FLOATING] = u8::from(!thread.floating.is_empty());
+    put(&mut out, core.registers, general);
+    out[core.has_floating] = u8::from(!thread.floating.is_empty());
     out
 }
 
@@ -222,16 +220,18 @@ const SECTION: u64 = size_of::<elf::SectionHeader64<LE>>() as u64;
 /// What comes before the memory, where the file describes so many mappings and has notes of so many bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Front {
+    machine: u16,
     notes_at: u64,
     /// Where the memory begins.
     pub end: u64,
 }
 
 impl Front {
-    /// With room for `segments` at most.
-    pub fn new(segments: usize, notes: usize) -> Self {
+    /// Of a processor's process (`e_machine`), with room for `segments` at most.
+    pub fn new(machine: u16, segments: usize, notes: usize) -> Self {
         let notes_at = HEADER + SECTION + ENTRY * (segments as u64 + 1);
         Front {
+            machine,
             notes_at,
             end: (notes_at + notes as u64).next_multiple_of(PAGE),
         }
@@ -243,11 +243,8 @@ impl Front {
         // One that does not fit its field is told in a section header (elf(5), PN_XNUM).
         let many = count >= u64::from(elf::PN_XNUM);
         let mut out = Vec::new();
-        out.extend(bytes_of(&file_header(if many {
-            None
-        } else {
-            Some(count as u16)
-        })));
+        let segment_count = (!many).then_some(count as u16);
+        out.extend(bytes_of(&file_header(self.machine, segment_count)));
         out.extend(bytes_of(&section_zero(if many { count as u32 } else { 0 })));
         out.extend(bytes_of(&elf::ProgramHeader64 {
             p_type: U32::new(LE, elf::PT_NOTE),
@@ -268,7 +265,7 @@ impl Front {
     }
 }
 
-fn file_header(segments: Option<u16>) -> elf::FileHeader64<LE> {
+fn file_header(machine: u16, segments: Option<u16>) -> elf::FileHeader64<LE> {
     elf::FileHeader64 {
         e_ident: elf::Ident {
             magic: elf::ELFMAG,
@@ -280,7 +277,7 @@ fn file_header(segments: Option<u16>) -> elf::FileHeader64<LE> {
             padding: [0; 7],
         },
         e_type: U16::new(LE, elf::ET_CORE),
-        e_machine: U16::new(LE, elf::EM_X86_64),
+        e_machine: U16::new(LE, elf::Machine(machine)),
         e_version: U32::new(LE, elf::EV_CURRENT.0.into()),
         e_entry: U64::new(LE, 0),
         e_phoff: U64::new(LE, HEADER + SECTION),
@@ -346,6 +343,29 @@ mod tests {
     use object::read::elf::{FileHeader, ProgramHeader};
 
     use super::*;
+    use crate::arch::{EM_AARCH64, EM_X86_64, processor_of};
+
+    fn x86_64() -> &'static CoreFile {
+        processor_of(EM_X86_64).unwrap().core_file()
+    }
+
+    #[test]
+    fn a_thread_of_another_processor() {
+        let core = processor_of(EM_AARCH64).unwrap().core_file();
+        let thread = Thread {
+            tid: 10,
+            general: (0..272).map(|n| n as u8).collect(),
+            floating: vec![7; 528],
+            ..Thread::default()
+        };
+        let status = prstatus(&thread, &ProcessInfo::default(), core);
+        // sizeof(struct elf_prstatus) with x0 to x30, sp, pc and pstate.
+        assert_eq!(status.len(), 392);
+        assert_eq!(status[112..384], thread.general);
+        assert_eq!(status[384], 1);
+        let bytes = Front::new(EM_AARCH64, 0, 0).bytes(&[], &[]);
+        assert_eq!(parsed(&bytes).e_machine.get(LE), elf::EM_AARCH64);
+    }
 
     fn parsed(bytes: &[u8]) -> &elf::FileHeader64<LE> {
         elf::FileHeader64::parse(bytes).unwrap()
@@ -357,7 +377,7 @@ mod tests {
             blocked: 0x8000_0000_0000_0001,
             general: (0..216).map(|n| n as u8).collect(),
             floating: vec![7; 512],
-            extended: vec![9; 2696],
+            more: vec![(elf::NT_X86_XSTATE.0, vec![9; 2696])],
         };
         Notes {
             process: ProcessInfo {
@@ -394,8 +414,8 @@ mod tests {
 
     #[test]
     fn notes_read_back() {
-        let notes = notes(&example());
-        let bytes = Front::new(0, notes.len()).bytes(&[], &notes);
+        let notes = notes(&example(), x86_64());
+        let bytes = Front::new(EM_X86_64, 0, notes.len()).bytes(&[], &notes);
         let all = read_back(&bytes);
         let kinds: Vec<u32> = all.iter().map(|note| note.0).collect();
         let of_thread = [elf::NT_PRFPREG.0, elf::NT_X86_XSTATE.0];
@@ -447,7 +467,7 @@ mod tests {
             offset,
         };
         let segments = [segment(0x1_0000, 0, 0), segment(0x2_0000, 0x4000, 0x8000)];
-        let front = Front::new(2, 0);
+        let front = Front::new(EM_X86_64, 2, 0);
         let bytes = front.bytes(&segments, &[]);
         let header = parsed(&bytes);
         assert_eq!(header.e_type.get(LE), elf::ET_CORE);
@@ -485,7 +505,7 @@ mod tests {
                 offset: 0,
             })
             .collect();
-        let bytes = Front::new(segments.len(), 0).bytes(&segments, &[]);
+        let bytes = Front::new(EM_X86_64, segments.len(), 0).bytes(&segments, &[]);
         let file = parsed(&bytes);
         let all = file.program_headers(LE, &*bytes).unwrap();
         assert_eq!(all.len(), 70_001);
@@ -507,6 +527,7 @@ mod tests {
             general: vec![1; 1000],
             ..Thread::default()
         };
-        assert_eq!(prstatus(&thread, &ProcessInfo::default()).len(), PRSTATUS);
+        let status = prstatus(&thread, &ProcessInfo::default(), x86_64());
+        assert_eq!(status.len(), 336);
     }
 }

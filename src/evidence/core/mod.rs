@@ -21,10 +21,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::draft::Draft;
-use crate::arch::host::xstate;
+use crate::arch::Processor;
+use crate::arch::host::{PROCESSOR, xstate};
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
-use crate::tracee::sys::{HeldSignals, xsave_place};
+use crate::tracee::sys::HeldSignals;
 use crate::tracee::threads::{Absent, ForOthers, Stood, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
@@ -279,7 +280,10 @@ pub fn write(
     let shared = Shared::of(process, &mut stage);
     stage.arena.pieces.sort_by_key(|piece| piece.start);
     let (threads, registers_left_out) = with_known_registers(threads);
-    let notes = elf::notes(&about.notes(&stage.mappings, threads));
+    let notes = elf::notes(
+        &about.notes(&stage.mappings, threads),
+        PROCESSOR.core_file(),
+    );
     let front = front_of(&stage, notes.len());
     let mut writer = Writer {
         process,
@@ -343,7 +347,8 @@ fn check_space(draft: &Draft, needed: u64, path: &Path) -> Result<(), CoreError>
 
 /// With room for the gaps.
 fn front_of(stage: &Stage, notes: usize) -> Front {
-    Front::new(stage.mappings.len() + 2 * MOST_GAPS, notes)
+    let segments = stage.mappings.len() + 2 * MOST_GAPS;
+    Front::new(PROCESSOR.e_machine(), segments, notes)
 }
 
 /// What does not change while the process is looked at.
@@ -402,9 +407,11 @@ impl About {
 fn with_known_registers(mut threads: Vec<Thread>) -> (Vec<Thread>, Vec<String>) {
     let mut left_out = 0;
     for thread in &mut threads {
-        let known = xstate::in_known_layout(&thread.extended, xsave_place);
-        thread.extended = known.set;
-        left_out |= known.left_out;
+        for (_, set) in &mut thread.more {
+            let known = xstate::known(set);
+            *set = known.set;
+            left_out |= known.left_out;
+        }
     }
     (threads, xstate::names(left_out))
 }

@@ -12,7 +12,6 @@ use super::content::{Content, State};
 use super::dies::{Attribute, Die, Dies, Entry, Expression, Home};
 use super::types::Types;
 use super::{MOST_BYTES, Sight};
-use crate::arch::host::registers as arch;
 use crate::image::{Module, Reader, Svma};
 use crate::memory::{Avma, Memory as _};
 use crate::unwind::{RawFrame, Registers};
@@ -371,15 +370,15 @@ impl<'s> Evaluator<'s> {
     }
 
     fn register(&self, at: At, register: gimli::Register) -> Result<u64, Missing> {
-        // From there on the vector registers (System V ABI for AMD64, figure 3.36).
-        if usize::from(register.0) >= arch::DWARF_REGISTERS {
+        let registers = self.frames.get(at.frame).map(|frame| &frame.registers);
+        // From there on the vector registers.
+        if registers.is_some_and(|r| usize::from(register.0) >= r.of.registers) {
             return Err(match at.frame {
                 0 => Missing::Unavailable("in a register that is not looked at"),
                 // Every call may change these.
                 _ => Missing::OptimizedOut,
             });
         }
-        let registers = self.frames.get(at.frame).map(|frame| &frame.registers);
         let value = registers.and_then(|registers| match at.lasts {
             true => registers.get_if_kept(register.0),
             false => registers.get(register.0),
@@ -429,6 +428,8 @@ impl<'s> Evaluator<'s> {
         let site = self.entered_by(at).ok_or(Missing::OptimizedOut)?;
         let code = self.code(at.frame + 1)?;
         let dies = &code.dies;
+        let caller = self.frames.get(at.frame + 1);
+        let sp = caller.map(|frame| frame.registers.of.sp);
         let value = dies.each_child(&site, |die, entry| {
             let is_parameter = matches!(
                 entry.tag(),
@@ -436,7 +437,7 @@ impl<'s> Evaluator<'s> {
             );
             let location = entry.attr_value(gimli::DW_AT_location);
             let location = location.and_then(|value| value.exprloc_value());
-            let at = location.and_then(|e| Passed::place(&e, die.home.unit.encoding()));
+            let at = location.and_then(|e| Passed::place(&e, die.home.unit.encoding(), sp));
             let parameter = || {
                 let value = entry.attr_value(gimli::DW_AT_call_parameter);
                 let value = value.or_else(|| entry.attr_value(gimli::DW_AT_abstract_origin))?;
@@ -674,13 +675,13 @@ impl Passed {
         }
     }
 
-    /// Where it stands, in the caller's own terms.
-    fn place(expression: &Expression, encoding: gimli::Encoding) -> Option<Self> {
+    /// Where it stands, in the caller's own terms, whose stack pointer is register `sp`.
+    fn place(expression: &Expression, encoding: gimli::Encoding, sp: Option<u16>) -> Option<Self> {
         match single(expression, encoding)? {
             Operation::Register { register } => Some(Passed::Register(register.0)),
             Operation::RegisterOffset {
                 register, offset, ..
-            } if register.0 == arch::DWARF_SP => Some(Passed::Stack(offset)),
+            } if Some(register.0) == sp => Some(Passed::Stack(offset)),
             _ => None,
         }
     }

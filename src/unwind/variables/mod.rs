@@ -24,7 +24,7 @@ use self::location::{Code, Evaluator, Frame, Functions, Memo, Missing};
 use self::print::Printer;
 use self::types::Types;
 use super::{RawStack, walk};
-use crate::arch::host::registers::UnwindRegisters;
+use crate::arch::UnwindRegisters;
 use crate::image::{AddressSpace, Module};
 use crate::memory::{Avma, Memory, Unreadable};
 
