@@ -95,7 +95,7 @@ fn a_change_of_any_register_is_noticed() {
     let counter = |name: &str| {
         let is = |s: &Symbol| {
             s.name()
-                .is_ok_and(|n| n.contains("selftest6x86_64") && n.contains(name))
+                .is_ok_and(|n| n.contains("selftest4arch") && n.contains(name))
         };
         let symbol = file.symbols().find(is);
         let at = bias + symbol.unwrap_or_else(|| panic!("no {name}")).address();
