@@ -1,7 +1,7 @@
 //! Cancels that were taken and have no effect all the same: the clean-up hangs, or something caught the error.
 
 use crate::foreign::{server_with, stuck_in};
-use crate::harness::{Backend, DEADLINE, Run, Server, wait_for};
+use crate::harness::{Backend, DEADLINE, How, Run, Server, wait_for};
 use crate::report::Report;
 
 /// What `pgpoke list --stuck` says of a process.
@@ -100,14 +100,15 @@ fn a_clean_up_that_waits_for_a_peer_is_named_with_it() {
 }
 
 /// A loop around a short wait, with everything caught: each cancel is taken at once, and the loop goes on.
-#[test]
-fn a_cancel_that_python_catches_is_told_and_a_terminate_works() {
-    let server = server_with!("plpython3u");
-    let body = "while True:\n\
-                \x20   try: plpy.execute('SELECT pg_sleep(0.2)')\n\
-                \x20   except Exception: pass";
+fn a_cancel_that_is_caught_is_told_and_a_terminate_works(
+    server: &Server,
+    language: &str,
+    body: &str,
+) {
     let in_its_wait = |b: &Backend| b.syscall() == Some(libc::SYS_epoll_wait);
-    let stuck = stuck_in(&server, "plpython3u", body, in_its_wait);
+    let stuck = stuck_in(server, language, body, in_its_wait);
+    // The server's own cancel is of no use.
+    stuck.prove_stuck(How::Cancel);
     let args = [
         "interrupt",
         "--cancel",
@@ -133,4 +134,34 @@ fn a_cancel_that_python_catches_is_told_and_a_terminate_works() {
         .assert_at("/server_restarted", false);
     stuck.assert_terminated();
     server.assert_unharmed();
+}
+
+#[test]
+fn a_cancel_that_python_catches() {
+    let server = server_with!("plpython3u");
+    let body = "while True:\n\
+                \x20   try: plpy.execute('SELECT pg_sleep(0.2)')\n\
+                \x20   except Exception: pass";
+    a_cancel_that_is_caught_is_told_and_a_terminate_works(&server, "plpython3u", body);
+}
+
+#[test]
+fn a_cancel_that_perl_catches() {
+    let server = server_with!("plperlu");
+    let body = "while (1) { eval { spi_exec_query('SELECT pg_sleep(0.2)') }; }";
+    a_cancel_that_is_caught_is_told_and_a_terminate_works(&server, "plperlu", body);
+}
+
+#[test]
+fn a_cancel_that_tcl_catches() {
+    let server = server_with!("pltclu");
+    let body = "while {1} { catch { spi_exec \"SELECT pg_sleep(0.2)\" } }";
+    a_cancel_that_is_caught_is_told_and_a_terminate_works(&server, "pltclu", body);
+}
+
+#[test]
+fn a_cancel_that_lua_catches() {
+    let server = server_with!("plluau");
+    let body = "while true do pcall(function() spi.execute('SELECT pg_sleep(0.2)') end) end";
+    a_cancel_that_is_caught_is_told_and_a_terminate_works(&server, "plluau", body);
 }
