@@ -667,3 +667,49 @@ fn what_is_advised_for_auxiliary_processes_helps() {
     let recovery = advice("child-cancel", "startup", stopping);
     assert!(recovery.contains(": kill "), "{recovery}");
 }
+
+/// Who it waits for, where a look has found that out.
+fn whom_it_waits_for(value: &Value) -> Option<&Value> {
+    let locks = &value["locks"];
+    let somebody = |list: &Value| list.as_array().is_some_and(|all| !all.is_empty());
+    if somebody(&locks["lwlock"]["holders"]) || somebody(&locks["heavyweight"]["blockers"]) {
+        return Some(locks);
+    }
+    let awaited = value["process"]["syscall"]["waits_for"].as_array()?;
+    awaited.iter().find(|a| match a["kind"].as_str() {
+        Some("child" | "fifo") => true,
+        Some("socket") => !a["remote"].is_null(),
+        // Among several there is the postmaster's, which is for its death only.
+        Some("pipe") => awaited.len() == 1 && somebody(&a["also_open_in"]),
+        _ => false,
+    })
+}
+
+/// Whether or not anybody has asked it to stop.
+#[test]
+fn nobody_is_called_responsive_who_waits_for_somebody_nameable() {
+    let mut nameable = Vec::new();
+    for (name, ..) in EXPECTED {
+        let as_it_was = fixture(name);
+        let mut well = as_it_was.clone();
+        for flag in [
+            "interrupt_pending",
+            "query_cancel_pending",
+            "proc_die_pending",
+        ] {
+            well["variables"][flag] = false.into();
+        }
+        well["signals"]["pending"] = 0.into();
+        well["signals"]["sent"] = Value::Null;
+        for value in [as_it_was, well] {
+            let Some(whom) = whom_it_waits_for(&value) else {
+                continue;
+            };
+            let cause = assess(&snapshot(&value), Request::Pending, &[]).cause;
+            assert_ne!(cause.code, "responsive", "{name}: {whom}");
+            nameable.push(*name);
+        }
+    }
+    nameable.dedup();
+    assert!(nameable.len() > 4, "{nameable:?}");
+}

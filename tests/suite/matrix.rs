@@ -758,8 +758,29 @@ impl Scenario {
     }
 }
 
+/// Nobody is well, and no more, who waits for somebody nameable.
+#[track_caller]
+fn names_whom_it_waits_for(report: &Report) {
+    let somebody = |list: &Value| list.as_array().is_some_and(|all| !all.is_empty());
+    let locks = report.at("/locks").to_string();
+    let awaited = report.at("/process/waits_for").as_array();
+    let awaited = awaited.map_or(&[][..], |all| all);
+    let is_somebody = |a: &Value| match a["kind"].as_str() {
+        Some("child" | "fifo") => true,
+        Some("socket") => !a["remote"].is_null(),
+        Some("pipe") => awaited.len() == 1 && somebody(&a["also_open_in"]),
+        _ => false,
+    };
+    let holders = somebody(&report.at("/locks")["waiting_for"]["holders"]);
+    if holders || awaited.iter().any(is_somebody) {
+        let cause = report.at("/cause/code");
+        assert_ne!(cause, "responsive", "{locks} {awaited:?}: {}", report.run);
+    }
+}
+
 fn is_judged(server: &Server, actor: &Actor, how: How, scenario: &Scenario) {
     let report = Report::of(&["inspect"], actor.backend.pid);
+    names_whom_it_waits_for(&report);
     // Only who sent a signal that left no trace knows of it: `interrupt`.
     match scenario.cause {
         "handlers-replaced" => {
