@@ -466,6 +466,44 @@ pgpoke_handlers(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static char at_exit_argument[MAXPGPATH];
+
+static void
+open_at_exit(int code, Datum argument)
+{
+	int			fd;
+
+	while ((fd = open(at_exit_argument, O_RDONLY)) < 0 && errno == EINTR)
+		;
+}
+
+static void
+run_at_exit(int code, Datum argument)
+{
+	if (system(at_exit_argument) < 0)
+		elog(LOG, "could not run \"%s\": %m", at_exit_argument);
+}
+
+/*
+ * A library that waits for somebody when the session ends: for the other end of
+ * a FIFO, or for a command.
+ */
+PG_FUNCTION_INFO_V1(pgpoke_at_exit);
+Datum
+pgpoke_at_exit(PG_FUNCTION_ARGS)
+{
+	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	strlcpy(at_exit_argument, text_to_cstring(PG_GETARG_TEXT_PP(1)), sizeof(at_exit_argument));
+	if (strcmp(kind, "open") == 0)
+		on_proc_exit(open_at_exit, 0);
+	else if (strcmp(kind, "run") == 0)
+		on_proc_exit(run_at_exit, 0);
+	else
+		bad_kind(kind);
+	PG_RETURN_VOID();
+}
+
 /*
  * A library that blocks signals around something that should have been short.
  */

@@ -150,6 +150,11 @@ fn glance_at(snapshot: Snapshot) -> Glance {
         signals: snapshot.signals,
         process: snapshot.process,
         cpu_time: Some(Duration::from_secs(800)),
+        server_stopping: None,
+        stage: None,
+        stream: None,
+        archiving: None,
+        waiters: Vec::new(),
     }
 }
 

@@ -57,7 +57,12 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     }
     advice.extend(by_geos(snapshot));
     advice.extend(by_cause(snapshot, a.cause.code));
-    if WAITING.contains(&a.cause.code) {
+    let advised_by_type =
+        a.cause.code == "process-wait" && !snapshot.backend.backend_type.may_be_interrupted();
+    // Nobody has asked this one to stop, and it may well obey.
+    let well = a.interrupt == Interrupt::Nothing
+        && ["blocked-syscall", "foreign-runtime"].contains(&a.cause.code);
+    if WAITING.contains(&a.cause.code) && !advised_by_type && !well {
         advice.extend(by_what_it_waits_for(snapshot));
     }
     if a.objections().any(|c| c.code == "backend-type") && !MENDED.contains(&a.cause.code) {
@@ -212,9 +217,11 @@ fn command(snapshot: &Snapshot, request: Request) -> Option<String> {
 }
 
 /// Causes for which it counts what a system call waits for.
-const WAITING: [&str; 4] = [
+const WAITING: [&str; 6] = [
     "abort-hangs",
     "blocked-syscall",
+    "exiting",
+    "process-wait",
     "foreign-runtime",
     "uninterruptible-syscall",
 ];
@@ -421,6 +428,13 @@ fn by_type(snapshot: &Snapshot, cause: &str) -> Advice {
         }
         // A signal that ends the command makes it a FATAL error (shell_archive_file(), src/backend/archive/shell_archive.c;
         // up to 14 pgarch_archiveXlog()), and the postmaster takes its exit status 1 for no crash.
+        (Archiver, Some(child)) if stopping => Advice::typing(
+            format!(
+                "it waits for its archive_command, {}, and the shutdown waits for it: this ends it, and the shutdown goes on; what was not archived is when the server runs again",
+                child.describe()
+            ),
+            format!("kill {}", child.pid),
+        ),
         (Archiver, Some(child)) => Advice::typing(
             format!(
                 "it waits for its archive_command, {}: find what that waits for; if it has to be ended, this ends it and the archiver, which the postmaster starts again within a minute, and no session is hurt",
@@ -488,6 +502,16 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         "abort-hangs" => {
             "a further cancel or terminate is held off until that call comes back: whoever should answer it has to, or its connection has to be closed".into()
         }
+        "receiver-wait" if waits_for_standby(snapshot) => {
+            "find out why the standby does not confirm: pg_stat_replication, synchronous_standby_names; a cancel or terminate ends the wait: the commit stands here, and may not have reached the standby".into()
+        }
+        "receiver-wait" => Advice::typing(
+            format!(
+                "look at its receiver{}: does it run, and does it take what is sent? wal_sender_timeout gives it up by itself; this ends the wait at once, and what the receiver lacks it can get when the server runs again",
+                snapshot.backend.client.as_ref().map_or(String::new(), |c| format!(" {c}"))
+            ),
+            format!("pgpoke interrupt --terminate {pid}"),
+        ),
         "swallowed" => Advice::typing(
             "another cancel would be caught as well; a terminate cannot be caught, and SIGTERM, which this sends first, is enough for code that checks for interrupts",
             format!("pgpoke interrupt --terminate {pid}"),
@@ -525,9 +549,6 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
         }
         "client-write" => "a terminate is clean here, a cancel is not; or close the connection from the other side".into(),
         "heavyweight-lock-wait" => look_at_blockers(snapshot),
-        "responsive" if waits_for_standby(snapshot) => {
-            "find out why the standby does not confirm: pg_stat_replication, synchronous_standby_names; a cancel or terminate ends the wait: the commit stands here, and may not have reached the standby".into()
-        }
         "blocked-syscall" if is_asleep(snapshot) => {
             "nobody is to answer here: tell the code's maintainers, who make it sleep again after each signal".into()
         }

@@ -4,6 +4,7 @@ use super::checks::describe_handler;
 use super::samples::motion;
 use super::{Cause, Interrupt, Request, libraries, locks, looks, rules};
 use crate::image::ModuleKind;
+use crate::postgres::Stream;
 use crate::process::syscalls::BlockedCall;
 use crate::snapshot::{Frame, Signals, Snapshot, Stack, signal_names};
 
@@ -61,6 +62,8 @@ pub const TABLE: &[Row] = &[
     row("client-write", client_write),
     row("heavyweight-lock-wait", lock_wait),
     row("swallowed", swallowed),
+    row("receiver-wait", receiver_wait),
+    row("process-wait", process_wait),
     row("idle", idle),
     row("responsive", responsive),
     row("barrier-ignored", barrier_ignored),
@@ -312,8 +315,9 @@ fn exiting(s: &Snapshot) -> Found {
         let at = rules::where_it_happens(frames(s));
         let mut evidence = vec![format!("proc_exit_inprogress is {}", u8::from(flag))];
         evidence.extend(at.map(frame_evidence));
+        evidence.extend(syscall_evidence(s));
         (
-            "it is ending already, and hangs on the way out".into(),
+            "it is ending already, and has not come to its end".into(),
             evidence,
         )
     })
@@ -675,29 +679,97 @@ fn swallowed(s: &Snapshot) -> Found {
     ))
 }
 
+/// A commit that stands here and waits for a standby (SyncRepWaitForLSN(), src/backend/replication/syncrep.c). It obeys.
+fn standby_wait(s: &Snapshot) -> Found {
+    let frame = rules::SYNC_REP.find(frames(s))?;
+    (asked(s) == Interrupt::Nothing).then(|| {
+        (
+            "it has committed here, and waits for a synchronous standby to confirm that".into(),
+            vec![frame_evidence(frame), pending_evidence(s)],
+        )
+    })
+}
+
+/// A walsender of a server that is being stopped: it ends when its receiver has confirmed all WAL (WalSndDone(),
+/// src/backend/replication/walsender.c).
+fn receiver_wait(s: &Snapshot) -> Found {
+    if let Some(found) = standby_wait(s) {
+        return Some(found);
+    }
+    let stream = s.backend.stream.as_ref()?;
+    let wait = rules::LATCH_WAIT.find(frames(s))?;
+    in_syscall(s)?;
+    let awaited = stream.stopping || stream.sent > stream.confirmed;
+    let stopping = s.backend.server_stopping == Some(true) && awaited;
+    (stopping && asked(s) == Interrupt::Nothing).then(|| {
+        let to = s.backend.client.as_ref();
+        let to = to.map_or(String::new(), |client| format!(" {client}"));
+        (
+            format!("the server is being stopped, and its receiver{to} has not confirmed all WAL, which it waits for before it ends"),
+            vec![
+                format!(
+                    "sent up to {}, and confirmed up to {}",
+                    Stream::position(stream.sent),
+                    Stream::position(stream.confirmed)
+                ),
+                frame_evidence(wait),
+                pending_evidence(s),
+            ],
+        )
+    })
+}
+
+/// It waits for a child, whether or not anybody has asked it to stop.
+fn process_wait(s: &Snapshot) -> Found {
+    use crate::postgres::BackendType::{Archiver, Startup};
+    in_syscall(s)?;
+    let call = s.process.syscall.as_ref()?;
+    let child = call.child().filter(|_| asked(s) == Interrupt::Nothing)?;
+    let at = rules::where_it_happens(frames(s));
+    let child = child.describe();
+    let stopping = s.backend.server_stopping == Some(true);
+    let when = match stopping {
+        true => "the server is being stopped, and it",
+        false => "it",
+    };
+    let summary = match (s.backend.backend_type, at) {
+        (Archiver, _) => format!("{when} waits for its archive_command, {child}"),
+        (Startup, _) => format!("{when} waits for its restore_command, {child}"),
+        (_, Some(at)) => format!("{} waits for its child, {child}", at.describe()),
+        (_, None) => format!("it waits for its child, {child}"),
+    };
+    let mut evidence = vec![format!("in the system call {}", call.describe())];
+    evidence.extend(at.map(frame_evidence));
+    evidence.push(pending_evidence(s));
+    Some((summary, evidence))
+}
+
+/// A cancel that comes while the client's next command is awaited ends nothing, and is held back while that is read
+/// (SocketBackend()). It is dropped when the command is there (PostgresMain() and ProcessInterrupts(),
+/// src/backend/tcop/postgres.c).
 fn idle(s: &Snapshot) -> Found {
     let activity = s.backend.activity.filter(|a| a.is_idle())?;
     let waits = s.stack.as_ref().is_none_or(|s| s.in_syscall);
-    (waits && asked(s) == Interrupt::Nothing).then(|| {
-        (
+    let reads = s.variables.doing_command_read != Some(false);
+    match asked(s) {
+        _ if !waits => None,
+        Interrupt::Nothing => Some((
             "it waits for its client's next command".into(),
             vec![format!("state: {activity}")],
-        )
-    })
+        )),
+        Interrupt::Cancel if reads => Some((
+            "it waits for its client's next command; there is nothing that the cancel could end, and it is dropped when that command comes".into(),
+            vec![format!("state: {activity}"), "QueryCancelPending set".into()],
+        )),
+        _ => None,
+    }
 }
 
 fn responsive(s: &Snapshot) -> Found {
     let v = &s.variables;
     let known = v.proc_die_pending.is_some() && v.query_cancel_pending.is_some();
-    (known && asked(s) == Interrupt::Nothing).then(|| {
+    (known && asked(s) == Interrupt::Nothing && !waits_for_somebody(s)).then(|| {
         let mut evidence = vec![pending_evidence(s)];
-        if let Some(frame) = rules::SYNC_REP.find(frames(s)) {
-            evidence.push(frame_evidence(frame));
-            return (
-                "it has committed here, and waits for a synchronous standby to confirm that".into(),
-                evidence,
-            );
-        }
         evidence.extend(rules::where_it_happens(frames(s)).map(frame_evidence));
         if waits_for_lwlock(s).is_some() {
             evidence.extend(locks::lwlock_evidence(s));
@@ -719,6 +791,25 @@ fn responsive(s: &Snapshot) -> Found {
         evidence.extend(strange.into_iter().map(|(_, handler)| handler));
         (summary.into(), evidence)
     })
+}
+
+/// Whether it sleeps in a system call that somebody who can be named has to answer, though nobody has asked it to stop. A
+/// walsender that has nothing to send waits for WAL, and not for its receiver.
+fn waits_for_somebody(s: &Snapshot) -> bool {
+    use crate::process::syscalls::Thing;
+    let kind = s.backend.backend_type;
+    let asks = kind.may_be_interrupted() && kind != crate::postgres::BackendType::WalSender;
+    let call = in_syscall(s).and(s.process.syscall.as_ref());
+    // Among several there is the pipe by which all know that the postmaster lives.
+    let named = |call: &BlockedCall| {
+        call.peer().is_some()
+            || matches!(&call.waits_for[..], [only] if match &only.thing {
+                Thing::Fifo { .. } | Thing::Child(_) => true,
+                Thing::Pipe { also_open_in } => also_open_in.as_ref().is_some_and(|o| !o.is_empty()),
+                _ => false,
+            })
+    };
+    asks && call.is_some_and(named)
 }
 
 fn foreign_runtime(s: &Snapshot) -> Found {
@@ -778,13 +869,15 @@ pub(super) fn short_sleep(call: &BlockedCall) -> Option<u64> {
     /// What pg_usleep() is for (src/port/pgsleep.c).
     const MOST: u64 = 1000;
     const SLEEPS: [&str; 4] = ["select", "pselect6", "nanosleep", "clock_nanosleep"];
-    let sleeps = call.is_one_of(&SLEEPS) && call.waits_for.is_empty();
+    // select(2) and pselect(2) of no descriptor.
+    let of_nothing = !call.is_one_of(&["select", "pselect6"]) || call.arguments[0] == 0;
+    let sleeps = call.is_one_of(&SLEEPS) && call.waits_for.is_empty() && of_nothing;
     call.time_limit_ms.filter(|ms| sleeps && *ms <= MOST)
 }
 
 fn latch_loop(s: &Snapshot) -> Found {
     let wait = rules::LATCH_WAIT.find(frames(s))?;
-    in_syscall(s)?;
+    in_syscall(s).filter(|_| asked(s) != Interrupt::Nothing)?;
     let at = rules::where_it_happens(frames(s))?;
     Some((
         format!(
@@ -811,9 +904,17 @@ fn blocked_syscall(s: &Snapshot) -> Found {
     evidence.push(pending_evidence(s));
     evidence.extend(awaited_evidence(s));
     evidence.extend(threads_evidence(s));
-    let call = call.describe();
     let caller = at.and_then(|at| rules::on_behalf_of(frames(s), at));
     evidence.extend(caller.map(|f| format!("{CALLED_BY}{}", f.describe())));
+    if asked(s) == Interrupt::Nothing {
+        let who = at.map_or_else(|| "it".into(), |at| who(at, caller));
+        let summary = match call.peer() {
+            Some(peer) => format!("{who} waits in {}() on {}", call.name, peer.describe()),
+            None => format!("{who} waits in {}", call.describe()),
+        };
+        return Some((summary, evidence));
+    }
+    let call = call.describe();
     let summary = match at {
         Some(at) => format!("{} is blocked in {call}", who(at, caller)),
         None => format!("it is blocked in {call}, on whose behalf could not be told"),

@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::{Cause, Interrupt};
+use super::{Cause, Interrupt, stopping};
 use crate::postgres::status::Timestamp;
-use crate::postgres::{BackendType, Wait, wait_class};
-use crate::snapshot::{Glance, Signals, signal_names};
+use crate::postgres::{BackendType, Stream, Wait, wait_class};
+use crate::snapshot::{Glance, MOST_READY, Signals, signal_names};
 
 /// An interrupt that waits to be acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Pending {
     /// Its flag is set; otherwise its signal was sent, and not taken yet.
     pub arrived: bool,
     /// For how long it has been ignored at least: since a glance found it, and no other way out was open to it. None at
-    /// the first glance, which may have met it right before it is acted on.
+    /// the first glance, which may have met it right before it is acted on, and for a cancel that has nothing to end.
     pub at_least: Option<Duration>,
     /// And at most: PostgreSQL keeps no time of it, but a cancel is not older than the statement that it is for, and
     /// nothing is older than the session.
@@ -29,8 +29,9 @@ pub struct Pending {
 pub struct Judgement {
     /// What is pending.
     pub pending: Vec<Pending>,
-    /// It has no handler for what cancels and terminates, so that nothing ever becomes pending.
-    pub is_deaf: bool,
+    /// Signals that cancel or terminate and that it has no handler for: what is sent of them sets nothing. By itself that is
+    /// no reason to call it stuck.
+    pub unheard: Vec<String>,
     /// The share of one processor that it used since the glance before, in percent.
     pub cpu_percent: Option<f64>,
     /// The likely cause, if it is stuck.
@@ -46,7 +47,25 @@ impl Judgement {
 
 /// Whether only a second glance can tell if it is stuck.
 pub fn asks_for_another_glance(g: &Glance) -> bool {
-    is_deaf(g) || g.is_undoing() || !pending(g).is_empty()
+    is_deaf(g)
+        || g.is_undoing()
+        || is_ending(g)
+        || stopping::waits_for(g)
+        || wal_piles_up(g)
+        || !pending(g).is_empty()
+}
+
+fn is_ending(g: &Glance) -> bool {
+    g.variables.proc_exit_in_progress == Some(true)
+}
+
+/// Whether WAL waits behind an archive_command that takes long.
+fn wal_piles_up(g: &Glance) -> bool {
+    const LONG: Duration = Duration::from_secs(10);
+    // One is the file that it is at.
+    g.archiving
+        .as_ref()
+        .is_some_and(|a| a.since >= LONG && a.ready > 1)
 }
 
 /// What is pending in it, and whether it has arrived.
@@ -76,18 +95,21 @@ fn pending(g: &Glance) -> Vec<(Interrupt, bool)> {
 }
 
 /// A session at work without a handler for one of the two signals. While it starts it has those of its postmaster.
-fn is_deaf(g: &Glance) -> bool {
-    let at_work = g.status.as_ref().is_ok_and(|s| s.activity.is_some());
-    // Who waits in system(3) ignores SIGINT for that time only.
-    let mut unheard = unheard(g);
-    if super::rules::system(&g.signals) {
-        unheard.retain(|signal| *signal != libc::SIGINT);
-    }
-    g.backend_type == BackendType::Client && at_work && !unheard.is_empty()
+pub fn is_deaf(g: &Glance) -> bool {
+    !unheard(g).is_empty()
 }
 
 fn unheard(g: &Glance) -> Vec<i32> {
-    let unheard = |signal: &i32| Signals::has(g.signals.caught, *signal) == Some(false);
+    let at_work = g.status.as_ref().is_ok_and(|s| s.activity.is_some());
+    if g.backend_type != BackendType::Client || !at_work {
+        return Vec::new();
+    }
+    // Who waits in system(3) ignores SIGINT for that time only.
+    let in_system = super::rules::system(&g.signals);
+    let unheard = |signal: &i32| {
+        Signals::has(g.signals.caught, *signal) == Some(false)
+            && !(in_system && *signal == libc::SIGINT)
+    };
     ENDING_SIGNALS.into_iter().filter(unheard).collect()
 }
 
@@ -104,7 +126,6 @@ struct Seen {
     last: Glance,
     /// What is pending, since which glance, and in which statement.
     pending: Vec<(Interrupt, Duration, Option<Timestamp>)>,
-    was_deaf: bool,
     /// The glance at which a cancel was not pending any more that had been at the one before, and its statement, which
     /// goes on.
     taken: Option<(Duration, Timestamp)>,
@@ -131,8 +152,11 @@ impl Ledger {
                 (what != Interrupt::Cancel || of_it.2 == statement).then_some(of_it.1)
             });
             since.push((what, known.unwrap_or(glance.clock), statement));
+            let dropped = what == Interrupt::Cancel
+                && arrived
+                && two.as_ref().is_some_and(|two| two.both(awaits_command));
             let at_least = known
-                .filter(|_| !had_no_turn)
+                .filter(|_| !had_no_turn && !dropped)
                 .map(|first| glance.clock.saturating_sub(first));
             let at_most = oldest(glance, what, arrived).map(|start| start.until(glance.at));
             Pending {
@@ -144,17 +168,14 @@ impl Ledger {
             }
         });
         let pending: Vec<Pending> = pending.collect();
-        let deaf = is_deaf(glance);
         let ignores = pending.iter().any(|p| p.at_least.is_some());
-        let stays_deaf = deaf && before.as_ref().is_some_and(|seen| seen.was_deaf);
-        let by_itself = |two: &Two| two.undoing_in().is_some() || two.was_swallowed().is_some();
         let judgement = Judgement {
             cause: two
                 .as_ref()
-                .filter(|two| ignores || stays_deaf || by_itself(two))
+                .filter(|two| ignores || two.are_enough())
                 .map(|two| find(two, &pending)),
             cpu_percent: two.and_then(|two| two.cpu),
-            is_deaf: deaf,
+            unheard: unheard(glance).into_iter().map(|n| names(&[n])).collect(),
             pending,
         };
         let mut last = glance.clone();
@@ -165,7 +186,6 @@ impl Ledger {
         let seen = Seen {
             last,
             pending: since,
-            was_deaf: deaf,
             taken,
         };
         self.0.insert(glance.key(), seen);
@@ -198,6 +218,16 @@ fn taken(seen: &Seen, glance: &Glance) -> Option<(Duration, Timestamp)> {
         Some((at, of)) if of == statement => Some((at, of)),
         _ => before.then_some((glance.clock, statement)),
     }
+}
+
+/// Whether it waits for its client's next command, which drops a cancel that is pending: there is nothing for it to end.
+/// Until then it is held back, as in the middle of a message (SocketBackend(), src/backend/tcop/postgres.c).
+fn awaits_command(g: &Glance) -> bool {
+    let activity = g.status.as_ref().ok().and_then(|s| s.activity);
+    g.backend_type == BackendType::Client
+        && activity.is_some_and(|a| a.is_idle())
+        && g.wait.as_ref().is_some_and(|wait| wait.is("ClientRead"))
+        && g.variables.interrupt_holdoff_count == Some(0)
 }
 
 /// Since when it may be pending at the earliest.
@@ -302,9 +332,11 @@ pub const TABLE: &[Row] = &[
     row("exiting", |two, _| {
         let exiting = two.both(|g| g.variables.proc_exit_in_progress == Some(true));
         exiting.then(|| {
+            let mut evidence = two.sleep_evidence("proc_exit_inprogress is 1 at both glances");
+            evidence.extend(two.call().map(|call| format!("in the system call {call}")));
             (
-                "it is ending already, and hangs on the way out".into(),
-                vec!["proc_exit_inprogress is 1".into()],
+                "it is ending already, and was still there at both of two glances".into(),
+                evidence,
             )
         })
     }),
@@ -341,6 +373,72 @@ pub const TABLE: &[Row] = &[
             )
         })
     }),
+    row("handlers-replaced", |two, _| {
+        two.both(stopping::was_told_in_vain).then(|| {
+            (
+                "something replaced PostgreSQL's signal handlers: a terminate was sent and delivered, and set nothing".into(),
+                vec!["the server is being stopped and has sent SIGTERM to all sessions; ProcDiePending is not set".into()],
+            )
+        })
+    }),
+    row("receiver-wait", |two, _| {
+        let stream = two
+            .last
+            .stream
+            .as_ref()
+            .filter(|_| two.both(stopping::waits_for))?;
+        let mut evidence = vec![format!(
+            "sent up to {}, and confirmed up to {}",
+            Stream::position(stream.sent),
+            Stream::position(stream.confirmed)
+        )];
+        evidence.extend(
+            two.wait()
+                .map(|wait| format!("wait event {} at both glances", wait.text())),
+        );
+        let to = two.last.status.as_ref().ok().and_then(|s| s.client);
+        let to = to.map_or(String::new(), |client| format!(" {client}"));
+        Some((
+            format!(
+                "the server is being stopped, and its receiver{to} has not confirmed all WAL, which it waits for before it ends"
+            ),
+            evidence,
+        ))
+    }),
+    row("process-wait", |two, _| {
+        let held_up = two.both(stopping::waits_for);
+        let piles_up = two.both(wal_piles_up);
+        let call = two
+            .last
+            .process
+            .syscall
+            .as_ref()
+            .filter(|_| held_up || piles_up)?;
+        let child = call.child()?;
+        let before = two.first.process.syscall.as_ref()?.child()?;
+        (before.pid == child.pid && two.asleep_in().is_some()).then_some(())?;
+        let what = match two.last.backend_type {
+            BackendType::Archiver => "its archive_command",
+            BackendType::Startup => "its restore_command",
+            _ => "its child",
+        };
+        let mut evidence = Vec::new();
+        if let Some(archiving) = &two.last.archiving {
+            evidence.push(format!("that has run for {} s", archiving.since.as_secs()));
+            evidence.push(match archiving.ready {
+                MOST_READY.. => format!("{MOST_READY} WAL files or more are to be archived"),
+                ready => format!("{ready} WAL files are to be archived"),
+            });
+        }
+        let who_waits = match held_up {
+            true => "the server is being stopped, and it",
+            false => "it",
+        };
+        Some((
+            format!("{who_waits} waits for {what}, {}", child.describe()),
+            evidence,
+        ))
+    }),
     row("spinlock-wait", |two, _| {
         let wait = two.wait().filter(|wait| wait.is("SpinDelay"))?;
         Some((
@@ -369,7 +467,7 @@ pub const TABLE: &[Row] = &[
     row("critical-section", |two, _| {
         let count = two.count(|g| g.variables.crit_section_count)?;
         Some((
-            "it is in a critical section, and does not come back to leave it".into(),
+            "it was in a critical section at both of two glances".into(),
             vec![format!("CritSectionCount is {count}")],
         ))
     }),
@@ -386,7 +484,7 @@ pub const TABLE: &[Row] = &[
         let mut evidence = vec![format!("{name} is {count}")];
         evidence.extend(two.doing_evidence());
         Some((
-            "interrupts are held off, and it does not come back to let them go".into(),
+            "interrupts were held off at both of two glances".into(),
             evidence,
         ))
     }),
@@ -433,10 +531,23 @@ pub const TABLE: &[Row] = &[
         ))
     }),
     row("handlers-replaced", |two, _| {
-        let unheard = two.both(is_deaf).then(|| unheard(two.last))?;
+        let waiters = Some(&two.last.waiters).filter(|_| two.is_deaf_and_in_the_way())?;
+        let unheard = names(&unheard(two.last));
+        let wait = match waiters.len() {
+            1 => "waits for a lock that it holds",
+            _ => "wait for locks that it holds",
+        };
+        let process = if waiters.len() == 1 {
+            "process"
+        } else {
+            "processes"
+        };
         Some((
-            "something replaced PostgreSQL's signal handlers: cancel and terminate arrive and set nothing".into(),
-            vec![format!("no handler for {}", names(&unheard))],
+            format!(
+                "{process} {} {wait}, and something replaced PostgreSQL's signal handlers: what {unheard} should do, it does not",
+                super::locks::pids(waiters)
+            ),
+            vec![format!("no handler for {unheard}")],
         ))
     }),
     row("barrier-ignored", |two, pending| {
@@ -457,7 +568,7 @@ pub const TABLE: &[Row] = &[
         };
         two.both(sleeps).then(|| {
             (
-                "it sleeps for a moment again and again, and does not check for interrupts".into(),
+                "it was in a short sleep at both of two glances, and did not check for interrupts in between".into(),
                 two.sleep_evidence("asleep in a short sleep at both glances"),
             )
         })
@@ -470,17 +581,14 @@ pub const TABLE: &[Row] = &[
         let mut evidence = vec![format!("wait event {} at both glances", wait.text())];
         evidence.extend(two.sleep_evidence(""));
         Some((
-            "it waits for its latch again and again and does not check for interrupts".into(),
+            "it waited for its latch at both of two glances, and did not check for interrupts in between".into(),
             evidence,
         ))
     }),
     row("blocked-syscall", |two, _| {
         two.asleep_in()?;
         Some((
-            format!(
-                "it is blocked in {}, and goes back there when a signal wakes it",
-                two.call()?
-            ),
+            format!("it was blocked in {} at both of two glances", two.call()?),
             two.sleep_evidence("asleep in this call at both glances"),
         ))
     }),
@@ -489,7 +597,7 @@ pub const TABLE: &[Row] = &[
         let runs = two.in_state('R') && share >= 1.0 || share >= 50.0;
         runs.then(|| {
             (
-                "it computes and does not check for interrupts".into(),
+                "it computed from one glance to the next, and did not check for interrupts".into(),
                 two.doing_evidence().into_iter().collect(),
             )
         })
@@ -501,7 +609,7 @@ fn find(two: &Two, pending: &[Pending]) -> Cause {
     let found = TABLE
         .iter()
         .find_map(|row| Some((row.code, (row.recognise)(two, pending)?)));
-    match found {
+    let mut cause = match found {
         Some((code, (summary, evidence))) => Cause {
             code,
             summary,
@@ -512,8 +620,16 @@ fn find(two: &Two, pending: &[Pending]) -> Cause {
             summary: "what it does could not be told without stopping it".into(),
             evidence: Vec::new(),
         },
+    };
+    if two.both(stopping::waits_for) && !SAYS_SO.contains(&cause.code) {
+        let text = "the server was told to stop, and this process is one that it waits for";
+        cause.evidence.push(text.into());
     }
+    cause
 }
+
+/// Causes whose sentence has it that the server is being stopped.
+const SAYS_SO: [&str; 2] = ["receiver-wait", "process-wait"];
 
 /// Whether nothing else is pending.
 fn only(pending: &[Pending], what: Interrupt) -> bool {
@@ -544,6 +660,21 @@ impl Two<'_> {
     fn wait(&self) -> Option<&Wait> {
         let wait = self.last.wait.as_ref()?;
         (self.first.wait.as_ref() == Some(wait)).then_some(wait)
+    }
+
+    /// Whether they show that it does not go on, though nothing may be pending in it.
+    fn are_enough(&self) -> bool {
+        let held_up = self.both(stopping::waits_for) || self.both(is_ending);
+        self.undoing_in().is_some()
+            || self.was_swallowed().is_some()
+            || self.is_deaf_and_in_the_way()
+            || self.both(wal_piles_up)
+            || held_up && !self.had_no_turn()
+    }
+
+    /// Others wait for a lock that it holds, and it does not hear what would make it let go.
+    fn is_deaf_and_in_the_way(&self) -> bool {
+        self.both(is_deaf) && !self.last.waiters.is_empty()
     }
 
     /// Ready to run, and never let.
@@ -665,6 +796,11 @@ mod tests {
                 ..ProcessFacts::default()
             },
             cpu_time: Some(Duration::from_millis(1000 + ms)),
+            server_stopping: None,
+            stage: None,
+            stream: None,
+            archiving: None,
+            waiters: Vec::new(),
         };
         change(&mut glance);
         glance
@@ -892,9 +1028,15 @@ mod tests {
             g.variables.query_cancel_pending = Some(false);
             g.signals.caught = Some(0);
         };
+        // By itself that holds nothing up.
         let judgement = judge(deaf);
-        assert!(judgement.is_deaf && judgement.is_stuck() && judgement.pending.is_empty());
-        assert_eq!(judgement.cause.map(|c| c.code), Some("handlers-replaced"));
+        assert!(!judgement.is_stuck() && judgement.pending.is_empty());
+        assert_eq!(judgement.unheard, ["SIGINT", "SIGTERM"]);
+        let in_the_way = judge(|g| {
+            deaf(g);
+            g.waiters = vec![78];
+        });
+        assert_eq!(in_the_way.cause.map(|c| c.code), Some("handlers-replaced"));
         // In system(3) it ignores SIGINT for a moment; SIGTERM is heard.
         let in_system = |g: &mut Glance| {
             let bit = |n: i32| 1 << (n - 1);
@@ -903,12 +1045,12 @@ mod tests {
             g.signals.ignored = Some(bit(libc::SIGINT) | bit(libc::SIGQUIT));
             g.signals.blocked = Some(bit(libc::SIGCHLD));
         };
-        assert!(!judge(in_system).is_stuck());
+        assert!(judge(in_system).unheard.is_empty());
         let by_hand = judge(|g| {
             in_system(g);
             g.signals.blocked = Some(0);
         });
-        assert!(by_hand.is_stuck());
+        assert_eq!(by_hand.unheard, ["SIGINT"]);
         let starting = judge(|g| {
             deaf(g);
             g.status = Err(crate::postgres::status::NoStatus::None);

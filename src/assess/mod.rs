@@ -13,6 +13,7 @@ pub mod locks;
 pub mod looks;
 pub mod rules;
 pub mod samples;
+pub mod stopping;
 
 use std::fmt;
 

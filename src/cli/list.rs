@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::exit::{End, Exit};
 use super::{ListArgs, messages, say};
-use crate::assess::likely::{Ledger, asks_for_another_glance};
+use crate::assess::likely::{Ledger, asks_for_another_glance, is_deaf};
+use crate::assess::stopping::stage;
 use crate::memory::ProcessMemory;
 use crate::postgres::status::Timestamp;
-use crate::postgres::{Activity, BackendType, Member, Server, Servers, Sweep};
+use crate::postgres::{Activity, BackendType, Member, Server, Servers, Sweep, locks, wait_class};
 use crate::process::Process;
 use crate::process::permission::Permission;
 use crate::render::list::{self, Listing, Row};
@@ -92,6 +93,8 @@ impl Watched {
             });
         });
         let servers = &self.servers.all;
+        learn_stages(&mut rows);
+        learn_waiters(&mut rows);
         let mut read = vec![0; servers.len()];
         for row in &rows {
             read[row.server] += 1;
@@ -112,9 +115,13 @@ impl Watched {
                 if !open(row) {
                     return true;
                 }
-                let Some(again) = again(&servers[row.server], row, most_query) else {
+                let Some(mut again) = again(&servers[row.server], row, most_query) else {
                     return false; // It has ended.
                 };
+                // None comes back that was gone.
+                again.stage = row.glance.stage;
+                again.waiters = std::mem::take(&mut row.glance.waiters);
+                again.waiters.retain(|pid| waits_for(*pid, again.inner_pid));
                 row.glance = again;
                 row.judgement = self.ledger.judge(&row.glance);
                 true
@@ -157,10 +164,62 @@ fn age(g: &Glance) -> (bool, Timestamp) {
 
 fn glance(member: &Member, most_query: usize) -> Glance {
     let mut glance = Glance::of(member, most_query);
-    if asks_for_another_glance(&glance) {
+    if asks_for_another_glance(&glance) || glance.is_told_by_its_call() {
         glance.look_closer(member.process, member.memory);
     }
     glance
+}
+
+/// How far servers have come that are being stopped.
+fn learn_stages(rows: &mut [Row]) {
+    let stopping = |row: &&Row| row.glance.server_stopping == Some(true);
+    let servers: HashSet<usize> = rows.iter().filter(stopping).map(|r| r.server).collect();
+    for server in servers {
+        let all = rows.iter().filter(|row| row.server == server);
+        let all: Vec<&Glance> = all.map(|row| &row.glance).collect();
+        let stage = stage(&all);
+        for row in rows.iter_mut().filter(|row| row.server == server) {
+            row.glance.stage = stage;
+        }
+    }
+}
+
+/// Who waits for sessions that do not hear what would end them. There are few, if any.
+fn learn_waiters(rows: &mut [Row]) {
+    const MOST_ASKED: usize = 100;
+    let deaf = |row: &&Row| is_deaf(&row.glance);
+    let deaf: HashSet<_> = (rows.iter().filter(deaf))
+        .map(|row| (row.server, row.glance.inner_pid))
+        .collect();
+    let in_queue = |row: &&Row| {
+        let wait = row.glance.wait.as_ref();
+        deaf.iter().any(|(server, _)| *server == row.server)
+            && wait.is_some_and(|wait| wait.is_of(wait_class::LOCK))
+    };
+    let mut found: HashMap<(usize, i32), Vec<i32>> = HashMap::new();
+    for row in rows.iter().filter(in_queue).take(MOST_ASKED) {
+        for blocker in blockers_of(row.glance.pid) {
+            let of_it = found.entry((row.server, blocker)).or_default();
+            of_it.push(row.glance.pid);
+        }
+    }
+    for row in rows.iter_mut() {
+        let key = (row.server, row.glance.inner_pid);
+        if deaf.contains(&key) {
+            row.glance.waiters = found.remove(&key).unwrap_or_default();
+        }
+    }
+}
+
+fn blockers_of(pid: i32) -> Vec<i32> {
+    let process = Process::open(pid).ok();
+    process
+        .and_then(|p| locks::blockers_of(&p))
+        .unwrap_or_default()
+}
+
+fn waits_for(pid: i32, inner_pid: i32) -> bool {
+    blockers_of(pid).contains(&inner_pid)
 }
 
 /// Another glance at the same process; none where it has ended.
@@ -328,7 +387,7 @@ fn say_nothing_found(args: &ListArgs, sweep: &Sweep, nothing_read: bool) {
             ),
         }
     } else if args.stuck {
-        "no backend ignores a pending cancel, terminate or barrier".to_owned()
+        "no backend ignores a pending cancel, terminate or barrier, or holds others up".to_owned()
     } else {
         "no backend is as asked for".to_owned()
     };

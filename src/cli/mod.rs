@@ -283,7 +283,7 @@ struct InterruptArgs {
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Only those that ignore a pending cancel, terminate or barrier, with the likely cause
+    /// Only those that ignore a pending cancel, terminate or barrier, or hold others up, with the likely cause
     #[arg(long)]
     stuck: bool,
     /// Only those in this database (may be given several times); a number is an OID

@@ -4,8 +4,9 @@
 //! src/include/storage/lock.h, 13 to 18.
 
 use super::siblings::{Siblings, pointer};
-use super::{Backend, Layout, LockTable, PgProc};
+use super::{Backend, Layout, LockTable, PgProc, prove};
 use crate::memory::{Avma, Memory};
+use crate::process::Process;
 
 /// The names of the modes by number, as `pg_locks.mode` has them.
 const MODES: [&str; 9] = [
@@ -58,6 +59,16 @@ pub struct Blocker {
     pub holds: Vec<&'static str>,
     /// The mode that it waits for itself, being before the backend in the queue.
     pub wants: Option<&'static str>,
+}
+
+/// Who keeps `process` from the lock that it waits for, by their PIDs as the server knows them. None where it waits for
+/// none, or is no backend, or its server's tables are not known.
+pub fn blockers_of(process: &Process) -> Option<Vec<i32>> {
+    let backend = prove(process).ok()?;
+    let layout = backend.version.as_ref()?.layout()?;
+    let my_proc = pointer(&backend.memory, backend.globals.get("MyProc")?)?;
+    let blockers = find_wait(&backend, layout, my_proc)?.blockers?;
+    Some(blockers.iter().map(|b| b.server_pid).collect())
 }
 
 /// What the backend waits for and who blocks it, read from shared memory without a stop. None where it does not wait

@@ -31,7 +31,7 @@ pub use title::Title;
 pub(crate) use versions::ROWS;
 pub use versions::{Activity, BackendType, Layout, LockTable, PgProc, Version, backend_status};
 pub use wait_events::{Wait, WaitEvents};
-pub use walsenders::{Receiver, Synchronous};
+pub use walsenders::{Receiver, Stream, Synchronous};
 pub use workers::{Restart, Worker, parallel_leader, parallel_workers};
 
 /// Classes of wait events: the highest byte of `wait_event_info` (src/include/utils/wait_event.h).

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use procfs::process::Status as ProcStatus;
 
+use super::data_files::{DataFiles, PostmasterStatus};
 use super::globals::TELLTALES;
 use super::identity::{self, Backend, NotABackend, Postmaster, prove};
 use super::lwlocks::Tranches;
@@ -54,6 +55,8 @@ pub struct Server {
     pub error_depth: Option<Avma>,
     /// The names of its wait events.
     pub wait_events: WaitEvents,
+    /// Its own files, where it has a postmaster.
+    files: Option<DataFiles>,
     /// The process that it was proved by.
     process: Process,
     executable: FileKey,
@@ -69,14 +72,16 @@ impl Server {
         let name = name.and_then(|at| siblings::pointer(memory, at));
         let name = name.and_then(|at| memory.read_c_string(at, 256).ok());
         let standalone = backend.backend_type == BackendType::Standalone;
+        let inner_postmaster = int("PostmasterPid")
+            .map(|pid| pid as i32)
+            .filter(|_| !standalone);
         Server {
+            files: inner_postmaster.and_then(|pid| DataFiles::of(&process, pid)),
             postmaster: match backend.postmaster {
                 Postmaster::Running(pid) => Some(pid),
                 Postmaster::Gone => None,
             },
-            inner_postmaster: int("PostmasterPid")
-                .map(|pid| pid as i32)
-                .filter(|_| !standalone),
+            inner_postmaster,
             version: backend.version.clone(),
             data_directory: backend.data_directory.clone(),
             port: int("PostPortNumber")
@@ -99,6 +104,12 @@ impl Server {
     /// What is known of its version.
     pub fn layout(&self) -> Option<&'static Layout> {
         self.version.as_ref().and_then(Version::layout)
+    }
+
+    /// Whether it was told to stop, and has not come to its end; none where that is not known.
+    pub fn is_stopping(&self) -> Option<bool> {
+        let status = self.files.as_ref()?.status()?;
+        Some(status == PostmasterStatus::Stopping)
     }
 
     /// What one of its processes is for.

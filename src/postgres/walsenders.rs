@@ -7,6 +7,45 @@ use super::versions::{sync_rep_config, walsender};
 use super::{Backend, Globals, Layout};
 use crate::memory::Memory;
 
+/// How far a walsender's stream has come, positions in the WAL as the server counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    /// It was told that the server stops (`WALSNDSTATE_STOPPING`), and ends when its receiver has confirmed everything
+    /// (WalSndDone(), src/backend/replication/walsender.c).
+    pub stopping: bool,
+    /// It has sent everything before this position.
+    pub sent: u64,
+    /// Its receiver has confirmed everything before this one: what it has flushed, and where it tells nothing of that, what
+    /// it has written.
+    pub confirmed: u64,
+}
+
+impl Stream {
+    /// That of the walsender with this memory, whose PID is `pid` as the server knows it. None where it streams nothing.
+    pub fn of(memory: &dyn Memory, globals: &Globals, pid: i32) -> Option<Self> {
+        let at = pointer(memory, globals.get("MyWalSnd")?)?;
+        let number = |offset: i64| memory.read_u32(at.offset(offset)).ok();
+        let position = |offset: i64| memory.read_u64(at.offset(offset)).ok();
+        let state = number(walsender::STATE)?;
+        let streams = (walsender::CATCHUP..=walsender::STOPPING).contains(&state);
+        let flushed = position(walsender::FLUSH)?;
+        let stream = Stream {
+            stopping: state == walsender::STOPPING,
+            sent: position(walsender::SENT)?,
+            confirmed: match flushed {
+                0 => position(walsender::WRITE)?,
+                flushed => flushed,
+            },
+        };
+        (streams && number(walsender::PID)? == pid as u32).then_some(stream)
+    }
+
+    /// A position as the server writes it.
+    pub fn position(at: u64) -> String {
+        format!("{:X}/{:X}", at >> 32, at as u32)
+    }
+}
+
 /// Who receives from a walsender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receiver {

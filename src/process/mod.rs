@@ -151,6 +151,15 @@ impl Process {
         self.start_time
     }
 
+    /// For how long it has been there.
+    pub fn age(&self) -> Option<Duration> {
+        use nix::time::{ClockId, clock_gettime};
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+        let per_second = procfs::ticks_per_second();
+        let started = Duration::from_secs_f64(self.start_time as f64 / per_second as f64);
+        now.checked_sub(started)
+    }
+
     /// `/proc/PID/status`.
     pub fn status(&self) -> io::Result<Status> {
         status_of(&self.proc)

@@ -223,13 +223,15 @@ impl BlockedCall {
         self.time_limit_ms = look.time_limit(self);
     }
 
-    /// Looks up only what takes next to no time: what the descriptor points to, or which file is being opened.
+    /// Looks up only what takes next to no time: what the descriptor points to, which file is being opened, which child it
+    /// waits for, and for how long.
     pub fn glance(&mut self, process: &Process, memory: &dyn Memory) {
         self.target = self.descriptor.and_then(|fd| process.descriptor(fd));
-        if self.is_one_of(&["open", "openat"]) {
-            let look = Look { process, memory };
+        let look = Look { process, memory };
+        if self.is_one_of(&["open", "openat", "wait4", "waitid"]) {
             self.waits_for = look.waits_for(self).unwrap_or_default();
         }
+        self.time_limit_ms = look.time_limit(self);
     }
 
     /// Whether it is one of those, by their names, which are the same on all processors. Not all of them have all calls.
@@ -241,6 +243,19 @@ impl BlockedCall {
     pub fn peer(&self) -> Option<&Awaited> {
         let connected = |a: &&Awaited| matches!(&a.thing, Thing::Socket(s) if s.remote.is_some());
         self.waits_for.iter().find(connected)
+    }
+
+    /// The child that it waits for, where it waits for one and no other.
+    pub fn child(&self) -> Option<&Other> {
+        match &self.waits_for[..] {
+            [
+                Awaited {
+                    thing: Thing::Child(child),
+                    ..
+                },
+            ] => Some(child),
+            _ => None,
+        }
     }
 
     /// The call in words, with what it waits for where that is one thing.

@@ -233,6 +233,11 @@ pub fn text(listing: &Listing, screen: &Screen, lines: Option<usize>) -> String 
         for (row, cells) in rows {
             let folded = !columns.iter().any(|(c, _)| *c == C::Type);
             out.push_str(&line(&columns, cells, folded));
+            if let (None, true) = (&row.judgement.cause, !row.judgement.unheard.is_empty()) {
+                let signals = row.judgement.unheard.join(" and ");
+                let text = format!("no handler for {signals}: one that is sent sets nothing");
+                out.push_str(&note(screen, &text));
+            }
             if let Some(cause) = &row.judgement.cause {
                 proofs_needed = true;
                 let code = screen.paint(Tone::Warn, &format!("likely {}", cause.code));
@@ -569,6 +574,11 @@ mod tests {
                 signals: Signals::default(),
                 process: ProcessFacts::default(),
                 cpu_time: Some(Duration::from_millis(12_300)),
+                server_stopping: None,
+                stage: None,
+                stream: None,
+                archiving: None,
+                waiters: Vec::new(),
             },
             judgement: Judgement::default(),
         };

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{CarrierStack, ProcessFacts, Signals, Variables};
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::postgres::status::{self, NoStatus, Status, Timestamp};
-use crate::postgres::{BackendType, Globals, Member, Server, Title, Wait};
+use crate::postgres::{BackendType, Globals, Member, Server, Stream, Title, Wait};
+use crate::process::root::Root;
 use crate::process::syscalls::BlockedCall;
 use crate::process::{Process, RawCall, permission};
 
@@ -107,7 +108,51 @@ pub struct Glance {
     pub process: ProcessFacts,
     /// Processor time that it has used.
     pub cpu_time: Option<Duration>,
+    /// Whether its server was told to stop, and has not come to its end; none where that is not known.
+    #[serde(default)]
+    pub server_stopping: Option<bool>,
+    /// How far its server has come on its way to stop: who looks at all of its processes knows.
+    #[serde(default)]
+    pub stage: Option<Stage>,
+    /// How far the stream has come, if it is a walsender.
+    #[serde(default)]
+    pub stream: Option<Stream>,
+    /// What waits behind it, if it is an archiver that waits for its command.
+    #[serde(default)]
+    pub archiving: Option<Archiving>,
+    /// Who waits for a lock that it holds, by their PIDs in our PID namespace; looked up only where that decides.
+    #[serde(default)]
+    pub waiters: Vec<i32>,
 }
+
+/// How far a server has come on its way to stop. Its processes end in this order (PostmasterStateMachine(),
+/// src/backend/postmaster/postmaster.c, 12 to 18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stage {
+    /// It was told to stop. Sessions may be let go on: a smart shutdown waits for them.
+    Told,
+    /// Sessions and workers were sent SIGTERM.
+    SessionsTold,
+    /// They are gone, and the checkpointer waits for the walsenders to take notice (WalSndWaitStopping(),
+    /// src/backend/replication/walsender.c).
+    SendersTold,
+    /// The checkpointer writes the last checkpoint.
+    Checkpoint,
+    /// That is written. Walsenders send what is left, and the archiver archives it.
+    Last,
+}
+
+/// An archiver at work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archiving {
+    /// For how long its command has run.
+    pub since: Duration,
+    /// How many WAL files are ready to be archived, the present one among them; counted to [`MOST_READY`].
+    pub ready: usize,
+}
+
+/// To how many WAL files are counted.
+pub const MOST_READY: usize = 1000;
 
 impl Glance {
     /// Which process it is.
@@ -170,7 +215,19 @@ impl Glance {
             },
             cpu_time: member.process.cpu_time(),
             title: title.text,
+            server_stopping: server.is_stopping(),
+            stage: None,
+            stream: (backend_type == BackendType::WalSender)
+                .then(|| Stream::of(memory, &server.globals, member.inner_pid))
+                .flatten(),
+            archiving: None,
+            waiters: Vec::new(),
         }
+    }
+
+    /// Whether its system call may tell that others wait for it, though nothing is pending in it.
+    pub fn is_told_by_its_call(&self) -> bool {
+        self.server_stopping == Some(true) || self.backend_type == BackendType::Archiver
     }
 
     /// Looks up in which system call it is, and where in the kernel it sleeps.
@@ -195,6 +252,23 @@ impl Glance {
         });
         let detour = memory.detour();
         self.process.memory_detour = detour.map(str::to_owned);
+        if self.backend_type == BackendType::Archiver {
+            self.archiving = self.archiving(process);
+        }
+    }
+
+    fn archiving(&self, process: &Process) -> Option<Archiving> {
+        let child = self.process.syscall.as_ref()?.child()?;
+        let since = Process::open(child.pid).ok()?.age()?;
+        // pg_wal may be a link to another file system.
+        let directory = process.path_inside(&process.working_directory().ok()?);
+        let root = Root::of(process).ok()?;
+        let files = root.list(&directory.join("pg_wal/archive_status"), MOST_READY);
+        let files = files.unwrap_or_default();
+        Some(Archiving {
+            since,
+            ready: files.iter().filter(|f| f.ends_with(".ready")).count(),
+        })
     }
 
     /// Whether it deals with an error and holds interrupts off, asleep: PostgresMain() does so from the error on until

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
 use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
-use crate::postgres::{Activity, BackendType, Receiver, Wait, Worker};
+use crate::postgres::{Activity, BackendType, Receiver, Stream, Wait, Worker};
 use crate::process::Process;
 use crate::process::syscalls::BlockedCall;
 use crate::tracee::threads::Absent;
 use crate::unwind::variables::FrameVariables;
 use crate::unwind::{FoundBy, StackEnd};
-pub use glance::{Glance, ServerFacts};
+pub use glance::{Archiving, Glance, MOST_READY, ServerFacts, Stage};
 pub use outside::from_outside;
 pub use take::{Answers, Capture, HANDLED_SIGNALS, Plan, look, zombie};
 
@@ -193,6 +193,9 @@ pub struct BackendFacts {
     /// Who receives from a walsender; none where that was not looked at, or is not known.
     #[serde(default)]
     pub receiver: Option<Receiver>,
+    /// How far the stream of a walsender has come.
+    #[serde(default)]
+    pub stream: Option<Stream>,
     /// The text of its statement.
     pub query: Option<String>,
     /// Its title in ps.

@@ -45,6 +45,7 @@ pub fn from_outside(process: &Process) -> Option<Snapshot> {
             parallel_leader: None,
             parallel_workers: None,
             receiver: None,
+            stream: None,
             query: None,
             title: title.text,
             container: inner.and_then(|_| container::id(process)),

@@ -21,7 +21,7 @@ use crate::memory::{Avma, CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
     Activity, Backend, BackendType, DataFiles, Disposition, Postmaster, PostmasterStatus, Receiver,
-    Statics, Wait, WaitEvents, Worker, backend_status, disposition, locks, parallel_leader,
+    Statics, Stream, Wait, WaitEvents, Worker, backend_status, disposition, locks, parallel_leader,
     parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
@@ -635,6 +635,9 @@ impl<'b, 'p> Plan<'b, 'p> {
             parallel_leader: parallel_leader(&backend.title.text),
             parallel_workers: None,
             receiver: None,
+            stream: (backend.backend_type == BackendType::WalSender)
+                .then(|| Stream::of(&backend.memory, &backend.globals, backend.inner_pid))
+                .flatten(),
             query: text(backend_status::ACTIVITY, MOST_QUERY),
             title: backend.title.text.clone(),
             container: self.container.clone(),

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 use serde_json::Value;
 
+use crate::children::children;
 use crate::harness::{
     Backend, DEADLINE, How, Installation, Run, Server, as_stranger, fetched, heeding_signals,
     is_root, pgpoke, server_with_testext, skip, skipped, wait_for,
 };
+use crate::report::Report;
+use crate::server_end::has_stopped_in_good_order;
 
 /// What is listed of one server, by the PID that the server knows.
 struct Listed {
@@ -337,7 +340,7 @@ fn the_stuck_are_told_from_the_well_and_nobody_is_stopped() {
         ("SELECT pgpoke_spin()", "cpu-loop"),
         ("SELECT pgpoke_hold()", "interrupts-held-off"),
         ("SELECT pgpoke_blocked()", "signals-blocked"),
-        ("SELECT pgpoke_handlers('ignore')", "handlers-replaced"),
+        ("SELECT pgpoke_usleep()", "sleep-loop"),
     ];
     let mut well = server.connect();
     well.batch_execute("BEGIN").expect("a transaction");
@@ -357,18 +360,16 @@ fn the_stuck_are_told_from_the_well_and_nobody_is_stopped() {
         });
         assert_eq!(found["cause"]["code"], cause, "{sql}: {found:#}");
         assert_eq!(found["stuck"], true);
-        if cause != "handlers-replaced" {
-            let pending = &found["pending"][0];
-            assert_eq!(pending["interrupt"], "cancel", "{found:#}");
-            assert_eq!(pending["arrived"], cause != "signals-blocked", "{found:#}");
-            let bound = |name: &str| pending[name].as_f64().expect("milliseconds");
-            let (least, most) = (bound("ignored_ms_at_least"), bound("ignored_ms_at_most"));
-            let truly = started.elapsed().as_secs_f64() * 1e3;
-            assert!(
-                least >= 50.0 && least <= truly && least <= most,
-                "{truly}: {found:#}"
-            );
-        }
+        let pending = &found["pending"][0];
+        assert_eq!(pending["interrupt"], "cancel", "{found:#}");
+        assert_eq!(pending["arrived"], cause != "signals-blocked", "{found:#}");
+        let bound = |name: &str| pending[name].as_f64().expect("milliseconds");
+        let (least, most) = (bound("ignored_ms_at_least"), bound("ignored_ms_at_most"));
+        let truly = started.elapsed().as_secs_f64() * 1e3;
+        assert!(
+            least >= 50.0 && least <= truly && least <= most,
+            "{truly}: {found:#}"
+        );
         all.push(stuck);
     }
     let (run, calls) = Run::pgpoke_traced(["list", "--json"]);
@@ -405,7 +406,7 @@ fn the_file_that_is_being_opened_is_named() {
     });
     let summary = found["cause"]["summary"].as_str().expect("a cause");
     assert!(
-        summary.starts_with("it is blocked in openat() of the FIFO /"),
+        summary.starts_with("it was blocked in openat() of the FIFO /"),
         "{summary}"
     );
     stuck.backend().assert_running_untraced();
@@ -719,4 +720,369 @@ fn five_hundred_backends_cost_little() {
     if load < 8.0 {
         assert!(took[2].1 < 0.2, "{took:?}");
     }
+}
+
+/// What is said of one process, if it is called stuck.
+fn stuck_one(server: &Server, pid: i32) -> Option<Value> {
+    let mut all = list(server, &["--stuck"]).backends;
+    all.remove(&i64::from(pid))
+}
+
+/// It is, with this cause.
+#[track_caller]
+fn is_listed(server: &Server, pid: i32, cause: &str) -> Value {
+    let found = wait_for(DEADLINE, &format!("it shall be listed: {cause}"), || {
+        stuck_one(server, pid)
+    });
+    assert_eq!(found["cause"]["code"], cause, "{found:#}");
+    found
+}
+
+fn summary(found: &Value) -> &str {
+    found["cause"]["summary"].as_str().expect("a cause")
+}
+
+/// What `inspect` advises to type.
+#[track_caller]
+fn run_what_is_advised(report: &Report, start: &str) {
+    let advice = report.at("/advice").as_array().expect("advice");
+    let mut advice = advice.iter().map(|a| a.as_str().expect("text"));
+    let command = advice.find_map(|a| Some(&a[a.find(start)?..]));
+    let command = command.unwrap_or_else(|| panic!("no {start:?}:\n{}", report.run));
+    let done = Command::new("sh").args(["-c", command]).status();
+    assert!(done.expect("sh").success(), "{command}");
+}
+
+/// A process of the server's own, by the beginning of its title.
+fn process_called(server: &Server, title: &str) -> Backend {
+    wait_for(DEADLINE, &format!("there shall be a {title}"), || {
+        let all = children(server.postmaster().pid);
+        all.into_iter().find(|child| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", child.pid)).unwrap_or_default();
+            String::from_utf8_lossy(&line).starts_with(&format!("postgres: {title}"))
+        })
+    })
+}
+
+fn tell_to_stop(server: &Server, signal: i32) {
+    server.postmaster().send(signal);
+    let pid_file = server.data_directory().join("postmaster.pid");
+    wait_for(DEADLINE, "the shutdown shall begin", || {
+        let text = std::fs::read_to_string(&pid_file).ok()?;
+        (text.lines().nth(7)?.trim() == "stopping").then_some(())
+    });
+}
+
+/// That is no reason by itself to call a session stuck: nothing tells whether anything was sent.
+#[test]
+fn without_handlers_it_is_stuck_when_it_is_in_somebody_s_way() {
+    let server = server_with_testext!();
+    let mut client = server.connect();
+    client.batch_execute("CREATE TABLE t ()").expect("a table");
+    let deaf = server.stuck("BEGIN; LOCK t; SELECT pgpoke_handlers('ignore')");
+    deaf.prove_stuck(How::Terminate);
+    assert_eq!(stuck_one(&server, deaf.pid()), None);
+    Run::pgpoke(["list"])
+        .assert_code(0)
+        .assert_says("no handler for SIGINT and SIGTERM");
+    let waits = server.stuck_when("SELECT * FROM t", |_| true);
+    let found = is_listed(&server, deaf.pid(), "handlers-replaced");
+    let waiter = format!("process {} waits for a lock that it holds", waits.pid());
+    assert!(summary(&found).starts_with(&waiter), "{found:#}");
+    assert_eq!(stuck_one(&server, waits.pid()), None, "it would obey");
+    let report = Report::of(&["inspect"], deaf.pid());
+    report.assert_advises(&format!("pgpoke interrupt --terminate {}", deaf.pid()));
+    let args = ["interrupt", "--terminate", "--yes", "--grace", "50ms"];
+    Report::of(&args, deaf.pid()).assert_outcome("terminated", 0);
+    deaf.assert_terminated();
+    assert!(waits.result().is_ok(), "it has the lock");
+    assert!(list(&server, &["--stuck"]).backends.is_empty());
+    server.assert_unharmed();
+}
+
+/// A fast shutdown has sent SIGTERM to everybody, and that is known of a session with another handler, too.
+#[test]
+fn a_session_that_a_shutdown_was_lost_on_is_listed() {
+    let server = server_with_testext!();
+    let deaf = server.stuck("SELECT pgpoke_handlers('own')");
+    assert_eq!(stuck_one(&server, deaf.pid()), None);
+    tell_to_stop(&server, libc::SIGINT);
+    let found = is_listed(&server, deaf.pid(), "handlers-replaced");
+    assert!(
+        summary(&found).contains("a terminate was sent"),
+        "{found:#}"
+    );
+    let args = ["interrupt", "--terminate", "--yes", "--grace", "50ms"];
+    Report::of(&args, deaf.pid()).assert_outcome("terminated", 0);
+    has_stopped_in_good_order(&server);
+}
+
+/// A callback of an extension's waits for somebody on the session's way out.
+#[test]
+fn a_session_that_hangs_on_its_way_out_is_listed_with_what_it_waits_for() {
+    let server = server_with_testext!();
+    let fifo = server.directory().join("nobody-writes");
+    let made = Installation::command("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo").success());
+    let path = fifo.display().to_string();
+    for (kind, argument, waits_for) in [
+        ("open", &path, format!("openat() of the FIFO {path}")),
+        ("run", &"exec sleep 1000".to_owned(), "its child".to_owned()),
+    ] {
+        let mut client = server.connect();
+        let pid = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("its PID")
+            .get(0);
+        client
+            .execute("SELECT pgpoke_at_exit($1, $2)", &[&kind, argument])
+            .expect("a callback");
+        let backend = Backend::open(pid).expect("its process");
+        assert_eq!(stuck_one(&server, pid), None);
+        drop(client);
+        let found = is_listed(&server, pid, "exiting");
+        let evidence = found["cause"]["evidence"].to_string();
+        assert!(evidence.contains(&waits_for), "{found:#}");
+        let report = Report::of(&["inspect"], pid);
+        report
+            .assert_at("/cause/code", "exiting")
+            .assert_verdict("pointless");
+        match kind {
+            "open" => {
+                report.assert_advises(&format!("whoever opens the other end of {path}"));
+                drop(std::fs::OpenOptions::new().write(true).open(&fifo));
+            }
+            _ => {
+                report.assert_advises("when it ends, so does the wait");
+                children(pid)
+                    .iter()
+                    .for_each(|child| child.send(libc::SIGTERM));
+            }
+        }
+        wait_for(DEADLINE, "it shall be gone", || {
+            (!backend.is_alive()).then_some(())
+        });
+        assert!(list(&server, &["--stuck"]).backends.is_empty());
+    }
+    server.assert_unharmed();
+}
+
+/// pg_receivewal, which receives from a walsender of its own.
+struct Receiver {
+    process: Child,
+    walsender: Backend,
+    _directory: tempfile::TempDir,
+}
+
+impl Receiver {
+    fn of(server: &Server) -> Self {
+        let directory = Installation::temp_dir();
+        let mut program = Installation::command(server.installation().program("pg_receivewal"));
+        program
+            .arg("-D")
+            .arg(directory.path())
+            .args(["-d", &server.conninfo().replace("dbname=postgres", "")])
+            .args(["--status-interval", "1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = program.spawn().expect("pg_receivewal");
+        let sql = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'";
+        let pid = wait_for(DEADLINE, "a walsender shall stream", || {
+            let row = server.ask(|client| client.query_opt(sql, &[]));
+            row.expect("an answer").map(|row| row.get(0))
+        });
+        Receiver {
+            process,
+            walsender: Backend::open(pid).expect("the walsender"),
+            _directory: directory,
+        }
+    }
+
+    fn send(&self, signal: i32) {
+        let process = Backend::open(self.process.id() as i32).expect("pg_receivewal");
+        process.send(signal);
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn server_that_sends() -> Server {
+    Server::builder()
+        .setting("wal_sender_timeout", "0")
+        .setting("max_wal_senders", "3")
+        .setting("wal_level", "replica")
+        .start()
+}
+
+/// All is sent, and the receiver does not confirm it.
+#[test]
+fn a_walsender_whose_receiver_does_not_confirm_is_what_a_shutdown_waits_for() {
+    let server = server_that_sends();
+    let receiver = Receiver::of(&server);
+    let pid = receiver.walsender.pid;
+    assert!(
+        list(&server, &["--stuck"]).backends.is_empty(),
+        "it streams"
+    );
+    receiver.send(libc::SIGSTOP);
+    assert!(
+        list(&server, &["--stuck"]).backends.is_empty(),
+        "nobody waits"
+    );
+    tell_to_stop(&server, libc::SIGINT);
+    let found = is_listed(&server, pid, "receiver-wait");
+    assert!(
+        summary(&found).contains("has not confirmed all WAL"),
+        "{found:#}"
+    );
+    receiver.walsender.assert_running_untraced();
+    let report = Report::of(&["inspect"], pid);
+    report
+        .assert_at("/cause/code", "receiver-wait")
+        .assert_advises(&format!("pgpoke interrupt --terminate {pid}"));
+    Report::of(&["interrupt", "--terminate", "--yes"], pid)
+        .assert_outcome("obeyed-signal", 0)
+        .assert_at("/server_restarted", false);
+    has_stopped_in_good_order(&server);
+}
+
+/// The receiver takes nothing more, so that the walsender has not even noticed that it shall stop.
+#[test]
+fn a_walsender_whose_receiver_takes_nothing_is_what_a_shutdown_waits_for() {
+    let server = server_that_sends();
+    let receiver = Receiver::of(&server);
+    let pid = receiver.walsender.pid;
+    receiver.send(libc::SIGSTOP);
+    server
+        .connect()
+        .batch_execute("CREATE TABLE t AS SELECT repeat('x', 100) FROM generate_series(1, 100000)")
+        .expect("much WAL");
+    tell_to_stop(&server, libc::SIGINT);
+    is_listed(&server, pid, "receiver-wait");
+    Report::of(&["inspect"], pid).assert_at("/cause/code", "receiver-wait");
+    // It goes on, and so does the shutdown.
+    receiver.send(libc::SIGCONT);
+    has_stopped_in_good_order(&server);
+}
+
+/// A smart shutdown waits for sessions, and lets them work: nobody of them ignores anything.
+#[test]
+fn who_is_well_is_not_listed_while_a_server_stops() {
+    let server = Server::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "true")
+        .start();
+    let receiver = Receiver::of(&server);
+    let works = server.stuck_when("SELECT pg_sleep(1000)", |_| true);
+    let idle = server.connect();
+    tell_to_stop(&server, libc::SIGTERM);
+    for _ in 0..3 {
+        let stuck = list(&server, &["--stuck"]).backends;
+        assert!(stuck.is_empty(), "{stuck:#?}");
+    }
+    receiver.walsender.assert_running_untraced();
+    drop(idle);
+    works.backend().send(libc::SIGTERM);
+    has_stopped_in_good_order(&server);
+}
+
+/// Its command does not come back: WAL piles up, and then a shutdown waits for it.
+#[test]
+fn an_archiver_is_listed_when_others_wait_for_its_command() {
+    let server = Server::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "exec sleep 300")
+        .start();
+    // An archive command that was killed is worded as a crash is.
+    server.expect_crash();
+    let mut client = server.connect();
+    for table in ["a", "b"] {
+        client
+            .batch_execute(&format!("CREATE TABLE {table} ()"))
+            .and_then(|()| client.batch_execute("SELECT pg_switch_wal()"))
+            .expect("a WAL file");
+    }
+    let in_its_command = |archiver: &Backend| {
+        wait_for(DEADLINE, "the archiver shall wait for its child", || {
+            (archiver.syscall() == Some(libc::SYS_wait4)).then_some(())
+        });
+    };
+    let archiver = process_called(&server, "archiver");
+    in_its_command(&archiver);
+    assert_eq!(stuck_one(&server, archiver.pid), None, "it has just begun");
+    let found = is_listed(&server, archiver.pid, "process-wait");
+    assert!(
+        summary(&found).contains("its archive_command, process"),
+        "{found:#}"
+    );
+    archiver.assert_running_untraced();
+    let report = Report::of(&["inspect"], archiver.pid);
+    report.assert_at("/cause/code", "process-wait");
+    run_what_is_advised(&report, "kill ");
+    let next = wait_for(DEADLINE, "there shall be a new archiver", || {
+        // The postmaster looks who is missing when it has something to do.
+        drop(server.connect());
+        let next = process_called(&server, "archiver");
+        (next != archiver).then_some(next)
+    });
+    assert!(list(&server, &["--stuck"]).backends.is_empty());
+
+    in_its_command(&next);
+    drop(client);
+    tell_to_stop(&server, libc::SIGINT);
+    let found = is_listed(&server, next.pid, "process-wait");
+    assert!(
+        summary(&found).starts_with("the server is being stopped"),
+        "{found:#}"
+    );
+    let report = Report::of(&["inspect"], next.pid);
+    report.assert_advises("the shutdown goes on");
+    run_what_is_advised(&report, "kill ");
+    wait_for(DEADLINE, "the server shall be stopped", || {
+        (!server.postmaster().is_alive()).then_some(())
+    });
+    let log = server.log();
+    assert!(log.contains("database system is shut down"), "{log}");
+    assert!(!log.contains("terminating any other"), "{log}");
+}
+
+/// There is nothing for it to end: it is kept until the next command comes, and dropped then.
+#[test]
+fn a_cancel_of_a_session_that_waits_for_its_client_is_nobody_s_trouble() {
+    let server = Server::start();
+    for begin in ["SELECT 1", "BEGIN"] {
+        let mut client = server.connect();
+        let pid = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("its PID")
+            .get(0);
+        client.batch_execute(begin).expect("a statement");
+        let backend = Backend::open(pid).expect("its process");
+        backend.send(libc::SIGINT);
+        let listed = wait_for(DEADLINE, "the cancel shall be there", || {
+            let row = list(&server, &[]).backends.remove(&i64::from(pid))?;
+            (row["interrupts"]["query_cancel_pending"] == true).then_some(row)
+        });
+        assert_eq!(listed["stuck"], false, "{listed:#}");
+        let report = Report::of(&["inspect"], pid);
+        report
+            .assert_at("/cause/code", "idle")
+            .assert_verdict("pointless");
+        assert!(
+            report.text("/cause/summary").contains("dropped"),
+            "{}",
+            report.run
+        );
+        let advice = report.at("/advice").to_string();
+        assert!(!advice.contains("interrupt"), "{advice}");
+        backend.assert_running_untraced();
+        let one: i32 = client.query_one("SELECT 1", &[]).expect("no error").get(0);
+        assert_eq!(one, 1);
+    }
+    server.assert_unharmed();
 }

@@ -459,7 +459,7 @@ fn a_commit_that_waits_for_a_standby_is_well() {
     wait_until_it_waits(&server, stuck.pid(), "IPC");
     let report = Report::of(&["inspect"], stuck.pid());
     report
-        .assert_at("/cause/code", "responsive")
+        .assert_at("/cause/code", "receiver-wait")
         .assert_verdict("pointless")
         .assert_advises("the commit stands here");
     let summary = report.text("/cause/summary");

@@ -34,8 +34,10 @@ const CHECKS: [&str; 24] = [
 ];
 
 /// Every cause.
-const CAUSES: [&str; 27] = [
+const CAUSES: [&str; 29] = [
     "responsive",
+    "receiver-wait",
+    "process-wait",
     "sleep-loop",
     "starting",
     "authenticating",

@@ -62,7 +62,7 @@ fn begin_to_stop(server: &Server, stuck: &Stuck) {
 }
 
 #[track_caller]
-fn has_stopped_in_good_order(server: &Server) {
+pub(crate) fn has_stopped_in_good_order(server: &Server) {
     wait_for(DEADLINE, "the server shall be stopped", || {
         (!server.postmaster().is_alive()).then_some(())
     });

@@ -393,10 +393,16 @@ pub mod walsender {
     pub const PID: i64 = 0;
     /// `state`, a `WalSndState`.
     pub const STATE: i64 = 4;
+    /// `sentPtr`
+    pub const SENT: i64 = 8;
+    /// `write`
+    pub const WRITE: i64 = 24;
     /// `flush`: 0 until its receiver has told of one, which a base backup's never does.
     pub const FLUSH: i64 = 32;
     /// `WALSNDSTATE_BACKUP`
     pub const BACKUP: u32 = 1;
+    /// `WALSNDSTATE_CATCHUP`
+    pub const CATCHUP: u32 = 2;
     /// `WALSNDSTATE_STREAMING`
     pub const STREAMING: u32 = 3;
     /// `WALSNDSTATE_STOPPING`
