@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::checks::{self, TABLE};
+use super::consequences::sigterm_waits;
 use super::{
-    Assessment, Check, Interrupt, Request, Status, Verdict, libraries, locks, looks, rules,
+    Assessment, Check, Interrupt, Request, Status, Verdict, libraries, locks, looks, rules, samples,
 };
 use crate::postgres::BackendType;
 use crate::process::syscalls::{Other, Thing};
@@ -73,8 +74,12 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     let generator = rules::generated_below(snapshot).filter(|_| unproved);
     let musl = snapshot.stack.as_ref().filter(|_| unproved);
     let musl = musl.filter(|stack| rules::lost_in_musl(stack).is_some());
-    // It may leave a function of the C library by itself, but not a call that nothing answers, or a wait for a spinlock.
+    // It may leave a function of the C library by itself, but not a call that nothing answers, as far as can be told, or a
+    // wait for a spinlock.
+    let asleep = snapshot.stack.as_ref().is_some_and(|s| s.in_syscall)
+        && snapshot.process.state == Some('S');
     let stays = generator.is_some()
+        || asleep
         || musl.is_some_and(|stack| stack.in_syscall)
         || matches!(a.cause.code, "blocked-syscall" | "spinlock-wait");
     let lets_go = looks::lets_go(snapshot).is_some()
@@ -90,13 +95,12 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
             command(snapshot, request)
                 .map(|command| Advice::typing("if you accept that risk", command)),
         ),
-        Verdict::Unsafe if !stays && all_leave(a.objections()) => {
-            advice.extend(command(snapshot, request).map(|command| {
+        Verdict::Unsafe if !stays && all_leave(snapshot, a.interrupt, a.objections()) => advice
+            .extend(command(snapshot, request).map(|command| {
                 let text =
                     "the objection is to where it is at this moment; this waits for a better one";
                 Advice::typing(text, command)
-            }))
-        }
+            })),
         _ => {}
     }
     let rows = a
@@ -113,7 +117,10 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
     }
     let idle = snapshot.backend.activity.is_some_and(|s| s.is_idle());
     if a.verdict == Verdict::Pointless && a.interrupt == Interrupt::Nothing && !idle && !caught {
-        others.push((Request::Cancel, a.verdict_if.cancel));
+        // It would let the terminate through that was asked for.
+        if !sigterm_waits(snapshot) {
+            others.push((Request::Cancel, a.verdict_if.cancel));
+        }
         others.push((Request::Terminate, a.verdict_if.terminate));
     }
     let mut refused = Vec::new();
@@ -127,7 +134,7 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
         // What pgpoke would refuse is no advice.
         let works = match verdict {
             Verdict::Safe | Verdict::Risky => true,
-            Verdict::Unsafe => !stays && all_leave(decide),
+            Verdict::Unsafe => !stays && all_leave(snapshot, name, decide),
             Verdict::Pointless => continue,
         };
         let text = match verdict {
@@ -144,13 +151,41 @@ pub fn give(snapshot: &Snapshot, a: &Assessment, request: Request) -> Vec<Advice
         }
     }
     if advice.is_empty() && !refused.is_empty() {
-        let text = format!(
-            "nothing is to be done from outside: a {} would be unsafe here, and would stay so",
-            refused.join(" or a ")
-        );
+        let refused = refused.join(" or a ");
+        let text = match a.interrupt {
+            Interrupt::Nothing => format!(
+                "nobody has asked it to end: pg_cancel_backend() or pg_terminate_backend() comes first; if it ignores that, a {refused} by pgpoke would be unsafe here, and would stay so"
+            ),
+            _ => format!(
+                "nothing is to be done from outside: a {refused} would be unsafe here, and would stay so"
+            ),
+        };
         advice.push(text.into());
     }
+    let has_command = advice.iter().any(|a| a.command.is_some());
+    if a.verdict == Verdict::Unsafe && !has_command {
+        advice.extend(by_place(snapshot, a));
+    }
     advice
+}
+
+/// What to do where nothing but the place stands in the way, and one look does not tell whether that changes.
+fn by_place(snapshot: &Snapshot, a: &Assessment) -> Option<Advice> {
+    let place = |c: &Check| c.status == Status::Fail && looks::PERHAPS_FOR_GOOD.contains(&c.code);
+    if a.cause.code == "spinlock-wait" || !a.objections().any(place) {
+        return None;
+    }
+    Some(match samples::motion(snapshot) {
+        Some(motion) => format!(
+            "it was there at each of {} looks, and no better moment is to be expected: if the session has to end, only pg_ctl restart -m immediate ends it",
+            motion.looks
+        )
+        .into(),
+        None => Advice::typing(
+            "whether it leaves the place that is objected to, several looks tell",
+            format!("pgpoke inspect --samples 20 {}", snapshot.pid),
+        ),
+    })
 }
 
 /// What to do where a free moment was waited for, and none came that was safe: not the same once more.
@@ -162,15 +197,27 @@ pub fn after_search(
 ) {
     use checks::Weight::{Identity, Occasion};
     let occasion = matches!(checks::weight(objections), Some(Identity | Occasion) | None);
-    if occasion || looks::lets_go(snapshot).is_none() {
+    if occasion {
+        return;
+    }
+    let mut words = vec!["pgpoke interrupt"];
+    words.extend(option(request));
+    for code in allowed {
+        words.extend(["--allow", code]);
+    }
+    if looks::lets_go(snapshot).is_none() {
+        let same = format!("{} {}", words.join(" "), snapshot.pid);
+        let before = a.advice.len();
+        a.advice.retain(|one| one.command.as_ref() != Some(&same));
+        if a.advice.len() < before {
+            a.advice.push("no moment was met at which stepping in is safe; a longer --wait looks for it at more of them".into());
+        }
         return;
     }
     a.advice = by_cause(snapshot, a.cause.code).into_iter().collect();
     let can_be_allowed = objections.iter().all(|c| c.status == Status::Warn);
-    let mut words = vec!["pgpoke interrupt"];
-    words.extend(option(request));
-    for code in (allowed.iter().map(String::as_str)).chain(objections.iter().map(|c| c.code)) {
-        words.extend(["--allow", code]);
+    for check in objections {
+        words.extend(["--allow", check.code]);
     }
     let command = format!("{} {}", words.join(" "), snapshot.pid);
     a.advice.push(match can_be_allowed {
@@ -190,6 +237,9 @@ fn option(request: Request) -> Option<&'static str> {
 fn step_in(snapshot: &Snapshot, interrupt: Interrupt, request: Request) -> Advice {
     let effect = match interrupt {
         Interrupt::Terminate => "this ends the session, and nothing else",
+        Interrupt::Cancel if sigterm_waits(snapshot) => {
+            "this cancels the statement, and lets the SIGTERM through that was sent before: the session ends"
+        }
         Interrupt::Cancel => "this cancels the statement; the session goes on",
         Interrupt::Barrier | Interrupt::Nothing => "this makes it accept the barrier; nothing ends",
     };
@@ -225,6 +275,12 @@ const WAITING: [&str; 6] = [
     "foreign-runtime",
     "uninterruptible-syscall",
 ];
+
+fn waits_for_child(snapshot: &Snapshot) -> bool {
+    let call = snapshot.process.syscall.as_ref();
+    let waits_for = call.map_or(&[][..], |call| &call.waits_for);
+    waits_for.iter().any(|a| matches!(a.thing, Thing::Child(_)))
+}
 
 /// Who could end a system call.
 fn by_what_it_waits_for(snapshot: &Snapshot) -> Option<Advice> {
@@ -349,12 +405,22 @@ fn leaves(code: &str) -> bool {
     MOVES_ON.contains(&code) && code != "foreign-runtime"
 }
 
-/// Whether waiting helps: nothing stays that objects, for whatever reason.
-fn all_leave<'c>(objections: impl Iterator<Item = &'c Check>) -> bool {
+/// Whether waiting helps: nothing stays that objects, for whatever reason, as far as one look or several can tell.
+fn all_leave<'c>(
+    snapshot: &Snapshot,
+    interrupt: Interrupt,
+    objections: impl Iterator<Item = &'c Check>,
+) -> bool {
     let mut all = objections
         .filter(|c| c.objection.map(|o| o.verdict) == Some(Verdict::Unsafe))
         .peekable();
-    all.peek().is_some() && all.all(|c| leaves(c.code))
+    let seen = samples::motion(snapshot).is_some();
+    let stays = looks::stays(snapshot, interrupt);
+    let is_left = |code| match looks::PERHAPS_FOR_GOOD.contains(&code) {
+        true => seen && !stays.contains(&code),
+        false => !stays.contains(&code),
+    };
+    all.peek().is_some() && all.all(|c| leaves(c.code) && is_left(c.code))
 }
 
 /// What can be done on musl, and what cannot.
@@ -493,6 +559,7 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
             format!("ps -o pid,user,args -p {}", snapshot.process.traced_by()?),
         ),
         "group-stopped" => Advice::typing("let it go on, if you may", format!("kill -CONT {pid}")),
+        "uninterruptible-syscall" if waits_for_child(snapshot) => return None,
         "uninterruptible-syscall" => {
             "nothing but the kernel or the storage can help: look at dmesg and at the file system it waits for".into()
         }
@@ -520,10 +587,16 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
             "nothing is left to interrupt; if it stays, look at its postmaster".into()
         }
         "exiting" => "find what it waits for on its way out; a further interrupt does nothing".into(),
-        "postmaster-gone" if heeds_no_sigterm(snapshot.backend.backend_type) => Advice::typing(
-            "no postmaster is left that could restart anything, so ending it harms no one else",
-            format!("kill -9 {pid}"),
-        ),
+        // A further SIGTERM says the same again.
+        "postmaster-gone"
+            if heeds_no_sigterm(snapshot.backend.backend_type)
+                || snapshot.variables.proc_die_pending == Some(true) =>
+        {
+            Advice::typing(
+                "no postmaster is left that could restart anything, so ending it harms no one else",
+                format!("kill -9 {pid}"),
+            )
+        }
         "postmaster-gone" => Advice::typing(
             "no postmaster is left that could restart anything, so ending it harms no one else (if this does nothing, with -9)",
             format!("kill {pid}"),

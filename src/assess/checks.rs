@@ -388,7 +388,7 @@ pub const TABLE: &[Row] = &[
         doubts: "whether SIGUSR1, which the call would ride on, can be used could not be told",
         source: "Linux, arch/x86/kernel/signal.c; src/port/pqsignal.c",
         next: Some(
-            "there is no way in for pgpoke: find what changed the handling of SIGUSR1 in this process (the server needs that signal, too), and plan a restart of the server if the session has to end",
+            "there is no way in for pgpoke: find what changed the handling of SIGUSR1 here (the server needs it, too); if the session has to end, and ignores SIGTERM, only pg_ctl restart -m immediate ends it",
         ),
     },
     Row {

@@ -3,7 +3,7 @@
 
 use super::{Interrupt, rules};
 use crate::postgres::{BackendType, Layout, Receiver, Restart, Synchronous};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Signals, Snapshot};
 
 /// What kind of backend it is, as far as ending it makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,9 +155,19 @@ fn at_exit(snapshot: &Snapshot) -> Option<String> {
     ))
 }
 
+/// A SIGTERM was sent and waits, blocked as a rule: once an ERROR has jumped out of the statement, PostgresMain() lets all
+/// signals through (src/backend/tcop/postgres.c), and this one ends the session.
+pub(super) fn sigterm_waits(snapshot: &Snapshot) -> bool {
+    Signals::has(snapshot.signals.pending, libc::SIGTERM) == Some(true)
+}
+
 fn cancel_of_client(s: &Subject) -> Vec<String> {
+    let session = match sigterm_waits(s.snapshot) {
+        true => "a SIGTERM that was sent before, and is blocked so far, ends the session then",
+        false => "the session goes on",
+    };
     let mut all = vec![format!(
-        "the statement of {} fails with \"{CANCELLED}\" (SQLSTATE 57014); the session goes on",
+        "the statement of {} fails with \"{CANCELLED}\" (SQLSTATE 57014); {session}",
         s.session()
     )];
     let facts = &s.snapshot.backend;
@@ -445,6 +455,9 @@ mod tests {
     #[test]
     fn a_client_and_its_transaction() {
         let mut s = captured();
+        assert!(all(&s, Interrupt::Cancel).contains("the session goes on"));
+        s.signals.pending = Some(1 << (libc::SIGTERM - 1));
+        assert!(all(&s, Interrupt::Cancel).contains("ends the session then"));
         s.backend.statement_start = Some(20);
         for (transaction, said) in [
             (Some(10), "begun before it"),

@@ -1,8 +1,8 @@
 //! What one look at a backend cannot tell, and further ones can.
 
-use super::{Interrupt, Request, cause, rules, samples};
+use super::{Interrupt, Request, cause, checks, rules, samples};
 use crate::image::ModuleKind;
-use crate::snapshot::{Frame, Snapshot};
+use crate::snapshot::{Frame, Snapshot, Stack};
 
 /// What is still open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Question {
     WhereItLetsGo,
     /// Which of two functions it is that loops: only stacks tell.
     WhoLoops,
+    /// Whether it leaves the place that is objected to: only stacks tell.
+    DoesItLeave,
 }
 
 /// What further looks may tell of the cause, if anything.
@@ -34,7 +36,45 @@ pub fn question(s: &Snapshot) -> Option<Question> {
         };
     }
     let loops = cause::find(s).code == "cpu-loop" && called_by_an_extension(s).is_some();
-    loops.then_some(Question::WhoLoops)
+    if loops {
+        return Some(Question::WhoLoops);
+    }
+    let asked = Interrupt::of(s, Request::Pending);
+    let what = match asked {
+        Interrupt::Nothing => Interrupt::Cancel,
+        _ => asked,
+    };
+    let objects = |c: &super::Check| c.objection.is_some() && PERHAPS_FOR_GOOD.contains(&c.code);
+    let all = checks::all(s, what, &[]);
+    let left = |code| samples::motion(s).is_some() && !stays(s, what).contains(&code);
+    all.iter()
+        .any(|c| objects(c) && !left(c.code))
+        .then_some(Question::DoesItLeave)
+}
+
+/// Checks whose objection is to a place that may be one for good, as far as one look can tell: a loop in a signal's handler, or
+/// with a spinlock taken. The C library's functions come to their ends.
+pub const PERHAPS_FOR_GOOD: [&str; 3] = ["signal-handler", "spinlock", "subtransaction"];
+
+/// The checks that object to what several looks have in common, and so to a place that it does not leave. None where it
+/// makes progress, or was looked at once.
+pub fn stays(s: &Snapshot, interrupt: Interrupt) -> Vec<&'static str> {
+    let motion = samples::motion(s).filter(|m| m.progress.is_none());
+    let Some((motion, stack)) = motion.zip(s.stack.as_ref()) else {
+        return Vec::new();
+    };
+    let common = samples::common_frames(s, motion.common.len());
+    if common.is_empty() {
+        return Vec::new();
+    }
+    let mut outer = s.clone();
+    outer.stack = Some(Stack {
+        frames: common.to_vec(),
+        ..stack.clone()
+    });
+    let objections = checks::all(&outer, interrupt, &[]);
+    let objections = objections.iter().filter(|c| c.objection.is_some());
+    objections.map(|c| c.code).collect()
 }
 
 /// Whether a further look shows more of what can be done than the present one: interrupts are not held off there.

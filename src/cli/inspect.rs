@@ -163,7 +163,7 @@ impl Looks {
         for _ in 0..MORE {
             let open = matches!(
                 question(snapshot),
-                Some(Question::WhereItLetsGo | Question::WhoLoops)
+                Some(Question::WhereItLetsGo | Question::WhoLoops | Question::DoesItLeave)
             );
             if !open || began.elapsed() >= TIME_FOR_MORE {
                 break;

@@ -748,7 +748,8 @@ impl<'c> Climb<'c, '_> {
             // Of what was seen before, this is the cause now.
             self.caught = Some(report.detail.clone());
             snapshot.swallowed = self.caught.clone();
-            assessment.cause = assess(&snapshot, request, &args.allow).cause;
+            let now = assess(&snapshot, request, &args.allow);
+            (assessment.cause, assessment.advice) = (now.cause, now.advice);
         }
         Ok(Done::new(snapshot, assessment, report))
     }

@@ -10,6 +10,8 @@ mod safe_instruction;
 /// Whether the code of a library shows all spinlocks that it may hold.
 mod spinlocks;
 
+/// What is advised, done.
+mod advice;
 /// What comes after an interrupt that was called safe.
 mod aftermath;
 /// Programs that a backend waits for.

@@ -711,6 +711,23 @@ impl Scenario {
         self.cause == "uninterruptible-syscall"
     }
 
+    /// Brings a backend there, and asks it to end, if that is in vain: nobody else's request is ever pending.
+    pub fn with_pending<'s>(&self, server: &'s Server, asked: Option<How>) -> Option<Actor<'s>> {
+        if asked.is_some_and(|how| !self.ignores.contains(&how)) {
+            return None;
+        }
+        let actor = Actor::new(server, self.start);
+        if let Some(how) = asked {
+            actor.prove_stuck(server, how, self.start);
+        }
+        Some(actor)
+    }
+
+    /// What is advised may be something else from one look to the next.
+    pub fn moves(&self) -> bool {
+        self.moving || matches!(self.doing, Doing::Varies)
+    }
+
     /// testext brings it there, and nothing else has a part in it.
     pub fn is_of_testext(&self) -> bool {
         matches!(self.start, Start::Call(_) | Start::CallAndStop(_))
