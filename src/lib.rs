@@ -16,6 +16,7 @@
 //! * [`unwind`]: frames from registers, memory and call-frame information; every frame says how it was found.
 //! * [`tracee`]: the only door to ptrace: seize, stop, registers, signals, the borrowed signal frame.
 //! * [`image`]: mapped ELF images: build-id, symbols, debug information, unwind sections.
+//! * [`target`]: where a look comes from: a living process, or what was left of one.
 //! * [`process`]: what `/proc` tells without stopping anything, and why an attach would be refused.
 //! * [`memory`]: reading bytes at an address, of a living process or of a captured stop.
 //!
@@ -63,5 +64,6 @@ pub mod process;
 pub mod render;
 pub mod selftest;
 pub mod snapshot;
+pub mod target;
 pub mod tracee;
 pub mod unwind;

@@ -4,11 +4,11 @@
 //! were copied during a stop, so that everything slow (unwinding, naming, judging) happens after the
 //! backend runs again, and on a fixture in tests exactly as on a server.
 
-use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for Avma {
 pub struct Unreadable(pub Avma);
 
 /// Something whose bytes can be read by address.
-pub trait Memory {
+pub trait Memory: fmt::Debug {
     /// Fills `buf` from `addr`, or fails; a short read is a failure.
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable>;
 
@@ -83,6 +83,11 @@ pub trait Memory {
             .iter_mut()
             .map(|(addr, buf)| self.read(*addr, buf).is_ok())
             .collect()
+    }
+
+    /// Why it is read through `/proc/PID/mem`, if it is: what process_vm_readv(2) said.
+    fn detour(&self) -> Option<&'static str> {
+        None
     }
 
     /// The byte at `addr`.
@@ -135,7 +140,7 @@ pub struct ProcessMemory {
     pid: Pid,
     mem: Option<File>,
     /// Why it is read through `/proc/PID/mem`, once that has worked where the call had not.
-    detour: Cell<Option<Errno>>,
+    detour: OnceLock<Errno>,
 }
 
 impl ProcessMemory {
@@ -144,13 +149,8 @@ impl ProcessMemory {
         ProcessMemory {
             pid: Pid::from_raw(pid),
             mem: File::open(format!("/proc/{pid}/mem")).ok(),
-            detour: Cell::new(None),
+            detour: OnceLock::new(),
         }
-    }
-
-    /// Why it is read through `/proc/PID/mem`, if it is: what process_vm_readv(2) said.
-    pub fn detour(&self) -> Option<&'static str> {
-        self.detour.get().map(|e| e.desc())
     }
 
     /// Reads ranges in one call; says how many bytes came. The kernel stops at the first range that it cannot read.
@@ -160,7 +160,7 @@ impl ProcessMemory {
         remote: &[RemoteIoVec],
     ) -> nix::Result<usize> {
         match self.detour.get() {
-            Some(e) => Err(e),
+            Some(e) => Err(*e),
             None => process_vm_readv(self.pid, local, remote),
         }
     }
@@ -171,13 +171,32 @@ impl ProcessMemory {
             .map_err(|_| Unreadable(addr))?;
         // A process that has ended has no memory either way.
         if why != Errno::ESRCH && !buf.is_empty() {
-            self.detour.set(Some(why));
+            // It is the first reason that is told.
+            let _ = self.detour.set(why);
         }
         Ok(())
     }
 }
 
+impl<M: Memory + ?Sized> Memory for &M {
+    fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
+        (**self).read(addr, buf)
+    }
+
+    fn read_batch(&self, requests: &mut [(Avma, &mut [u8])]) -> Vec<bool> {
+        (**self).read_batch(requests)
+    }
+
+    fn detour(&self) -> Option<&'static str> {
+        (**self).detour()
+    }
+}
+
 impl Memory for ProcessMemory {
+    fn detour(&self) -> Option<&'static str> {
+        self.detour.get().map(|e| e.desc())
+    }
+
     fn read(&self, addr: Avma, buf: &mut [u8]) -> Result<(), Unreadable> {
         let len = buf.len();
         let remote = [RemoteIoVec {
@@ -325,11 +344,11 @@ mod tests {
     #[test]
     fn our_own_memory_reads_in_one_batch_around_a_hole() {
         let pid = std::process::id() as i32;
-        let memory = ProcessMemory::open(pid);
+        let mut memory = ProcessMemory::open(pid);
         reads_around_a_hole(&memory);
         assert_eq!(memory.detour(), None);
         // The same where the call is denied.
-        memory.detour.set(Some(Errno::EPERM));
+        memory.detour = OnceLock::from(Errno::EPERM);
         reads_around_a_hole(&memory);
     }
 

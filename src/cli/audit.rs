@@ -71,7 +71,7 @@ impl Audit {
         let facts = &snapshot.backend;
         let mut line = format!(
             "pid={} backend={}",
-            backend.process.pid(),
+            backend.target.pid(),
             quoted(&backend.backend_type.to_string())
         );
         let data_directory = facts.data_directory.as_ref();

@@ -110,7 +110,7 @@ impl Looks {
         budget: &StopBudget,
         mut each: impl FnMut(&Snapshot),
     ) -> Result<(Snapshot, Option<Registers>), Failure> {
-        let process = plan.backend.process;
+        let process = Failure::unless_it_lives(plan)?;
         let (mut snapshot, mut registers) = take_with_registers(plan, self.passive, budget)?;
         each(&snapshot);
         // Processor time is exact right after a stop, so it is measured from the first to the last.
@@ -212,7 +212,8 @@ fn take_with_registers(
 ) -> Result<(Snapshot, Option<Registers>), Failure> {
     let taken = take_anything(plan, passive, budget)?;
     let same = plan.backend.still_executes_the_server();
-    same.map_err(|e| Failure::not_a_backend(e, plan.backend.process))?;
+    let process = Failure::unless_it_lives(plan)?;
+    same.map_err(|e| Failure::not_a_backend(e, process))?;
     Ok(taken)
 }
 
@@ -223,7 +224,7 @@ fn take_anything(
     budget: &StopBudget,
 ) -> Result<(Snapshot, Option<Registers>), Failure> {
     let backend: &Backend = plan.backend;
-    let process = backend.process;
+    let process = Failure::unless_it_lives(plan)?;
     let facts = plan.facts();
     if facts.state.is_none() && !process.still_the_same() {
         return Err(Failure::trace(TraceError::Gone(process.pid()), process));

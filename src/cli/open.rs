@@ -12,7 +12,7 @@ use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
-use crate::snapshot::{Snapshot, from_outside};
+use crate::snapshot::{Plan, Snapshot, from_outside};
 use crate::tracee::{StopBudget, TraceError, Words};
 
 /// Why a command ends before it could judge anything.
@@ -124,6 +124,19 @@ impl Failure {
             told.facts = facts();
         }
         self
+    }
+
+    /// The living process that a plan is about.
+    pub fn unless_it_lives<'p>(plan: &Plan<'_, 'p>) -> Result<&'p Process, Self> {
+        plan.living().map_err(|error| Failure {
+            end: End::from(&error),
+            message: error.to_string(),
+            detail: None,
+            hint: None,
+            outcome: None,
+            told: None,
+            asked_to_end: None,
+        })
     }
 
     /// Tracing failed.

@@ -228,6 +228,7 @@ fn write(
         &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT],
         &[],
     );
+    let process = Failure::unless_it_lives(plan)?;
     let seen = Seen::of(wishes, plan, budget);
     let mut seen = match seen {
         Ok(seen) => seen,
@@ -242,10 +243,9 @@ fn write(
     };
     progress(wishes, &format!("looked at it {times}; it runs on"));
 
-    let redactor = wishes.options.redactor(
-        plan.backend.process,
-        seen.snapshot.backend.client.as_deref(),
-    );
+    let redactor = wishes
+        .options
+        .redactor(process, seen.snapshot.backend.client.as_deref());
     if let Some(redactor) = &redactor {
         redactor.snapshot(&mut seen.snapshot);
     }
@@ -349,7 +349,7 @@ fn write_core(
     budget: &StopBudget,
     directory: &Path,
 ) -> Result<CoreReport, CoreError> {
-    let process = plan.backend.process;
+    let process = plan.living().map_err(CoreError::Trace)?;
     let options = CoreOptions {
         full: kind == CoreKind::Full,
         budget: StopBudget::new(process.pid(), budget.most(), |error| {

@@ -136,10 +136,11 @@ impl Material {
         modules: Vec<String>,
         spoken: Spoken,
     ) -> io::Result<Self> {
-        let pinned = backend.process;
+        let ended = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pinned = backend.living().ok_or_else(ended)?;
         let process = Process::open(pinned.pid()).map_err(|e| io::Error::other(e.to_string()))?;
         if process.start_time() != pinned.start_time() {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            return Err(ended());
         }
         let postmaster = match backend.postmaster {
             Postmaster::Running(pid) => Process::open(pid).ok(),

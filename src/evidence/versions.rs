@@ -36,7 +36,7 @@ pub fn mapped_images(backend: &Backend) -> Vec<MappedImage> {
         let image = MappedImage {
             path: mapping.path.clone(),
             start,
-            build_id: first.and_then(|m| build_id_in_memory(&backend.memory, m.start)),
+            build_id: first.and_then(|m| build_id_in_memory(backend.memory, m.start)),
             deleted: mapping.deleted,
         };
         found.insert(mapping.file, image);

@@ -116,16 +116,17 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    pub(super) fn of(process: &Process) -> Self {
+    /// Of what does not live any more only ours is left.
+    pub(super) fn of(process: Option<&Process>) -> Self {
         let mut all: Vec<Root> = Root::ours().into_iter().collect();
-        if let Ok(theirs) = Root::of(process)
+        if let Some(Ok(theirs)) = process.map(Root::of)
             && !all.iter().any(|ours| ours.is(&theirs))
         {
             all.push(theirs);
         }
         // In our own mount namespace the kernel tells paths as we see them, even those of a process that was put below
         // another root (d_path(), fs/d_path.c).
-        let theirs = match process.shares_our_mounts() {
+        let theirs = match process.is_none_or(Process::shares_our_mounts) {
             true => 0,
             false => all.len().saturating_sub(1),
         };

@@ -16,7 +16,8 @@ use super::locate::{DebugFiles, Finder, Roots};
 use super::{Bias, BuildId, Svma};
 use crate::memory::{Avma, Memory};
 use crate::process::root::Links;
-use crate::process::{Mapping, Process, as_text, maps, same_file};
+use crate::process::{Mapping, as_text, maps, same_file};
+use crate::target::Target;
 
 /// What part a mapped image plays in a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,7 +97,7 @@ type FileKey = (u32, u32, u64);
 /// The mappings of one process, and the images behind them as far as they were loaded.
 #[derive(Debug)]
 pub struct AddressSpace<'p> {
-    process: &'p Process,
+    target: &'p dyn Target,
     mappings: Vec<Mapping>,
     executable: Option<PathBuf>,
     images: RefCell<HashMap<FileKey, Option<Rc<Image>>>>,
@@ -136,16 +137,16 @@ pub struct ReplacedFile {
 
 impl<'p> AddressSpace<'p> {
     /// Reads what is mapped. Images are loaded when asked for.
-    pub fn read(process: &'p Process) -> std::io::Result<Self> {
-        AddressSpace::read_with(process, Rc::default())
+    pub fn read(target: &'p dyn Target) -> std::io::Result<Self> {
+        AddressSpace::read_with(target, Rc::default())
     }
 
     /// The same, with a say in where debug files are looked for.
-    pub fn read_with(process: &'p Process, debug_files: Rc<DebugFiles>) -> std::io::Result<Self> {
-        let executable = std::fs::read_link(format!("/proc/{}/exe", process.pid())).ok();
+    pub fn read_with(target: &'p dyn Target, debug_files: Rc<DebugFiles>) -> std::io::Result<Self> {
+        let executable = target.executable_path().ok();
         Ok(AddressSpace {
-            process,
-            mappings: process.maps()?,
+            target,
+            mappings: target.maps()?,
             executable: executable.map(without_deleted),
             images: RefCell::default(),
             modules: RefCell::default(),
@@ -196,13 +197,14 @@ impl<'p> AddressSpace<'p> {
     }
 
     fn roots(&self) -> &Rc<Roots> {
-        self.roots.get_or_init(|| Rc::new(Roots::of(self.process)))
+        self.roots
+            .get_or_init(|| Rc::new(Roots::of(self.target.living())))
     }
 
     /// A space of one image at `range`, with stated addresses that are the actual ones, for tests.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of_image(
-        process: &'p Process,
+        target: &'p dyn Target,
         range: std::ops::Range<Avma>,
         image: Rc<Image>,
     ) -> Self {
@@ -225,7 +227,7 @@ impl<'p> AddressSpace<'p> {
             image,
         };
         AddressSpace {
-            process,
+            target,
             modules: RefCell::new(HashMap::from([(range.start, Some(Rc::new(module)))])),
             mappings: vec![mapping],
             executable: None,
@@ -239,7 +241,7 @@ impl<'p> AddressSpace<'p> {
 
     /// Reads anew what is mapped, keeping the images that were loaded. For when code was mapped since.
     pub fn refresh(&mut self) -> std::io::Result<()> {
-        self.mappings = self.process.maps()?;
+        self.mappings = self.target.maps()?;
         self.modules.borrow_mut().clear();
         self.called_as.borrow_mut().clear();
         Ok(())
@@ -397,8 +399,8 @@ impl<'p> AddressSpace<'p> {
         let first = self.first_mapping(mapping)?;
         let in_memory = build_id_in_memory(memory, first.start);
         let mapped = match kind {
-            ModuleKind::Server => self.process.executable(),
-            _ => self.process.open_mapped(mapping),
+            ModuleKind::Server => self.target.executable(),
+            _ => self.target.mapped_file(mapping),
         };
         let from_file = match mapped {
             Ok(file) => self.believe(file, mapping, &in_memory, true),

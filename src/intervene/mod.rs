@@ -236,7 +236,9 @@ pub fn wait_for_obedience(
     grace: Duration,
 ) -> Obeyed {
     const LOOK: Duration = Duration::from_millis(5);
-    let process = plan.backend.process;
+    let Ok(process) = plan.living() else {
+        return Obeyed::Ended;
+    };
     let deadline = Instant::now() + grace;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -275,16 +277,17 @@ enum Look {
 
 /// What came of stepping in.
 #[derive(Debug)]
-pub enum Stepped {
+pub enum Stepped<'p> {
     /// Nothing was called.
     Not(Report),
     /// `ProcessInterrupts()` was called; what came of that is to be verified.
-    Called(Called),
+    Called(Called<'p>),
 }
 
 /// A call that was made.
 #[derive(Debug)]
-pub struct Called {
+pub struct Called<'p> {
+    process: &'p Process,
     /// How it ended.
     pub end: CallEnd,
     /// What it acted on.
@@ -292,7 +295,7 @@ pub struct Called {
     report: Report,
 }
 
-impl Called {
+impl Called<'_> {
     /// How often the backend was looked at before.
     pub fn attempts(&self) -> u32 {
         self.report.attempts
@@ -302,12 +305,12 @@ impl Called {
 /// Looks for a safe instruction for at most `options.wait`, calls `ProcessInterrupts()` there, and watches it.
 ///
 /// `statement` is the start of the statement that a cancel is meant for: a later one is left alone.
-pub fn step_in(
-    plan: &Plan,
+pub fn step_in<'p>(
+    plan: &Plan<'_, 'p>,
     options: &Options,
     statement: Option<i64>,
-) -> Result<Stepped, TraceError> {
-    let process = plan.backend.process;
+) -> Result<Stepped<'p>, TraceError> {
+    let process = plan.living()?;
     let mut report = Report::new(Outcome::Refused, String::new());
     let mut stood_still = Duration::ZERO;
     let mut tracee = Tracee::seize(process, &options.budget)?;
@@ -419,6 +422,7 @@ pub fn step_in(
     report.objections.clear();
     report.verdict = Some(Verdict::Safe);
     Ok(Stepped::Called(Called {
+        process,
         end,
         interrupt,
         report,
@@ -428,26 +432,21 @@ pub fn step_in(
 /// Proves from outside what came of the call: the statement is gone or the process has exited as it should, and the
 /// server runs on.
 pub fn verify(
-    called: Called,
+    called: Called<'_>,
     plan: &Plan,
     options: &Options,
     statement: Option<i64>,
     server: &ServerWatch,
 ) -> Report {
     let mut report = called.report;
-    confirm(
-        &mut report,
-        plan,
-        called.end,
-        called.interrupt,
-        statement,
-        options,
-    );
+    let process = called.process;
+    let made = (called.end, called.interrupt);
+    confirm(&mut report, process, plan, made, statement, options);
     let limit = match report.outcome {
         Outcome::Terminated => ServerWatch::TIME_TO_NOTICE,
         _ => Duration::ZERO,
     };
-    let fate = end(&mut report, plan.backend.process, server, limit);
+    let fate = end(&mut report, process, server, limit);
     report.server = Some(fate);
     report
 }
@@ -508,7 +507,7 @@ fn let_go_and_learn<'p>(
     *stood_still += tracee.stopped_for();
     drop(tracee);
     plan.learn(capture);
-    Tracee::seize(plan.backend.process, &options.budget)
+    Tracee::seize(plan.living()?, &options.budget)
 }
 
 /// One stop: capture, judge, and if it is safe, call. In a `hurry`, without more than a glance where that tells enough.
@@ -520,7 +519,7 @@ fn look(
     hurry: bool,
 ) -> Result<Look, TraceError> {
     let backend = plan.backend;
-    let memory = &backend.memory;
+    let memory = backend.memory;
     let mut stopped = tracee.stop(STOP_LIMIT)?;
     if hurry {
         let registers = stopped.registers()?;
@@ -556,7 +555,7 @@ fn look(
     let interrupt = Interrupt::of(&snapshot, options.request);
     // One of the telltales: without it, the process would not have been taken for a backend.
     let Some(function) = backend.globals.get("ProcessInterrupts") else {
-        return Err(TraceError::Gone(backend.process.pid()));
+        return Err(TraceError::Gone(backend.target.pid()));
     };
     let registers = capture.registers;
     let errno = plan
@@ -707,13 +706,12 @@ fn refused(mut report: Report, verdict: Verdict, began: Instant) -> Report {
 /// Sees from outside what became of the call.
 fn confirm(
     report: &mut Report,
+    process: &Process,
     plan: &Plan,
-    end: CallEnd,
-    interrupt: Interrupt,
+    (end, interrupt): (CallEnd, Interrupt),
     statement: Option<i64>,
     options: &Options,
 ) {
-    let process = plan.backend.process;
     (report.outcome, report.detail) = match end {
         CallEnd::Exiting(status) => {
             process.wait_for_end(options.timeout);

@@ -6,7 +6,7 @@
 use super::statics::{MOST_CODE, settle};
 use super::{Backend, BackendType};
 use crate::image::ModuleKind;
-use crate::memory::{Avma, Memory};
+use crate::memory::Avma;
 
 /// `pqsignal_handlers[PG_NSIG]`: glibc's and musl's NSIG is 65.
 const HANDLERS: (&str, u64) = ("pqsignal_handlers", 65 * 8);
@@ -93,7 +93,7 @@ fn may_be_a_wrapper(backend: &Backend, handler: Avma) -> bool {
 }
 
 fn is_server_code(backend: &Backend, address: Avma) -> bool {
-    let module = backend.space.load_at(address, &backend.memory);
+    let module = backend.space.load_at(address, backend.memory);
     module.is_some_and(|m| m.kind == ModuleKind::Server)
 }
 

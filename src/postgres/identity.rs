@@ -14,16 +14,17 @@ use super::versions::{BackendType, Layout, Version};
 use crate::image::{AddressSpace, DebugFiles, Module, Svma};
 use crate::memory::{Memory, ProcessMemory};
 use crate::process::{Process, printable};
+use crate::target::Target;
 
 /// A process that was proved to be one of a PostgreSQL server's.
 #[derive(Debug)]
 pub struct Backend<'p> {
-    /// The process.
-    pub process: &'p Process,
+    /// Where it is looked at.
+    pub target: &'p dyn Target,
     /// Its PID as it knows it itself (`MyProcPid`).
     pub inner_pid: i32,
     /// Its memory.
-    pub memory: ProcessMemory,
+    pub memory: &'p dyn Memory,
     /// What it has mapped.
     pub space: AddressSpace<'p>,
     /// The server's executable.
@@ -81,57 +82,63 @@ pub enum NotABackend {
 const ANOTHER_PROGRAM: &str = "it executes another program by now";
 
 impl NotABackend {
-    fn other(process: &Process, why: String) -> Self {
-        let stat = process.stat();
+    fn other(target: &dyn Target, why: String) -> Self {
+        let stat = target.living().and_then(|process| process.stat().ok());
         NotABackend::Other {
-            pid: process.pid(),
-            name: stat.map_or_else(|_| "gone".into(), |s| printable(&s.comm)),
+            pid: target.pid(),
+            name: stat.map_or_else(|| "gone".into(), |s| printable(&s.comm)),
             why,
         }
     }
 }
 
-impl Backend<'_> {
+impl<'p> Backend<'p> {
+    /// The living process, if it is one.
+    pub fn living(&self) -> Option<&'p Process> {
+        self.target.living()
+    }
+
     /// Proves that it still executes the program that it was proved to be. Since execve(2), what was read of it would be
     /// of another. Whoever has ended, or cannot be looked at any more, passes: that shows elsewhere.
     pub fn still_executes_the_server(&self) -> Result<(), NotABackend> {
-        match self.process.executable() {
+        match self.target.executable() {
             Ok(now) if !is_same(&now, &self.executable_file) => {
-                Err(NotABackend::other(self.process, ANOTHER_PROGRAM.into()))
+                Err(NotABackend::other(self.target, ANOTHER_PROGRAM.into()))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Proves that `process` belongs to a PostgreSQL server, and finds everything that is needed to look into it.
+/// Proves that `target` belongs to a PostgreSQL server, and finds everything that is needed to look into it.
 /// Stops nothing.
-pub fn prove(process: &Process) -> Result<Backend<'_>, NotABackend> {
-    prove_with(process, Rc::default())
+pub fn prove(target: &dyn Target) -> Result<Backend<'_>, NotABackend> {
+    prove_with(target, Rc::default())
 }
 
 /// The same, with a say in where debug files are looked for.
 pub fn prove_with(
-    process: &Process,
+    target: &dyn Target,
     debug_files: Rc<DebugFiles>,
 ) -> Result<Backend<'_>, NotABackend> {
-    let pid = process.pid();
-    let other = |why: String| NotABackend::other(process, why);
-    let executable_file = process.executable().map_err(|e| match e.raw_os_error() {
+    let pid = target.pid();
+    let has_ended = || target.living().is_some_and(Process::has_ended);
+    let other = |why: String| NotABackend::other(target, why);
+    let executable_file = target.executable().map_err(|e| match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
-        _ if process.has_ended() => NotABackend::Ended(pid),
+        _ if has_ended() => NotABackend::Ended(pid),
         _ => other("it has no executable: a thread of the kernel's own".into()),
     })?;
-    let memory = ProcessMemory::open(pid);
+    let memory = target.memory();
     let space =
-        AddressSpace::read_with(process, debug_files).map_err(|e| match e.raw_os_error() {
+        AddressSpace::read_with(target, debug_files).map_err(|e| match e.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
             _ => NotABackend::Ended(pid),
         })?;
     // An empty list is what the kernel shows of a process that is just ending.
-    let executable = match space.executable(&memory) {
+    let executable = match space.executable(memory) {
         Some(module) => module,
-        None if process.has_ended() => return Err(NotABackend::Ended(pid)),
+        None if has_ended() => return Err(NotABackend::Ended(pid)),
         None => {
             return Err(other(
                 "its executable is no 64-bit ELF file that could be read".into(),
@@ -154,14 +161,14 @@ pub fn prove_with(
             .ok_or_else(|| other(format!("no {name}")))?;
         // The symbols are there, so only a lack of rights, its end, or another program in its place can keep the memory
         // from us.
-        let denied = |_| match process.executable() {
-            _ if process.has_ended() => NotABackend::Ended(pid),
+        let denied = |_| match target.executable() {
+            _ if has_ended() => NotABackend::Ended(pid),
             Ok(now) if !is_same(&now, &executable_file) => other(ANOTHER_PROGRAM.into()),
             _ => NotABackend::Denied(pid),
         };
         memory.read_u32(at).map(|v| v as i32).map_err(denied)
     };
-    let inner_pid = process.inner_pid().map_err(|_| NotABackend::Ended(pid))?;
+    let inner_pid = target.inner_pid().map_err(|_| NotABackend::Ended(pid))?;
     let my_pid = number("MyProcPid")?;
     if my_pid != inner_pid {
         return Err(other(format!(
@@ -186,9 +193,14 @@ pub fn prove_with(
     } else if !under_postmaster {
         (BackendType::Standalone, Postmaster::Gone)
     } else {
-        let parent = running_postmaster(process, &executable_file, &globals, postmaster_pid)
-            .map_err(&other)?;
-        (backend_type(&globals, &memory, layout), parent)
+        let parent = match target.living() {
+            Some(process) => {
+                running_postmaster(process, &executable_file, &globals, postmaster_pid)
+                    .map_err(&other)?
+            }
+            None => Postmaster::Gone,
+        };
+        (backend_type(&globals, memory, layout), parent)
     };
 
     let cluster_name = globals
@@ -197,7 +209,7 @@ pub fn prove_with(
         .filter(|pointer| *pointer != 0)
         .and_then(|pointer| memory.read_c_string(crate::memory::Avma(pointer), 256).ok())
         .unwrap_or_default();
-    let title = process
+    let title = target
         .command_line()
         .ok()
         .and_then(|line| Title::parse(&line, &String::from_utf8_lossy(&cluster_name)))
@@ -208,9 +220,9 @@ pub fn prove_with(
         backend_type
     };
     Ok(Backend {
-        process,
+        target,
         inner_pid,
-        memory_contexts_named: memory_contexts::name_functions(&executable, &memory),
+        memory_contexts_named: memory_contexts::name_functions(&executable, memory),
         subtransaction_end: subtransactions::find_end(&executable),
         memory,
         space,
@@ -220,7 +232,7 @@ pub fn prove_with(
         backend_type,
         postmaster,
         // Every process of a server has it as its working directory (ChangeToDataDir, miscinit.c).
-        data_directory: process.working_directory().ok(),
+        data_directory: target.working_directory().ok(),
         title,
         globals,
     })
@@ -294,7 +306,7 @@ fn is_there(process: &Process, postmaster_pid: i32) -> bool {
 /// (src/backend/postmaster/postmaster.c; 17 and later: src/backend/tcop/backend_startup.c).
 pub(super) fn backend_type(
     globals: &Globals,
-    memory: &ProcessMemory,
+    memory: &dyn Memory,
     layout: Option<&Layout>,
 ) -> BackendType {
     let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());

@@ -75,7 +75,7 @@ pub fn blockers_of(process: &Process) -> Option<Vec<i32>> {
 /// (any more), or the version's tables are not known.
 pub fn find_wait(backend: &Backend, layout: &Layout, my_proc: Avma) -> Option<Wait> {
     let table = Table {
-        memory: &backend.memory,
+        memory: backend.memory,
         proc: layout.pgproc.get()?,
         at: layout.lock_table.get()?,
     };

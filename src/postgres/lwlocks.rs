@@ -105,7 +105,7 @@ pub fn may_be_built_in(name: &str) -> bool {
 fn names_of_extensions(backend: &Backend, statics: &Statics, first: u16) -> HashMap<u16, String> {
     /// Far more than any server has.
     const MOST: u32 = 256;
-    let memory = &backend.memory;
+    let memory = backend.memory;
     let number = |at: Avma| memory.read_u32(at).ok().filter(|n| *n <= MOST);
     let name = |at: Avma| {
         let text = memory
@@ -236,10 +236,10 @@ pub fn find_wait(
     // The first locks of the main array have their own tranches, whose numbers are their places.
     if wait.lock.is_none()
         && let (Some(id), Some(array)) = (tranche, backend.globals.get("MainLWLockArray"))
-        && let Some(array) = pointer(&backend.memory, array)
+        && let Some(array) = pointer(backend.memory, array)
     {
         let lock = array.offset(i64::from(id) * PADDED);
-        let is_it = same_tranche(&backend.memory, lock) && awaited(&backend.memory, lock);
+        let is_it = same_tranche(backend.memory, lock) && awaited(backend.memory, lock);
         wait.lock = is_it.then_some(lock);
     }
     if wait.lock.is_none() && tranche.is_some() {
@@ -267,7 +267,7 @@ impl Queue {
         layout: &Layout,
         my_proc: Avma,
     ) -> Option<Self> {
-        let memory = &backend.memory;
+        let memory = backend.memory;
         // struct PROC_HDR begins with allProcs (src/include/storage/proc.h, 12 to 18).
         let procs = pointer(memory, pointer(memory, backend.globals.get("ProcGlobal")?)?)?;
         let offsets = layout.pgproc.get()?;

@@ -64,7 +64,7 @@ pub struct Server {
 
 impl Server {
     fn of(backend: &Backend, process: Process, executable: FileKey) -> Self {
-        let memory = &backend.memory;
+        let memory = backend.memory;
         let globals = &backend.globals;
         let statics = Statics::find(&backend.executable, globals, memory);
         let int = |name: &str| globals.get(name).and_then(|at| memory.read_u32(at).ok());

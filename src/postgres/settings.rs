@@ -150,7 +150,7 @@ impl Settings {
             .into_iter()
             .map(|(name, (symbol, _))| (name, backend.executable.bias.to_avma(symbol.start)))
             .collect();
-        Settings::read(&places, &backend.memory)
+        Settings::read(&places, backend.memory)
     }
 
     fn read(places: &HashMap<&'static str, Avma>, memory: &dyn Memory) -> Self {

@@ -46,7 +46,7 @@ impl Siblings {
             all: Vec::new(),
             unread: 0,
         };
-        let translated = backend.inner_pid != backend.process.pid();
+        let translated = backend.inner_pid != backend.target.pid();
         for pid in pids(backend) {
             if found.all.len() >= MOST || start.elapsed() > LONGEST {
                 found.unread += 1;
@@ -91,7 +91,7 @@ fn pids(backend: &Backend) -> Vec<i32> {
         }
         Postmaster::Gone => Vec::new(),
     };
-    pids.push(backend.process.pid());
+    pids.extend(backend.living().map(Process::pid));
     pids.sort_unstable();
     pids.dedup();
     pids
@@ -104,10 +104,10 @@ fn is_none_of_the_server(pid: i32, backend: &Backend) -> bool {
         let file = process.executable()?;
         file.metadata().map(|m| (m.dev(), m.ino()))
     };
-    let (process, ours) = match (Process::open(pid), file(backend.process)) {
-        (Ok(process), Ok(ours)) => (process, ours),
+    let (process, ours) = match (Process::open(pid), backend.living().map(file)) {
+        (Ok(process), Some(Ok(ours))) => (process, ours),
         (Err(_), _) => return true,
-        (_, Err(_)) => return false,
+        (_, None | Some(Err(_))) => return false,
     };
     match file(&process) {
         Ok(theirs) => theirs != ours,

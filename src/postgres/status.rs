@@ -320,6 +320,7 @@ mod tests {
     }
 
     /// Memory that is written to while it is read.
+    #[derive(Debug)]
     struct Restless {
         memory: CapturedMemory,
         /// What is left to be changed, one at each reading of the count.

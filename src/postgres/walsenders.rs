@@ -70,12 +70,12 @@ impl Receiver {
     pub fn of(backend: &Backend) -> Option<Self> {
         let layout = backend.version.as_ref()?.layout()?;
         let globals = &backend.globals;
-        let own = Entry::read(&backend.memory, globals, backend.inner_pid, layout)?;
+        let own = Entry::read(backend.memory, globals, backend.inner_pid, layout)?;
         Some(Receiver {
             in_backup: own.state == walsender::BACKUP,
             synchronous: match own.confirms() {
                 true => Some(Synchronous {
-                    needed: needed(&backend.memory, globals)?,
+                    needed: needed(backend.memory, globals)?,
                     others: others(backend, layout),
                 }),
                 false => None,

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::versions::background_worker as entry;
 use super::{Backend, Postmaster, siblings};
-use crate::memory::Memory;
 use crate::process::Process;
 
 /// What the title of a parallel worker begins with (LaunchParallelWorkers(), src/backend/access/transam/parallel.c).
@@ -37,7 +36,7 @@ impl Worker {
     /// Reads the entry that `MyBgworkerEntry` points to. It is believed only where the process has its name as its title,
     /// and each of its fields is one that the server lets pass.
     pub fn of(backend: &Backend) -> Option<Self> {
-        let memory = &backend.memory;
+        let memory = backend.memory;
         let at = siblings::pointer(memory, backend.globals.get("MyBgworkerEntry")?)?;
         let mut bytes = [0; entry::SIZE];
         memory.read(at, &mut bytes).ok()?;

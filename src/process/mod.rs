@@ -19,6 +19,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,7 +30,7 @@ use procfs::process::{Stat, Status};
 pub use maps::Mapping;
 pub use text::as_text;
 
-use crate::memory::Avma;
+use crate::memory::{Avma, ProcessMemory};
 use crate::tracee::sys::{self, Whom};
 
 /// The largest text that is read from one file of `/proc`.
@@ -89,6 +90,7 @@ pub struct Process {
     pidfd: Option<OwnedFd>,
     proc: procfs::process::Process,
     start_time: u64,
+    memory: OnceLock<ProcessMemory>,
 }
 
 impl Process {
@@ -133,6 +135,7 @@ impl Process {
             pidfd,
             proc,
             start_time,
+            memory: OnceLock::new(),
         };
         // The directory was opened after the pidfd; only if the latter still lives do both mean the same process.
         if process.has_ended() && process.state() != Some('Z') {
@@ -144,6 +147,11 @@ impl Process {
     /// Its PID in our PID namespace.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Its memory, which is opened when it is first asked for.
+    pub fn memory(&self) -> &ProcessMemory {
+        self.memory.get_or_init(|| ProcessMemory::open(self.pid))
     }
 
     /// When it started, in clock ticks since boot (proc_pid_stat(5), field 22).

@@ -119,13 +119,13 @@ impl Capture {
 impl<'b, 'p> Plan<'b, 'p> {
     /// Follows the pointers that stay the same for a backend's life, and looks at what `/proc` tells.
     pub fn new(backend: &'b Backend<'p>) -> Self {
-        let process = backend.process;
+        let process = backend.living();
         let globals = &backend.globals;
         let pointer = |name: &str| {
             let value = backend.memory.read_u64(globals.get(name)?).ok()?;
             (value != 0).then_some(Avma(value))
         };
-        let statics = Statics::find(&backend.executable, globals, &backend.memory);
+        let statics = Statics::find(&backend.executable, globals, backend.memory);
         let my_proc = pointer("MyProc");
         let status_entry = pointer("MyBEEntry").or_else(|| {
             let value = backend.memory.read_u64(statics.status_entry?).ok()?;
@@ -149,7 +149,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             backend,
             ranges,
             statics,
-            kernel_threads: process.kernel_threads(),
+            kernel_threads: process.map(Process::kernel_threads).unwrap_or_default(),
             query_string: globals
                 .get("debug_query_string")
                 .and_then(|at| backend.memory.read_u64(at).ok()),
@@ -157,12 +157,12 @@ impl<'b, 'p> Plan<'b, 'p> {
             my_proc,
             status_entry,
             wait_event,
-            status: process.open_file("status").ok(),
+            status: process.and_then(|p| p.open_file("status").ok()),
             libc: Libc::find(backend),
-            stack_limit: process.stack_limit().ok().flatten(),
-            container: (backend.inner_pid != process.pid())
-                .then(|| container::id(process))
-                .flatten(),
+            stack_limit: process.and_then(|p| p.stack_limit().ok().flatten()),
+            container: process
+                .filter(|p| p.pid() != backend.inner_pid)
+                .and_then(container::id),
             worker: (backend.backend_type == BackendType::BackgroundWorker)
                 .then(|| Worker::of(backend))
                 .flatten(),
@@ -185,6 +185,13 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// without opening a file. Never while the backend stands still.
     pub fn learn(&self, capture: &Capture) {
         self.stack(capture, None, true, None);
+    }
+
+    /// The living process, for whoever stops it. What does not live, as what a core file is of, has ended:
+    /// [`TraceError::Gone`].
+    pub fn living(&self) -> Result<&'p Process, TraceError> {
+        let gone = TraceError::Gone(self.backend.target.pid());
+        self.backend.living().ok_or(gone)
     }
 
     /// What `/proc` told when the plan was made.
@@ -353,7 +360,7 @@ impl<'b, 'p> Plan<'b, 'p> {
         };
         let stack = self.stack(capture, variables.exception_stack, lines, give_up);
         Snapshot {
-            pid: self.backend.process.pid(),
+            pid: self.backend.target.pid(),
             backend: self.backend_facts(&capture.memory),
             process,
             locks: self.locks(&variables),
@@ -371,12 +378,12 @@ impl<'b, 'p> Plan<'b, 'p> {
 
     /// What can be told without a stop: variables are read while the backend runs.
     pub fn without_stopping(&self) -> Snapshot {
-        let process = self.backend.process;
-        let status = process.status().ok();
-        let variables = self.variables(&self.backend.memory);
+        let target = self.backend.target;
+        let status = target.living().and_then(|p| p.status().ok());
+        let variables = self.variables(self.backend.memory);
         Snapshot {
-            pid: process.pid(),
-            backend: self.backend_facts(&self.backend.memory),
+            pid: target.pid(),
+            backend: self.backend_facts(self.backend.memory),
             process: self.facts.clone(),
             locks: self.locks(&variables),
             wait_event: self.describe_wait(&variables),
@@ -401,7 +408,7 @@ impl<'b, 'p> Plan<'b, 'p> {
 
     /// What can be told without a stop of whether it lets interrupts go.
     pub fn glance(&self) -> Sample {
-        let variables = self.variables(&self.backend.memory);
+        let variables = self.variables(self.backend.memory);
         Sample {
             statement_start: None,
             places: None,
@@ -414,7 +421,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// Looks up what there is to say of the files that the code comes from. Never while the backend stands still.
     pub fn look_up_files(&self, snapshot: &mut Snapshot) {
         let backend = self.backend;
-        snapshot.replaced_files = backend.space.replaced_files(&backend.memory);
+        snapshot.replaced_files = backend.space.replaced_files(backend.memory);
         snapshot.warnings = backend.space.warnings();
     }
 
@@ -434,9 +441,10 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// Looks up what a backend that runs again waits for, if it was not in that call before the stop.
     pub fn look_up_syscall(&self, snapshot: &mut Snapshot) {
         if let Some(call) = &mut snapshot.process.syscall
+            && let Some(process) = self.backend.living()
             && self.facts.syscall.as_ref() != Some(call)
         {
-            call.look_up(self.backend.process, &self.backend.memory);
+            call.look_up(process, self.backend.memory);
         }
     }
 
@@ -500,7 +508,7 @@ impl<'b, 'p> Plan<'b, 'p> {
 
     /// The lock itself lies in shared memory, at a fixed place: its tranche is read from the living process.
     fn describe_held(&self, held: lwlocks::Held) -> HeldLwLock {
-        let tranche = lwlocks::tranche_of(&self.backend.memory, held.lock);
+        let tranche = lwlocks::tranche_of(self.backend.memory, held.lock);
         HeldLwLock {
             lock: held.lock,
             mode: held.mode,
@@ -572,7 +580,7 @@ impl<'b, 'p> Plan<'b, 'p> {
 
     /// Whether the statement that began at `start` is over: another one runs, or none. None where it cannot be told.
     pub fn statement_is_over(&self, start: Option<i64>) -> Option<bool> {
-        let memory = &self.backend.memory;
+        let memory = self.backend.memory;
         let facts = self.backend_facts(memory);
         match facts.activity {
             Some(activity) if activity != Activity::Disabled => {
@@ -604,7 +612,7 @@ impl<'b, 'p> Plan<'b, 'p> {
             let bytes = backend.memory.read_c_string(Avma(pointer), most).ok()?;
             Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|t| !t.is_empty())
         };
-        let inner = (backend.inner_pid != backend.process.pid()).then_some(backend.inner_pid);
+        let inner = (backend.inner_pid != backend.target.pid()).then_some(backend.inner_pid);
         let oid = at(backend_status::DATABASE).and_then(|at| memory.read_u32(at).ok());
         let (user, database) = backend
             .title
@@ -676,7 +684,7 @@ impl<'b, 'p> Plan<'b, 'p> {
                 &raw,
                 &capture.unwind_registers,
                 &capture.memory,
-                Some(&self.backend.memory),
+                Some(self.backend.memory),
                 space,
             ),
             false => Vec::new(),
@@ -760,13 +768,13 @@ fn unwind_loading(capture: &Capture, backend: &Backend) -> RawStack {
         match (raw.end, raw.frames.last()) {
             (StackEnd::ImageNotLoaded, Some(last)) if last.lookup_address() != loaded => {
                 loaded = last.lookup_address();
-                backend.space.load_at(loaded, &backend.memory);
+                backend.space.load_at(loaded, backend.memory);
             }
             _ => {
                 for frame in &raw.frames {
                     backend
                         .space
-                        .load_at(frame.lookup_address(), &backend.memory);
+                        .load_at(frame.lookup_address(), backend.memory);
                 }
                 return raw;
             }
@@ -899,7 +907,7 @@ fn nameless_entries<'r>(
 fn learn_entries(raw: &RawStack, backend: &Backend) {
     for entry in nameless_entries(raw, &backend.space) {
         let space = &backend.space;
-        space.learn_called_as(entry.returns_to, &entry.libc, &backend.memory);
+        space.learn_called_as(entry.returns_to, &entry.libc, backend.memory);
     }
 }
 
@@ -1031,7 +1039,7 @@ pub fn look(process: &Process) -> ProcessFacts {
 fn is_being_stopped(backend: &Backend) -> Option<bool> {
     let at = backend.globals.get("PostmasterPid")?;
     let postmaster = backend.memory.read_u32(at).ok()? as i32;
-    let status = DataFiles::of(backend.process, postmaster)?.status()?;
+    let status = DataFiles::of(backend.living()?, postmaster)?.status()?;
     Some(status == PostmasterStatus::Stopping)
 }
 
@@ -1049,19 +1057,19 @@ fn look_past_others(process: &Process) -> ProcessFacts {
 
 /// The same of a backend, with what takes reading its memory.
 fn facts(backend: &Backend) -> ProcessFacts {
+    let libraries = libraries(&backend.space);
+    let Some(process) = backend.living() else {
+        return ProcessFacts {
+            libraries,
+            ..ProcessFacts::default()
+        };
+    };
     ProcessFacts {
-        syscall: BlockedCall::of(backend.process, &backend.memory),
-        libraries: libraries(&backend.space),
+        syscall: BlockedCall::of(process, backend.memory),
+        libraries,
         memory_detour: backend.memory.detour().map(str::to_owned),
-        children: Some(
-            backend
-                .process
-                .descendants()
-                .iter()
-                .map(Child::of)
-                .collect(),
-        ),
-        ..look_past_others(backend.process)
+        children: Some(process.descendants().iter().map(Child::of).collect()),
+        ..look_past_others(process)
     }
 }
 
@@ -1106,7 +1114,7 @@ struct Libc {
 
 impl Libc {
     fn find(backend: &Backend) -> Option<Self> {
-        let memory = &backend.memory;
+        let memory = backend.memory;
         let module = backend.space.libc(memory)?;
         let errno = || {
             let function = module.address_of("__errno_location")?;
@@ -1170,7 +1178,7 @@ impl Plan<'_, '_> {
     ) -> Result<(Avma, CarrierStack), Declined> {
         /// What an alternate signal stack must have left: `syscall` uses next to nothing.
         const LEAST_ROOM: u64 = 512;
-        let memory = &self.backend.memory;
+        let memory = self.backend.memory;
         let frame = stopped.borrow_frame(None, memory, LEAST_ROOM)?;
         let answer = frame.scratch();
         let stack = match frame.alternate_room() {
@@ -1182,7 +1190,7 @@ impl Plan<'_, '_> {
         let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
         match frame.call(function, args)?.watch(TURN)? {
             CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), stack)),
-            CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.process.pid()).into()),
+            CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.target.pid()).into()),
             CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),
         }
     }
@@ -1209,7 +1217,7 @@ impl Plan<'_, '_> {
                 let backend = self.backend;
                 let space = &backend.space;
                 CarrierStack::NotAsked {
-                    set_up_by: space.who_may_call(&backend.memory, SETS_UP, OF_EXTENSIONS),
+                    set_up_by: space.who_may_call(backend.memory, SETS_UP, OF_EXTENSIONS),
                 }
             }
         };
@@ -1231,7 +1239,7 @@ fn name_handler(signal: i32, address: Avma, backend: &Backend) -> Handler {
         0 => Some("the default action".to_owned()),
         1 => Some("ignored".to_owned()),
         _ => {
-            let module = backend.space.load_at(handler, &backend.memory);
+            let module = backend.space.load_at(handler, backend.memory);
             module.and_then(|m| {
                 let symbol = m.image.symbols().function_at(m.to_svma(handler))?;
                 Some(symbol.name.to_owned())

@@ -30,7 +30,7 @@ impl Plan<'_, '_> {
         limit: Duration,
         patience: ForOthers,
     ) -> Result<(Vec<ThreadStack>, Duration), TraceError> {
-        let process = self.backend.process;
+        let process = self.living()?;
         // All that is needed during the stop, and can go to the thread that stops.
         let memory = ProcessMemory::open(process.pid());
         let mappings: Vec<(Avma, Avma)> = self

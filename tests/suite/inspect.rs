@@ -1,9 +1,18 @@
 //! `pgpoke inspect` on every way of getting stuck: what it says is what is the case, a script can
 //! read it, and the backend does not notice.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pgpoke::memory::Memory;
+use pgpoke::postgres::{Postmaster, prove};
+use pgpoke::process::{Mapping, Process};
+use pgpoke::snapshot::Plan;
+use pgpoke::target::Target;
+use pgpoke::tracee::TraceError;
 use postgres::NoTls;
 
 use crate::harness::{
@@ -13,6 +22,52 @@ use crate::harness::{
 use crate::matrix::{OWN, SPIN, UNKNOWN, assert_handlers, assert_stack};
 use crate::refusals::children;
 use crate::report::{Report, run_json};
+
+/// What was left of a process that lives no more, as far as a look can tell.
+#[derive(Debug)]
+struct Remains(Process);
+
+impl Target for Remains {
+    fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    fn inner_pid(&self) -> io::Result<i32> {
+        self.0.inner_pid()
+    }
+
+    fn memory(&self) -> &dyn Memory {
+        self.0.memory()
+    }
+
+    fn maps(&self) -> io::Result<Vec<Mapping>> {
+        self.0.maps()
+    }
+
+    fn executable_path(&self) -> io::Result<PathBuf> {
+        self.0.executable_path()
+    }
+
+    fn executable(&self) -> io::Result<File> {
+        self.0.executable()
+    }
+
+    fn mapped_file(&self, mapping: &Mapping) -> io::Result<File> {
+        self.0.open_mapped(mapping)
+    }
+
+    fn command_line(&self) -> io::Result<Vec<u8>> {
+        self.0.command_line()
+    }
+
+    fn working_directory(&self) -> io::Result<PathBuf> {
+        self.0.working_directory()
+    }
+
+    fn living(&self) -> Option<&Process> {
+        None
+    }
+}
 
 #[track_caller]
 fn assert_flags(report: &Report, how: How, flagged: bool) {
@@ -428,5 +483,35 @@ fn looks_of_two_do_not_keep_each_other_out() {
         in_vain.len(),
         in_vain[0]
     );
+    is_unharmed(&server, &stuck);
+}
+
+/// Whoever looks at what is no living process any more learns the same of it as of a living one, and what only a living one
+/// can tell stays unknown; nothing can be done to it.
+#[test]
+fn a_look_needs_no_living_process() {
+    let server = server_with_testext!();
+    let stuck = server.stuck("SELECT pgpoke_spin()");
+    stuck.prove_stuck(How::Cancel);
+    let process = Process::open(stuck.pid()).expect("the backend");
+    let remains = Remains(Process::open(stuck.pid()).expect("the backend"));
+    let (living, left) = (
+        prove(&process).expect("a backend"),
+        prove(&remains).expect("what was left of a backend"),
+    );
+    assert_eq!(left.version, living.version);
+    assert_eq!(left.backend_type, living.backend_type);
+    assert_eq!(left.data_directory, living.data_directory);
+    assert_eq!(left.subtransaction_end, living.subtransaction_end);
+    assert!(matches!(living.postmaster, Postmaster::Running(_)));
+    assert_eq!(left.postmaster, Postmaster::Gone);
+    let (seen, guessed) = (Plan::new(&living), Plan::new(&left));
+    assert_eq!(
+        guessed.variables(left.memory).query_cancel_pending,
+        seen.variables(living.memory).query_cancel_pending
+    );
+    assert_eq!(guessed.facts().state, None);
+    assert_eq!(guessed.facts().libraries, seen.facts().libraries);
+    assert!(matches!(guessed.living(), Err(TraceError::Gone(pid)) if pid == stuck.pid()));
     is_unharmed(&server, &stuck);
 }

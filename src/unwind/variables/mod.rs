@@ -93,6 +93,7 @@ impl std::fmt::Display for Value {
 }
 
 /// Memory as it was during the stop, and, for what was not captured, as it is now.
+#[derive(Debug)]
 struct Sight<'m> {
     captured: &'m dyn Memory,
     later: Option<&'m dyn Memory>,

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use pgpoke::assess::checks::LEAST_ALTERNATE_STACK;
-use pgpoke::memory::{Memory, ProcessMemory};
+use pgpoke::memory::ProcessMemory;
 use pgpoke::postgres::prove;
 use pgpoke::process::Process;
 use pgpoke::snapshot::Plan;
@@ -154,7 +154,7 @@ fn process_interrupts(plan: &Plan, stopped: &mut Stopped) -> bool {
         .globals
         .get("ProcessInterrupts")
         .expect("a function");
-    let Ok(frame) = stopped.borrow_frame(Some(&registers), &backend.memory, LEAST_ALTERNATE_STACK)
+    let Ok(frame) = stopped.borrow_frame(Some(&registers), backend.memory, LEAST_ALTERNATE_STACK)
     else {
         return false;
     };
@@ -162,7 +162,7 @@ fn process_interrupts(plan: &Plan, stopped: &mut Stopped) -> bool {
     let end = call.watch(LIMIT).expect("a call that is watched");
     assert_eq!(end, CallEnd::Returned);
     stopped
-        .put_back_errno(&backend.memory, errno, value)
+        .put_back_errno(backend.memory, errno, value)
         .expect("errno");
     true
 }
