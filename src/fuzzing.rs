@@ -99,7 +99,8 @@ pub fn cfi(data: &[u8]) {
     let (hdr, rest) = rest.split_at(hdr_size);
     let frame_size = rest.len().min(u16_at(2).into());
     let (eh_frame, stack) = rest.split_at(frame_size);
-    let image = Image::of_call_frames(eh_frame.to_vec(), (!hdr.is_empty()).then(|| hdr.to_vec()));
+    let hdr = (!hdr.is_empty()).then(|| hdr.to_vec());
+    let image = Image::of_call_frames(PROCESSOR.e_machine(), eh_frame.to_vec(), hdr);
 
     let mut registers = UnwindRegisters::filled(PROCESSOR.call_frames(), 0);
     for (register, byte) in registers.values.iter_mut().zip(&head[8..]) {

@@ -358,6 +358,64 @@ mod tests {
         assert!(processor_of(3).is_none());
     }
 
+    /// LWLockHeldByMe() of PostgreSQL 15 as Debian ships it for AArch64, at 0x420b60.
+    const HELD: [u32; 18] = [
+        0xf000_2341,
+        0x910c_a021,
+        0xb940_3423,
+        0x7100_007f,
+        0x5400_018d,
+        0x9100_e021,
+        0x8b23_d023,
+        0x1400_0003,
+        0xeb03_003f,
+        0x5400_00e0,
+        0xf940_0022,
+        0x9100_4021,
+        0xeb00_005f,
+        0x54ff_ff61,
+        0x5280_0020,
+        0xd65f_03c0,
+        0x5280_0000,
+        0xd65f_03c0,
+    ];
+
+    #[test]
+    fn what_cannot_be_read_has_no_answer() {
+        let code: Vec<u8> = HELD.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let start = Svma(0x42_0b60);
+        let functions = BTreeSet::from([start.0]);
+        let read = |at: Svma, size: u64| {
+            let from = usize::try_from(at.0.checked_sub(start.0)?).ok()?;
+            Some(
+                code.get(from..)?
+                    .iter()
+                    .copied()
+                    .take(size as usize)
+                    .collect(),
+            )
+        };
+        let answers = |machine| {
+            let machine = of_machine(machine);
+            [
+                machine.spinlocks(&code, start).is_some(),
+                machine.errno_location(&code, Avma(start.0)).is_some(),
+                machine.deeds(&code, start).is_some(),
+                machine.addresses_taken(&code, start).is_some(),
+                machine.array_called(&code, start, start).is_some(),
+                machine
+                    .slot_called_before(Svma(start.0 + 8), &read)
+                    .is_some(),
+                machine.stubs(&code, start).is_some(),
+                machine.references(&code, start, &functions, true).is_some(),
+            ]
+        };
+        assert_eq!(answers(EM_AARCH64), [false; 8]);
+        assert_eq!(answers(243), [false; 8]);
+        // What x86-64's reader would say of it: nothing is done here, and no lock is taken.
+        assert!(answers(EM_X86_64)[0] && answers(EM_X86_64)[2]);
+    }
+
     #[test]
     fn a_core_file_has_room_for_all_registers() {
         for machine in [EM_X86_64, EM_AARCH64] {

@@ -269,9 +269,9 @@ impl Image {
 
     /// An image of nothing but call-frame information, for tests.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn of_call_frames(eh_frame: Vec<u8>, hdr: Option<Vec<u8>>) -> Self {
+    pub(crate) fn of_call_frames(machine: u16, eh_frame: Vec<u8>, hdr: Option<Vec<u8>>) -> Self {
         let layout = Layout {
-            machine: arch::EM_X86_64,
+            machine,
             segments: Vec::new(),
             sections: Vec::new(),
             build_id: None,

@@ -170,7 +170,8 @@ impl Victim {
 
     /// Where it has what we have at `ours`.
     pub fn place(&self, ours: *const ()) -> Avma {
-        Avma((ours as usize - anchor() + self.anchor) as u64)
+        let distance = (ours as usize).wrapping_sub(anchor());
+        Avma(self.anchor.wrapping_add(distance) as u64)
     }
 
     /// One of its counters.

@@ -93,10 +93,12 @@ fn copies_in(section: &EhFrame<Bytes<'_>>, offset: usize, len: usize) -> usize {
 }
 
 impl Unwinder {
-    /// Finds the caller of the code at `at`, which runs with the registers `here`.
+    /// Finds the caller of the code at `at`, which runs with the registers `here`, and which may stand at `exact`ly that
+    /// instruction: else it has called another function.
     pub fn step(
         &mut self,
         at: Avma,
+        exact: bool,
         here: &Registers,
         memory: &dyn Memory,
         space: &AddressSpace,
@@ -185,7 +187,8 @@ impl Unwinder {
         let return_address = caller.get(numbers.return_address);
         let root = match row.register(gimli::Register(numbers.return_address)) {
             Some(RegisterRule::Undefined) => true,
-            None if !numbers.leaf => return Err(CfiError::Bad),
+            // The call that it made has overwritten what such a register had.
+            None if !(numbers.leaf && exact) => return Err(CfiError::Bad),
             Some(_) | None => return_address == Some(0),
         };
         if numbers.pc != numbers.return_address {

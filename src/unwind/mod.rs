@@ -155,7 +155,7 @@ fn walk(
             function: None,
         };
         visit(&here);
-        let step = unwinder.step(frame.lookup_address(), &here, memory, space);
+        let step = unwinder.step(frame.lookup_address(), exact, &here, memory, space);
         match step {
             Ok(step) => {
                 frame.cfa = step.cfa;
@@ -172,7 +172,9 @@ fn walk(
                 // A caller's frame lies above its callee's, except across a signal frame, which may be on
                 // another stack; there the cap on frames ends a loop.
                 let sp = here.get(numbers.sp).unwrap_or(0);
-                if !step.signal_frame && step.cfa.0 <= sp && frames.len() > 1 {
+                // What was interrupted may have nothing on the stack, where its return address is in a register.
+                let nothing = numbers.leaf && exact && step.cfa.0 == sp;
+                if !step.signal_frame && step.cfa.0 <= sp && !nothing && frames.len() > 1 {
                     break StackEnd::NotGrowing;
                 }
                 exact = step.signal_frame;
@@ -340,8 +342,11 @@ impl Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Processor;
+    use std::rc::Rc;
+
     use crate::arch::host::PROCESSOR;
+    use crate::arch::{EM_AARCH64, Processor, processor_of};
+    use crate::image::Image;
     use crate::memory::{CapturedMemory, ProcessMemory};
     use crate::process::Process;
 
@@ -402,6 +407,67 @@ mod tests {
             deepest = deepest.max(found.frames.len());
         }
         assert!(deepest > 3, "no stack was followed at all");
+    }
+
+    /// `.eh_frame` at 0x2000 of a program for AArch64, as its assembler and linker made it: `_start` at 0x4000 (x30 is
+    /// undefined) calls `outer` at 0x400c, which signs its return address, keeps x29, x30 and x19 in 32 bytes, and calls
+    /// `leaf` at 0x4030, which has nothing on the stack.
+    const EH_FRAME_OF_AARCH64: [u8; 124] = [
+        0x14, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x7a, 0x52, 0x00, 0x04, 0x78, 0x1e,
+        0x01, 0x1b, 0x0c, 0x1f, 0x00, 0x07, 0x1e, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x1c, 0x00,
+        0x00, 0x00, 0xe0, 0x1f, 0x00, 0x00, 0x0c, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x7a, 0x52, 0x00, 0x04, 0x78, 0x1e, 0x01,
+        0x1b, 0x0c, 0x1f, 0x00, 0x24, 0x00, 0x00, 0x00, 0x18, 0x00, 0x00, 0x00, 0xc4, 0x1f, 0x00,
+        0x00, 0x24, 0x00, 0x00, 0x00, 0x00, 0x41, 0x2d, 0x41, 0x0e, 0x20, 0x9d, 0x04, 0x9e, 0x03,
+        0x42, 0x93, 0x02, 0x43, 0xde, 0xdd, 0xd3, 0x0e, 0x00, 0x41, 0x2d, 0x00, 0x00, 0x00, 0x10,
+        0x00, 0x00, 0x00, 0x40, 0x00, 0x00, 0x00, 0xc0, 0x1f, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn a_stack_of_another_processor() {
+        const STACK: u64 = 0x7000_0000_0000;
+        const CODE: std::ops::Range<Avma> = Avma(0x4000)..Avma(0x4038);
+        let image = Image::of_call_frames(EM_AARCH64, EH_FRAME_OF_AARCH64.to_vec(), None);
+        let me = Process::open(std::process::id() as i32).unwrap();
+        let space = AddressSpace::of_image(&me, CODE, Rc::new(image));
+        let mut stack = CapturedMemory::default();
+        // Of outer(): its caller's x29, where it returns to in _start, x19.
+        let words = [STACK + 64, 0x4008, 19, 0];
+        stack.add(
+            Avma(STACK),
+            words.into_iter().flat_map(u64::to_le_bytes).collect(),
+        );
+        let frames = processor_of(EM_AARCH64).unwrap().call_frames();
+        let registers = |pc: u64, return_address: u64| {
+            let mut all = UnwindRegisters::filled(frames, 7).at(Avma(pc));
+            all.values[usize::from(frames.sp)] = STACK;
+            all.values[usize::from(frames.return_address)] = return_address;
+            all
+        };
+        let mut seen = Vec::new();
+        let found = walk(None, &registers(0x4030, 0x4020), &stack, &space, |r| {
+            seen.push((r.get(frames.pc), r.get(frames.sp), r.get(19), r.get(0)));
+        });
+        assert_eq!(found.end, StackEnd::Root);
+        assert!(found.is_complete());
+        let expected = [
+            (Some(0x4030), Some(STACK), Some(7), Some(7)),
+            (Some(0x4020), Some(STACK), Some(7), None),
+            (Some(0x4008), Some(STACK + 32), Some(19), None),
+        ];
+        assert_eq!(seen, expected);
+        // One that has made a call has to keep its return address somewhere.
+        let outer = unwind(&registers(0x4020, 0x4034), &stack, &space);
+        assert_eq!(outer.end, StackEnd::Root, "kept on the stack");
+        stack.add(Avma(STACK + 0x1000), vec![0; 64]);
+        let mut called = registers(0x4030, 0x4036);
+        called.values[usize::from(frames.sp)] = STACK + 0x1000;
+        let found = unwind(&called, &stack, &space);
+        assert_eq!(
+            (found.frames.len(), found.end),
+            (2, StackEnd::BadUnwindInfo)
+        );
     }
 
     #[test]
