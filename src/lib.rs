@@ -17,6 +17,7 @@
 //! * [`tracee`]: the only door to ptrace: seize, stop, registers, signals, the borrowed signal frame.
 //! * [`image`]: mapped ELF images: build-id, symbols, debug information, unwind sections.
 //! * [`target`]: where a look comes from: a living process, or what was left of one.
+//! * [`arch`]: everything that knows a processor, one folder for each: registers, system calls, machine code.
 //! * [`process`]: what `/proc` tells without stopping anything, and why an attach would be refused.
 //! * [`memory`]: reading bytes at an address, of a living process or of a captured stop.
 //!

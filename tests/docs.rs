@@ -520,6 +520,32 @@ fn every_package_has_its_reason() {
     }
 }
 
+/// What knows a processor is in `src/arch`, and in selftest's file for each.
+#[test]
+fn a_processor_is_known_in_one_room() {
+    let mut folders = vec![Path::new(ROOT).join("src")];
+    let mut looked_at = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("src/arch") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                looked_at += 1;
+                assert!(!text.contains("iced_x86"), "{}", path.display());
+                let chooses = path.ends_with("src/selftest/mod.rs");
+                assert!(
+                    chooses || !text.contains("target_arch"),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(looked_at > 100, "{looked_at} files");
+}
+
 #[test]
 fn every_rule_says_why_and_where_that_was_learned() {
     for row in TABLE {
