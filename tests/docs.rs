@@ -189,7 +189,7 @@ const PAPER: Screen = Screen {
     colour: false,
 };
 
-/// What comes before an excerpt: `<!-- shown: FIXTURE [FIELD=VALUE]... -->`, with what is put into it.
+/// What comes before an excerpt: `<!-- shown: FIXTURE [FIELD=VALUE]... -->`, with what is put into it. `~` stands for a blank.
 const SHOWN: &str = "<!-- shown: ";
 
 /// Puts a value into every field of this name; there has to be one.
@@ -215,9 +215,12 @@ fn shown(marker: &str) -> Snapshot {
     let fixture = words.next().expect("a fixture");
     let text = read(&format!("tests/fixtures/{fixture}.json"));
     let mut value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{fixture}: {e}"));
+    // Younger than the fixtures.
+    value["swallowed"] = Value::Null;
     for word in words {
         let (field, text) = word.split_once('=').expect("FIELD=VALUE");
-        let new = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        let text = text.replace('~', " ");
+        let new = serde_json::from_str(&text).unwrap_or_else(|_| text.into());
         assert_eq!(put(&mut value, field, &new), 1, "{marker}: {field}");
     }
     serde_json::from_value(value).expect("a snapshot")
