@@ -9,7 +9,7 @@
 //! * [`selftest`]: does this kernel keep what a borrowed frame rests on, tried on processes of our own.
 //! * [`render`]: an assessment and an outcome as text or JSON.
 //! * [`evidence`]: what is kept of a stuck backend for those who look for the fault later: a bundle of files, a core file.
-//! * [`intervene`]: the ladder: signal, wait, find a safe instruction, call, watch, report the outcome.
+//! * [`intervene`]: the ladder: signal, wait, find a safe instruction, ask the operator, call, watch, report the outcome.
 //! * [`assess`]: pure functions from a snapshot to checks, a cause, a verdict and advice.
 //! * [`snapshot`]: everything learned in one stop, as plain data that serialises; and the one place that takes it.
 //! * [`postgres`]: what PostgreSQL means: which process is a backend, its version, its variables.
@@ -44,6 +44,29 @@
 //! let snapshot = plan.interpret(&capture, true, stood_still); // unwind and name the copy
 //! let assessment = assess(&snapshot, Request::Pending, &[]);
 //! println!("{}: {}", assessment.verdict, assessment.cause.summary);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! And what `pgpoke interrupt --cancel` does, with somebody of yours to ask:
+//!
+//! ```no_run
+//! use pgpoke::intervene::{Ladder, Operator, Orders, Question, interrupt};
+//! use pgpoke::{assess::Request, process::Process};
+//!
+//! /// Steps in wherever that is safe; what is not is refused anyway.
+//! struct Always;
+//! impl Operator for Always {
+//!     fn ask(&mut self, _: &Question<'_>) -> bool {
+//!         true
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let process = Process::open(12345)?;
+//! let orders = Orders::new(Request::Cancel);
+//! let done = interrupt(&process, &orders, &mut Ladder::new(&mut Always))?;
+//! println!("{:?}: {}", done.report.outcome, done.report.detail);
 //! # Ok(())
 //! # }
 //! ```

@@ -2,20 +2,14 @@
 
 use super::{Interrupt, Request, cause, checks, rules, samples};
 use crate::image::ModuleKind;
+use crate::snapshot::looks::{Judge, Question};
 use crate::snapshot::{Frame, Snapshot, Stack};
 
-/// What is still open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// Whether it lets interrupts go again. Variables tell, which are read without a stop.
-    DoesItLetGo,
-    /// Where it is when it does: only a look with a stack shows what can be done there.
-    WhereItLetsGo,
-    /// Which of two functions it is that loops: only stacks tell.
-    WhoLoops,
-    /// Whether it leaves the place that is objected to: only stacks tell.
-    DoesItLeave,
-}
+/// The judge of looks.
+pub const JUDGE: Judge = Judge {
+    question,
+    is_better,
+};
 
 /// What further looks may tell of the cause, if anything.
 pub fn question(s: &Snapshot) -> Option<Question> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::InterruptArgs;
 use super::exit::Exit;
-use crate::assess::{Request, Verdict};
-use crate::intervene::Report;
+use crate::assess::Request;
+use crate::intervene::{Act, Report};
 use crate::postgres::Backend;
 use crate::process::passwd;
 use crate::render::json;
@@ -29,15 +29,6 @@ const PRIORITY: u8 = 1 << 3 | 5;
 
 /// The longest text of somebody else's choice in a line; RFC 3164 has 1 KiB for all of it.
 const LONGEST_TEXT: usize = 200;
-
-/// What is about to be done to a backend.
-#[derive(Debug, Clone, Copy)]
-pub enum Act {
-    /// The signal of pg_cancel_backend() or pg_terminate_backend() is sent.
-    Signal,
-    /// A place where `ProcessInterrupts()` can be called is looked for, and it is called there.
-    StepIn(Verdict),
-}
 
 /// The records of one run of `pgpoke interrupt`.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::assess::Verdict;
-use crate::intervene::{Outcome, Report};
+use crate::intervene::{Done, Outcome, Report};
 use crate::postgres::NotABackend;
 use crate::process::OpenError;
 use crate::tracee::TraceError;
@@ -318,9 +318,9 @@ ends! {
     Printed => Done {}
 }
 
-impl End {
+impl From<&Report> for End {
     /// An interrupt came out so.
-    pub fn of(report: &Report) -> Self {
+    fn from(report: &Report) -> Self {
         match report.outcome {
             Outcome::Cancelled
             | Outcome::Terminated
@@ -337,6 +337,16 @@ impl End {
             },
             Outcome::TimedOut => End::NoOutcome,
             Outcome::Crashed => End::Crashed,
+        }
+    }
+}
+
+impl End {
+    /// An interrupt came out so, or was not wanted in the end.
+    pub fn of(done: &Done) -> Self {
+        match done.confirmed {
+            true => End::from(&done.report),
+            false => End::NotConfirmed,
         }
     }
 

@@ -1,31 +1,28 @@
-//! `pgpoke interrupt`: the ladder, rung by rung, for each process that was named.
+//! `pgpoke interrupt`: the ladder for each process that was named, with the operator at the terminal.
 
+use std::error::Error;
 use std::io::{BufRead, IsTerminal, Write};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::audit::{Act, Audit};
+use super::audit::Audit;
 use super::exit::{End, Exit};
 use super::open::{Failure, open};
 use super::patience::Patience;
 use super::progress::Progress;
-use super::{InterruptArgs, inspect, messages, report, say};
-use crate::assess::checks::{TABLE, Weight, weight};
-use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess, rules};
-use crate::image::DebugFiles;
+use super::{InterruptArgs, messages, report, say};
+use crate::assess::Request;
+use crate::assess::checks::TABLE;
 use crate::intervene::{
-    Fate, Ladder, Obeyed, Options, Outcome, Report, Rung, ServerWatch, Step, Stepped, end, ladder,
-    signal, step_in, verify, wait_for_obedience,
+    Done, Gathered, Ladder, News, Operator, Orders, Outcome, Question, Step, interrupt,
 };
-use crate::postgres::{Activity, Backend, NotABackend, prove_with};
 use crate::process::Process;
-use crate::render::ladder::{escalation, seconds, summary};
+use crate::render::ladder::{escalation, summary};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
-use crate::snapshot::{Handler, Plan, Signals, Snapshot, zombie};
-use crate::tracee::{CallEnd, StopBudget, TraceError, Words};
+use crate::snapshot::Plan;
+use crate::tracee::{StopBudget, TraceError, Words};
 
 /// Runs the command.
 pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
@@ -95,7 +92,6 @@ fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
         hint: Some(hint),
         outcome: None,
         told: None,
-        asked_to_end: None,
     };
     if let Some(unknown) = args
         .allow
@@ -168,36 +164,32 @@ struct Answer {
 
 /// Climbs for one process, and says what came of it; in JSON, the caller does.
 fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
-    let mut progress = Progress::new(args.json);
-    let mut ladder = Ladder::new(&mut progress);
     let mut audit = Audit::new(args, request(args));
-    let done = match open(pid) {
-        Ok(process) => Climb {
+    let mut steps = Vec::new();
+    let done = open(pid).and_then(|process| {
+        let mut operator = AtTheTerminal {
             args,
             pid,
             process: &process,
-            debug_files: args.debug_files.find(),
             before,
-            ladder: &mut ladder,
+            progress: Progress::new(args.json),
             audit: &mut audit,
             patience: None,
-            first: None,
-            statement: None,
-            server: None,
-            sent: false,
-            caught: None,
-            reported: false,
-            confirmed: true,
-            children: Vec::new(),
-        }
-        .climb(),
-        Err(failure) => Err(failure),
-    };
+            no_report: None,
+        };
+        let mut ladder = Ladder::new(&mut operator);
+        let done = interrupt(&process, &orders(args), &mut ladder);
+        steps = ladder.into_steps();
+        done.map_err(|e| {
+            let no_report = operator.no_report.take();
+            no_report.unwrap_or_else(|| Failure::climb(e, &process))
+        })
+    });
     match done {
         Ok(mut done) => {
-            audit.after(&done.report, done.end.exit());
+            audit.after(&done.report, End::of(&done).exit());
             done.snapshot.warnings.extend(audit.warning());
-            done.tell(args, ladder.steps())
+            tell(done, args, &steps)
         }
         Err(failure) => {
             audit.failed(&failure.message, failure.end.exit());
@@ -209,7 +201,7 @@ fn one(args: &InterruptArgs, pid: i32, before: &Results) -> Answer {
             );
             let outcome = failure.outcome.unwrap_or(Outcome::Refused);
             Answer {
-                object: failure.after(pid, outcome, ladder.steps()),
+                object: failure.after(pid, outcome, &steps),
                 outcome: json::outcome(outcome),
                 end: failure.end,
             }
@@ -226,721 +218,134 @@ fn request(args: &InterruptArgs) -> Request {
     }
 }
 
-/// What was seen and done.
-struct Done {
-    snapshot: Snapshot,
-    assessment: Assessment,
-    report: Report,
-    end: End,
-    /// The cancel before it, that had no effect, and how that ended.
-    escalated_from: Option<(Report, End)>,
-}
-
-impl Done {
-    fn new(snapshot: Snapshot, assessment: Assessment, report: Report) -> Self {
-        Done {
-            snapshot,
-            assessment,
-            end: End::of(&report),
-            report,
-            escalated_from: None,
-        }
-    }
-
-    fn tell(self, args: &InterruptArgs, steps: &[Step]) -> Answer {
-        let Done {
-            snapshot,
-            assessment,
-            report,
-            end,
-            escalated_from,
-        } = self;
-        messages::warnings(&snapshot.warnings);
-        if !args.json {
-            say(&text::intervention(
-                &snapshot,
-                &assessment,
-                &report,
-                Screen::stdout(),
-            ));
-        }
-        let before = escalated_from.as_ref();
-        let before = before.map(|(report, end)| (report, end.exit().code()));
-        Answer {
-            object: json::intervention(&snapshot, &assessment, &report, steps, before),
-            outcome: json::outcome(report.outcome),
-            end,
-        }
+fn orders(args: &InterruptArgs) -> Orders {
+    Orders {
+        request: request(args),
+        grace: args.grace,
+        wait: args.wait,
+        timeout: args.timeout,
+        max_stop: args.max_stop,
+        allow: args.allow.clone(),
+        escalate: args.escalate,
+        dry_run: args.dry_run,
+        report: args.report.is_some(),
+        yes: args.yes,
+        debug_files: args.debug_files.find(),
     }
 }
 
-/// One process, and how far up the ladder it is.
-struct Climb<'c, 'l> {
-    args: &'c InterruptArgs,
+fn tell(done: Done, args: &InterruptArgs, steps: &[Step]) -> Answer {
+    let end = End::of(&done);
+    let Done {
+        snapshot,
+        assessment,
+        report,
+        escalated_from,
+        ..
+    } = done;
+    messages::warnings(&snapshot.warnings);
+    if !args.json {
+        say(&text::intervention(
+            &snapshot,
+            &assessment,
+            &report,
+            Screen::stdout(),
+        ));
+    }
+    let before = escalated_from.as_ref();
+    let before = before.map(|report| (report, End::from(report).exit().code()));
+    Answer {
+        object: json::intervention(&snapshot, &assessment, &report, steps, before),
+        outcome: json::outcome(report.outcome),
+        end,
+    }
+}
+
+/// The operator of one process, as the command line has it.
+struct AtTheTerminal<'o> {
+    args: &'o InterruptArgs,
+    /// As it was named.
     pid: i32,
-    process: &'c Process,
-    debug_files: Rc<DebugFiles>,
-    before: &'c Results,
-    ladder: &'c mut Ladder<'l>,
-    audit: &'c mut Audit,
+    process: &'o Process,
+    before: &'o Results,
+    progress: Progress,
+    audit: &'o mut Audit,
     /// Keeps the time while nobody is asked.
     patience: Option<Patience>,
-    /// What was seen of it before anything was done.
-    first: Option<(Snapshot, Assessment)>,
-    /// When the statement began that is meant.
-    statement: Option<i64>,
-    server: Option<ServerWatch>,
-    /// A signal was sent.
-    sent: bool,
-    /// How a cancel was seen to be caught.
-    caught: Option<String>,
-    /// A report was gathered.
-    reported: bool,
-    /// No question was answered with anything but yes.
-    confirmed: bool,
-    /// The processes that it had started before anything was done.
-    children: Vec<Process>,
+    /// Why there is no report.
+    no_report: Option<Failure>,
 }
 
-/// What a close look led to.
-enum Looked {
-    /// There is nothing more to do.
-    Done(Box<Done>),
-    /// It is to be gone on with.
-    GoOn(Box<(Snapshot, Assessment)>),
-}
-
-impl<'c> Climb<'c, '_> {
-    fn climb(mut self) -> Result<Done, Failure> {
-        let done = self.directly();
-        let mut done = self.unless_it_obeyed(done)?;
-        if !self.has_to_escalate(&done) {
-            done.report.left_behind = self.left_behind();
-            return Ok(done);
-        }
-        self.audit.after(&done.report, done.end.exit());
-        self.audit.escalate(self.args, Request::Terminate);
-        let next = self.escalate(&done.report);
-        let mut next = self.unless_it_obeyed(next)?;
-        next.snapshot.stopped_ms += done.snapshot.stopped_ms;
-        next.snapshot.stopped_ms += done.report.stopped.as_secs_f64() * 1e3;
-        next.escalated_from = Some((done.report, done.end));
-        next.report.left_behind = self.left_behind();
-        Ok(next)
-    }
-
-    /// What it had started and has left behind, if it has ended. What got the signal, too, is given a moment to end.
-    fn left_behind(&self) -> Vec<i32> {
-        const MOMENT: Duration = Duration::from_millis(100);
-        if !self.process.has_ended() {
-            return Vec::new();
-        }
-        let until = Instant::now() + MOMENT;
-        let run_on = self
-            .children
-            .iter()
-            .filter(|child| !child.wait_for_end(until.saturating_duration_since(Instant::now())));
-        run_on.map(Process::pid).collect()
-    }
-
-    /// What was asked for.
-    fn directly(&mut self) -> Result<Done, Failure> {
-        let request = request(self.args);
-        let process = self.process;
-        // Not for as long as the operator thinks about it.
-        self.keep_time(self.args.grace, request);
-        let backend = match self.prove() {
-            Ok(backend) => backend,
-            Err(e) => {
-                let allow = &self.args.allow;
-                let ended = zombie(process).map(|s| (assess(&s, request, allow), s));
-                return match ended.and_then(|(a, s)| Some((settled(&a)?, a, s))) {
-                    Some((report, judged, snapshot)) => Ok(Done::new(snapshot, judged, report)),
-                    None => Err(Failure::not_a_backend(e, process)),
-                };
-            }
-        };
-        let plan = Plan::new(&backend);
-
-        // Before anything is done to it: is it the kind of process that may be asked to end, and is there an occasion?
-        let mut first = plan.without_stopping();
-        self.audit.about(&backend, &first);
-        self.statement = first.backend.statement_start;
-        let mut judged = assess(&first, request, &self.args.allow);
-        if settled(&judged).is_some() {
-            // The answer stands, but a look at the stack tells more with it.
-            first = inspect::take(&plan, false, &self.budget())?;
-            judged = assess(&first, request, &self.args.allow);
-            if let Some(report) = settled(&judged) {
-                return Ok(Done::new(first, judged, report));
-            }
-        }
-        self.first = Some((first, judged));
-        self.server = Some(ServerWatch::new(&backend));
-        self.children = process.descendants();
-        if request != Request::Pending
-            && !self.args.dry_run
-            && let Some(done) = self.signal(&plan, request)?
-        {
-            return Ok(done);
-        }
-        let (snapshot, assessment) = match self.look(&plan, request)? {
-            Looked::Done(done) => return Ok(*done),
-            Looked::GoOn(seen) => *seen,
-        };
-        if !self.asks("", &snapshot, &assessment) {
-            return Ok(not_confirmed(snapshot, assessment, request));
-        }
-        // What was read for the first proof is given back before the second.
-        drop(plan);
-        drop(backend);
-        self.step_in(request, snapshot, assessment)
-    }
-
-    /// A terminate, after a cancel without effect.
-    fn escalate(&mut self, cancel: &Report) -> Result<Done, Failure> {
-        let request = Request::Terminate;
-        self.keep_time(self.args.grace, request);
-        let backend = self.prove_again()?;
-        let plan = Plan::new(&backend);
-        let (snapshot, assessment) = match self.look(&plan, request)? {
-            Looked::Done(done) => return Ok(*done),
-            Looked::GoOn(seen) => *seen,
-        };
-        let words = escalation(cancel, self.args.grace, Screen::stderr());
-        if !self.asks(&words, &snapshot, &assessment) {
-            let mut done = not_confirmed(snapshot, assessment, request);
-            done.report.detail =
-                "not confirmed; the cancel had no effect, and no terminate was sent".into();
-            return Ok(done);
-        }
-        drop(plan);
-        drop(backend);
-        self.keep_time(self.args.grace, request);
-        let backend = self.prove_again()?;
-        let plan = Plan::new(&backend);
-        if plan.statement_is_over(self.statement) == Some(true) {
-            return Ok(self.ended_by_itself(snapshot, assessment));
-        }
-        if let Some(done) = self.signal(&plan, request)? {
-            return Ok(done);
-        }
-        drop(plan);
-        drop(backend);
-        self.step_in(request, snapshot, assessment)
-    }
-
-    /// Whether a terminate comes next; says why not, where the operator wanted it and the cancel had no effect.
-    fn has_to_escalate(&mut self, done: &Done) -> bool {
-        if !self.args.escalate || done.end == End::TookEffect {
-            return false;
-        }
-        let terminate = done.assessment.verdict_if.terminate;
-        let why_not = ladder::no_escalation(&done.report, self.confirmed, terminate);
-        self.ladder.climb(
-            Rung::Escalate,
-            ("", None),
-            || why_not.is_none(),
-            |goes_on| match goes_on {
-                true => "the cancel had no effect: a terminate is next".into(),
-                false => format!("no terminate: {}", why_not.unwrap_or_default()),
-            },
-        )
-    }
-
-    /// Sends the signal, and waits for it to be obeyed. None where it was not.
-    fn signal(&mut self, plan: &Plan, request: Request) -> Result<Option<Done>, Failure> {
-        let (pid, process, grace) = (self.pid, self.process, self.args.grace);
-        let (name, function) = match request {
-            Request::Terminate => ("SIGTERM", "pg_terminate_backend()"),
-            _ => ("SIGINT", "pg_cancel_backend()"),
-        };
-        self.audit.before(Act::Signal);
-        self.ladder
-            .climb(
-                Rung::Signal,
-                ("sending a signal", None),
-                || signal(process, request),
-                |sent| match sent {
-                    Ok(()) => format!("{name} sent to process {pid}, as {function} does"),
-                    Err(e) => format!("{name} could not be sent: {e}"),
-                },
-            )
-            .map_err(|e| cannot_signal(e, process))?;
-        self.sent = true;
-        let statement = self.statement;
-        let what = format!("waiting for process {pid} to obey {name}");
-        let obeyed = self.ladder.climb(
-            Rung::Wait,
-            (&what, Some(grace)),
-            || wait_for_obedience(plan, request, statement, grace),
-            |obeyed| match obeyed {
-                Obeyed::Ended => "it obeyed, and has ended".into(),
-                Obeyed::StatementOver => "it obeyed, and its statement is over".into(),
-                Obeyed::No => format!("it did not obey within {}", seconds(grace)),
-            },
-        );
-        let detail = match obeyed {
-            Obeyed::Ended => "it obeyed the signal and has ended; nothing was touched",
-            Obeyed::StatementOver => {
-                "it obeyed the signal, and its statement is over; nothing was touched"
-            }
-            Obeyed::No => return Ok(None),
-        };
-        Ok(self.obeyed(detail))
-    }
-
-    /// It did as it was told, with nothing touched.
-    fn obeyed(&mut self, detail: &str) -> Option<Done> {
-        let (snapshot, assessment) = self.first.clone()?;
-        let mut report = Report::new(Outcome::ObeyedSignal, detail);
-        self.see_the_end(&mut report, ServerWatch::TIME_TO_NOTICE);
-        Some(Done::new(snapshot, assessment, report))
-    }
-
-    /// Proves that the server runs on, and that nobody else ended what seems to have obeyed.
-    fn see_the_end(&mut self, report: &mut Report, limit: Duration) {
-        let (process, server) = (self.process, self.server.as_ref());
-        report.server = server.map(|server| {
-            self.ladder.climb(
-                Rung::Verify,
-                ("seeing whether the server runs on", Some(limit)),
-                || end(report, process, server, limit),
-                |fate| told_of_server(Some(*fate)).into(),
-            )
-        });
-    }
-
-    /// What ends after it was told to has obeyed late, whatever else was going on meanwhile.
-    fn unless_it_obeyed(&mut self, done: Result<Done, Failure>) -> Result<Done, Failure> {
-        let detail = "it has obeyed the signal since, and has ended; nothing was touched";
-        match done {
-            Err(failure)
-                if self.sent
-                    && matches!(failure.end, End::Gone | End::NotABackend)
-                    && self.process.has_ended() =>
-            {
-                self.obeyed(detail).ok_or(failure)
-            }
-            other => other,
-        }
-    }
-
-    /// The statement is over, whether it obeyed late or came to its end.
-    fn ended_by_itself(&mut self, snapshot: Snapshot, assessment: Assessment) -> Done {
-        let mut report = Report::new(
-            Outcome::ObeyedSignal,
-            match self.sent {
-                true => "its statement is over by now; nothing was touched but by the signal",
-                false => "its statement is over by now; nothing was done",
-            },
-        );
-        self.see_the_end(&mut report, Duration::ZERO);
-        Done::new(snapshot, assessment, report)
-    }
-
-    /// Looks closely.
-    fn look(&mut self, plan: &Plan, request: Request) -> Result<Looked, Failure> {
-        let args = self.args;
-        let done = |done: Done| Ok(Looked::Done(Box::new(done)));
-        let budget = self.budget();
-        // Nothing but the first signal is sent before a look.
-        let sent = self.sent.then_some(match args.cancel {
-            true => 1 << (libc::SIGINT - 1),
-            false => 1 << (libc::SIGTERM - 1),
-        });
-        let (mut snapshot, assessment) = self.ladder.climb(
-            Rung::Look,
-            ("looking into it", None),
-            || {
-                let looks = inspect::Looks::one_or_a_few();
-                let (mut snapshot, _) = looks.take(plan, &budget, |_| ())?;
-                plan.find_others(&mut snapshot);
-                snapshot.signals.sent = sent;
-                snapshot.swallowed = self.caught.clone();
-                if snapshot.swallowed.is_none() && self.sent && args.cancel {
-                    snapshot.swallowed = taken_without_effect(&snapshot, self.statement);
-                }
-                let assessment = assess(&snapshot, request, &args.allow);
-                Ok((snapshot, assessment))
-            },
-            |seen: &Result<(Snapshot, Assessment), Failure>| match seen {
-                Ok((_, a)) => format!(
-                    "{}: {}; a {} is {}",
-                    a.cause.code,
-                    a.cause.summary,
-                    a.interrupt,
-                    verdict_here(a)
-                ),
-                Err(failure) => failure.message.clone(),
-            },
-        )?;
-        self.patience = None;
-        // It was told to before, and may only have been slow.
-        let told = self.sent && args.cancel;
-        if told && plan.statement_is_over(self.statement) == Some(true) {
-            return done(self.ended_by_itself(snapshot, assessment));
-        }
-        if snapshot.process.would_not_stop {
-            let escalates = args.cancel && request == Request::Terminate;
-            let mut report = Report::new(
-                Outcome::TimedOut,
-                match self.sent {
-                    true if escalates => "it did not stop when asked to; no terminate was sent",
-                    false => "it did not stop when asked to; nothing was done",
-                    true => {
-                        "it did not stop when asked to; the signal was sent, and waits until it wakes"
-                    }
-                },
-            );
-            if snapshot.process.state == Some('D') {
-                report.outcome = Outcome::Pointless;
-            }
-            return done(Done::new(snapshot, assessment, report));
-        }
-        if let Some(report) = settled(&assessment) {
-            let is_ending = report.objections.iter().any(|c| c.code == "exiting");
-            if self.sent && is_ending && self.ends_now() {
-                let detail =
-                    "it has obeyed the signal, if late, and has ended; nothing was touched";
-                if let Some(obeyed) = self.obeyed(detail) {
-                    return done(obeyed);
-                }
-            }
-            return done(Done::new(snapshot, assessment, report));
-        }
-        snapshot.stopped_ms += self.gather(plan)?;
-        if args.dry_run {
-            let report = dry(&assessment);
-            return done(Done::new(snapshot, assessment, report));
-        }
-        Ok(Looked::GoOn(Box::new((snapshot, assessment))))
-    }
-
-    /// Gathers a report, once: afterwards it is too late. Without it, nothing is done. Says how long the backend stood
-    /// still for it, in milliseconds.
-    fn gather(&mut self, plan: &Plan) -> Result<f64, Failure> {
-        let Some(directory) = self.args.report.as_ref().filter(|_| !self.reported) else {
-            return Ok(0.0);
-        };
-        let budget = self.budget();
-        let patience = self.time(report::TIME_TO_LOOK, Outcome::TimedOut);
-        let directory = match self.before.several {
-            true => {
-                report::make_room(directory)?;
-                directory.join(self.pid.to_string())
-            }
-            false => directory.clone(),
-        };
-        let written = self.ladder.climb(
-            Rung::Report,
-            ("gathering a report", None),
-            || report::before_stepping_in(&directory, plan, &budget, patience),
-            |written| match written {
-                Ok(written) => {
-                    let files = written.contents.files.len();
-                    format!("{files} files are in {}", directory.display())
-                }
-                Err(failure) => failure.message.clone(),
-            },
-        )?;
-        self.reported = true;
-        Ok(written.stopped_ms)
-    }
-
-    /// Waits for one that is on its way out already.
-    fn ends_now(&mut self) -> bool {
-        let (process, grace) = (self.process, self.args.grace);
-        self.ladder.climb(
-            Rung::Wait,
-            ("waiting for it to end, as it is about to", Some(grace)),
-            || process.wait_for_end(grace),
-            |ended| match ended {
-                true => "it has ended".into(),
-                false => format!("it has not ended within {}", seconds(grace)),
-            },
-        )
-    }
-
-    /// Explains, and asks.
-    fn asks(&mut self, before: &str, snapshot: &Snapshot, assessment: &Assessment) -> bool {
-        if self.args.yes {
-            return true;
-        }
-        let screen = Screen::stderr();
-        let question = text::question(before, snapshot, assessment, self.args.wait, screen);
-        self.confirmed = self.ladder.climb(
-            Rung::Ask,
-            ("", None),
-            || confirmed(&question),
-            |yes| match yes {
-                true => "the answer was yes".into(),
-                false => "the answer was not yes".into(),
-            },
-        );
-        self.confirmed
-    }
-
-    /// Steps in, with all proved anew: time has passed.
-    fn step_in(
-        &mut self,
-        request: Request,
-        mut snapshot: Snapshot,
-        assessment: Assessment,
-    ) -> Result<Done, Failure> {
-        let (args, pid, process) = (self.args, self.pid, self.process);
-        let acting = args.wait.saturating_add(args.timeout.saturating_mul(2));
-        self.patience = Some(self.time(acting, Outcome::TimedOut));
-        // The search for a safe instruction has a deadline, which a server of debug files knows nothing of.
-        self.debug_files.stop_downloading();
-        let backend = self.prove_again()?;
-        let plan = Plan::new(&backend);
-        let options = Options {
-            request,
-            budget: self.budget(),
-            grace: args.grace,
-            wait: args.wait,
-            timeout: args.timeout,
-            allow: args.allow.clone(),
-        };
-        let statement = self.statement;
-        self.audit.before(Act::StepIn(assessment.verdict));
-        let what = format!("looking for a safe instruction in process {pid}");
-        let stepped = self
-            .ladder
-            .climb(
-                Rung::StepIn,
-                (&what, Some(args.wait)),
-                || step_in(&plan, &options, statement),
-                |stepped| match stepped {
-                    Ok(Stepped::Called(called)) => told_of_call(called.end, called.attempts()),
-                    Ok(Stepped::Not(report)) => format!("nothing was called: {}", report.detail),
-                    Err(e) => e.to_string(),
-                },
-            )
-            .map_err(|e| Failure::trace(e, process))?;
-        let report = match (stepped, &self.server) {
-            (Stepped::Called(called), Some(server)) => self.ladder.climb(
-                Rung::Verify,
-                ("seeing what came of it", Some(args.timeout)),
-                || verify(called, &plan, &options, statement, server),
-                |report| format!("{}; {}", report.detail, told_of_server(report.server)),
-            ),
-            (Stepped::Called(called), None) => {
-                let server = ServerWatch::new(&backend);
-                verify(called, &plan, &options, statement, &server)
-            }
-            (Stepped::Not(mut report), _) => {
-                let same = backend.still_executes_the_server();
-                same.map_err(|e| Failure::not_a_backend(e, process))?;
-                if report.outcome == Outcome::ObeyedSignal {
-                    self.see_the_end(&mut report, Duration::ZERO);
-                }
-                report
-            }
-        };
-        let mut assessment = assessment;
-        if matches!(report.outcome, Outcome::Refused | Outcome::Pointless) {
-            let tried = (request, &report.objections[..]);
-            advice::after_search(&snapshot, &mut assessment, tried, &args.allow);
-        }
-        if report.swallowed {
-            // Of what was seen before, this is the cause now.
-            self.caught = Some(report.detail.clone());
-            snapshot.swallowed = self.caught.clone();
-            let now = assess(&snapshot, request, &args.allow);
-            (assessment.cause, assessment.advice) = (now.cause, now.advice);
-        }
-        Ok(Done::new(snapshot, assessment, report))
-    }
-
-    fn prove(&self) -> Result<Backend<'c>, NotABackend> {
-        prove_with(self.process, self.debug_files.clone())
-    }
-
-    /// The same of one that was known before.
-    fn prove_again(&self) -> Result<Backend<'c>, Failure> {
-        self.prove()
-            .map_err(|e| Failure::not_a_backend(e, self.process))
-    }
-
-    /// What each stop may take, and what is said in the end if that is not enough.
-    fn budget(&self) -> StopBudget {
-        StopBudget::new(self.pid, self.args.max_stop, |error| {
-            let failure = Failure::trace(error, self.process);
-            self.before
-                .last_words(self.args, self.pid, &failure, Outcome::Refused)
-        })
-    }
-
-    fn keep_time(&mut self, more: Duration, request: Request) {
-        let unfinished = match request {
-            Request::Pending => Outcome::Refused,
-            _ => Outcome::TimedOut,
-        };
-        self.patience = Some(self.time(more, unfinished));
-    }
-
+impl AtTheTerminal<'_> {
     fn time(&self, more: Duration, unfinished: Outcome) -> Patience {
         Patience::framed(self.pid, more, |failure| {
             self.before
                 .last_words(self.args, self.pid, &failure, unfinished)
         })
     }
-}
 
-/// That the cancel which was sent has been taken, and the statement that it was for goes on. Nothing but
-/// ProcessInterrupts() clears the flag in the middle of a statement (src/backend/tcop/postgres.c), and it raises the
-/// ERROR then.
-fn taken_without_effect(s: &Snapshot, statement: Option<i64>) -> Option<String> {
-    let handlers = s.signals.handlers.as_ref()?;
-    let own = |h: &&Handler| h.signal == libc::SIGINT && h.expected == Some(true);
-    let waits = |set| Signals::has(set, libc::SIGINT) != Some(false);
-    let v = &s.variables;
-    let goes_on = statement.is_some()
-        && s.backend.statement_start == statement
-        && s.backend.activity == Some(Activity::Active)
-        && v.interrupt_holdoff_count == Some(0)
-        && v.errordata_stack_depth == Some(-1)
-        && !rules::is_undoing(s);
-    let taken = v.query_cancel_pending == Some(false)
-        && !waits(s.signals.pending)
-        && !waits(s.signals.blocked)
-        && handlers.iter().any(|h| own(&h));
-    (goes_on && taken).then(|| {
-        "SIGINT was delivered to PostgreSQL's own handler, QueryCancelPending is cleared again, and the same statement still runs".into()
-    })
-}
-
-fn cannot_signal(e: std::io::Error, process: &Process) -> Failure {
-    let pid = process.pid();
-    if e.raw_os_error() == Some(libc::ESRCH) {
-        return Failure::trace(TraceError::Gone(pid), process);
-    }
-    Failure {
-        end: End::of_signal(&e),
-        message: format!("cannot send a signal to process {pid}: {e}"),
-        detail: None,
-        hint: None,
-        outcome: None,
-        told: None,
-        asked_to_end: None,
-    }
-}
-
-fn not_confirmed(snapshot: Snapshot, assessment: Assessment, request: Request) -> Done {
-    let v = &snapshot.variables;
-    let pending = match request {
-        Request::Pending => None,
-        Request::Cancel => v.query_cancel_pending,
-        Request::Terminate => v.proc_die_pending,
-    };
-    let report = Report::new(
-        Outcome::Refused,
-        match (request, pending) {
-            (Request::Pending, _) => "not confirmed; nothing was done",
-            (_, Some(true)) => {
-                "not confirmed; nothing was done but to send the signal: that stays pending, and it obeys when it checks for interrupts"
-            }
-            _ => "not confirmed; the signal was sent, and nothing else was done",
-        },
-    );
-    let mut refused = Done::new(snapshot, assessment, report);
-    refused.end = End::NotConfirmed;
-    refused
-}
-
-fn told_of_call(end: CallEnd, looks: u32) -> String {
-    let end = match end {
-        CallEnd::Returned => "and has returned",
-        CallEnd::Jumped => "and raised an ERROR",
-        CallEnd::Exiting(_) => "and the process is exiting",
-        CallEnd::StillRunning => "and has not come to an end",
-    };
-    let looks = match looks {
-        1 => "the first look".into(),
-        n => format!("look {n}"),
-    };
-    format!("ProcessInterrupts() was called at {looks}, {end}")
-}
-
-fn told_of_server(fate: Option<Fate>) -> &'static str {
-    match fate {
-        Some(Fate::RunsOn) => "the server runs on, and nothing was restarted",
-        Some(Fate::BeingStopped) => "the server is being stopped, as it was asked to before",
-        Some(Fate::Stopped) => "the server was stopped in good order, as it was asked to before",
-        Some(Fate::Ended) => "the server has ended; whether in good order could not be told",
-        Some(Fate::EndedAbruptly) => {
-            "the server has ended without a shutdown checkpoint, and its next start goes through crash recovery"
+    fn gather(&self, plan: &Plan, budget: &StopBudget) -> Result<Gathered, Failure> {
+        let patience = self.time(report::TIME_TO_LOOK, Outcome::TimedOut);
+        let mut directory = self.args.report.clone().unwrap_or_default();
+        if self.before.several {
+            report::make_room(&directory)?;
+            directory.push(self.pid.to_string());
         }
-        Some(Fate::Recovers) => "the server goes through crash recovery",
-        Some(Fate::Unknown) | None => "whether the server runs on could not be told",
+        let written = report::before_stepping_in(&directory, plan, budget, patience)?;
+        let files = written.contents.files.len();
+        Ok(Gathered {
+            told: format!("{files} files are in {}", directory.display()),
+            stopped_ms: written.stopped_ms,
+        })
     }
 }
 
-/// The verdict in a sentence: safe is not what is only not objected to.
-fn verdict_here(judged: &Assessment) -> String {
-    let accepted = |c: &&Check| c.status == Status::Warn && c.objection.is_none();
-    let accepted: Vec<_> = judged
-        .checks
-        .iter()
-        .filter(accepted)
-        .map(|c| c.code)
-        .collect();
-    match (judged.verdict, accepted.is_empty()) {
-        (Verdict::Safe, false) => format!("risky here, which is allowed ({})", accepted.join(", ")),
-        (verdict, _) => format!("{verdict} here"),
+impl Operator for AtTheTerminal<'_> {
+    fn ask(&mut self, question: &Question<'_>) -> bool {
+        let (args, screen) = (self.args, Screen::stderr());
+        let before = question.after.map(|c| escalation(c, args.grace, screen));
+        confirmed(&text::question(
+            &before.unwrap_or_default(),
+            question.snapshot,
+            question.assessment,
+            args.wait,
+            screen,
+        ))
     }
-}
 
-/// What needs no further look: it is nothing to interrupt, or there is no occasion, or there are doubts about what it is,
-/// and nothing is sent to it until they are accepted.
-fn settled(judged: &Assessment) -> Option<Report> {
-    let doubt = judged.doubt();
-    let outcome = match (weight(&judged.checks), judged.verdict) {
-        (Some(Weight::Identity), _) => Outcome::Refused,
-        (Some(Weight::Occasion), Verdict::Pointless) => Outcome::Pointless,
-        _ if doubt.is_some() => Outcome::Refused,
-        _ => return None,
-    };
-    let objections: Vec<Check> = match (outcome, doubt) {
-        (Outcome::Refused, Some(doubt)) => vec![doubt.clone()],
-        _ => judged.objections().cloned().collect(),
-    };
-    let mut report = Report::new(outcome, reasons(&objections));
-    report.verdict = Some(judged.verdict);
-    report.objections = objections;
-    Some(report)
-}
-
-/// What would be done.
-fn dry(judged: &Assessment) -> Report {
-    let mut report = Report::new(
-        Outcome::DryRun,
-        format!(
-            "a {} would be processed now; nothing was done",
-            judged.interrupt
-        ),
-    );
-    if judged.verdict != Verdict::Safe {
-        report.outcome = if judged.verdict == Verdict::Pointless {
-            Outcome::Pointless
-        } else {
-            Outcome::Refused
-        };
-        report.objections = judged.objections().cloned().collect();
-        report.detail = reasons(&report.objections);
+    fn tell(&mut self, news: News<'_>) {
+        match news {
+            News::Begins { rung, what, limit } => self.progress.begins(rung, what, limit),
+            News::Ended(step) => self.progress.ended(step),
+            News::Found { backend, glance } => self.audit.about(backend, glance),
+            News::Acts(act) => self.audit.before(act),
+            News::Escalates(cancel) => {
+                self.audit.after(&cancel.report, End::of(cancel).exit());
+                self.audit.escalate(self.args, Request::Terminate);
+            }
+            // Not for as long as the operator thinks about it.
+            News::Busy { more, unfinished } => self.patience = Some(self.time(more, unfinished)),
+            News::Idle => self.patience = None,
+        }
     }
-    report.verdict = Some(judged.verdict);
-    report
-}
 
-fn reasons(objections: &[Check]) -> String {
-    let reasons: Vec<String> = objections
-        .iter()
-        .map(|c| format!("{}: {}", c.code, c.detail))
-        .collect();
-    reasons.join("; ")
+    fn report(
+        &mut self,
+        plan: &Plan,
+        budget: &StopBudget,
+    ) -> Result<Gathered, Box<dyn Error + Send + Sync>> {
+        self.gather(plan, budget).map_err(|failure| {
+            let message = failure.message.clone();
+            self.no_report = Some(failure);
+            message.into()
+        })
+    }
+
+    fn last_words(&self, error: TraceError) -> Words {
+        let failure = Failure::trace(error, self.process);
+        self.before
+            .last_words(self.args, self.pid, &failure, Outcome::Refused)
+    }
 }
 
 /// Asks on the terminal. Only a clear yes is one.

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::exit::{End, Exit};
 use super::{messages, say};
-use crate::intervene::{Outcome, Step};
+use crate::intervene::{ClimbError, Outcome, Step};
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
 use crate::process::{OpenError, Process, all_pids, container};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
+use crate::snapshot::looks::LookError;
 use crate::snapshot::{Plan, Snapshot, from_outside};
 use crate::tracee::{StopBudget, TraceError, Words};
 
@@ -30,8 +31,6 @@ pub struct Failure {
     pub outcome: Option<Outcome>,
     /// What can be told all the same.
     pub told: Option<Box<Told>>,
-    /// The signal that asked pgpoke to end, if that is why.
-    pub asked_to_end: Option<i32>,
 }
 
 /// What can be told of a process that we may not look into.
@@ -42,9 +41,6 @@ pub struct Told {
     /// What everybody may know.
     pub facts: Snapshot,
 }
-
-/// From the moment at which a process has given up its memory to its end, on a busy machine.
-const TIME_TO_END: Duration = Duration::from_millis(200);
 
 impl Failure {
     /// Says so, in both languages if JSON was asked for.
@@ -97,7 +93,7 @@ impl Failure {
     pub fn denied(process: &Process) -> Self {
         // It denies access to what is just ending, too (ptrace_attach in kernel/ptrace.c, proc_pid_readlink in
         // fs/proc/base.c). Who was denied for another reason can wait that long.
-        if process.wait_for_end(TIME_TO_END) {
+        if process.is_about_to_end() {
             return Failure::trace(TraceError::Gone(process.pid()), process);
         }
         let permission = Permission::examine(process);
@@ -114,16 +110,42 @@ impl Failure {
             hint: Some(permission.next_step()),
             outcome: None,
             told,
-            asked_to_end: None,
         }
     }
 
-    /// The same of a backend that we may look into, but not stop: that look can be told, too.
-    pub fn with_facts(mut self, facts: impl FnOnce() -> Snapshot) -> Self {
-        if let Some(told) = &mut self.told {
-            told.facts = facts();
+    /// There is no look.
+    pub fn look(error: LookError, process: &Process) -> Self {
+        match error {
+            LookError::Trace(e) => Failure::trace(e, process),
+            LookError::NotABackend(e) => Failure::not_a_backend(e, process),
+            LookError::Denied(facts) => {
+                let mut denied = Failure::denied(process);
+                if let Some(told) = &mut denied.told {
+                    told.facts = *facts;
+                }
+                denied
+            }
         }
-        self
+    }
+
+    /// An interrupt came to no outcome.
+    pub fn climb(error: ClimbError, process: &Process) -> Self {
+        let (end, message) = match error {
+            ClimbError::Look(e) => return Failure::look(e, process),
+            ClimbError::Signal(e) => (
+                End::of_signal(&e),
+                format!("cannot send a signal to process {}: {e}", process.pid()),
+            ),
+            ClimbError::Report(e) => (End::NotAllGathered, e.to_string()),
+        };
+        Failure {
+            end,
+            message,
+            detail: None,
+            hint: None,
+            outcome: None,
+            told: None,
+        }
     }
 
     /// The living process that a plan is about.
@@ -135,7 +157,6 @@ impl Failure {
             hint: None,
             outcome: None,
             told: None,
-            asked_to_end: None,
         })
     }
 
@@ -158,10 +179,6 @@ impl Failure {
             End::WouldNotStop | End::StoodStill | End::NoOutcome => Some(Outcome::TimedOut),
             _ => None,
         };
-        let asked_to_end = match error {
-            TraceError::AskedToEnd(signal) => Some(signal),
-            _ => None,
-        };
         Failure {
             end,
             message: error.to_string(),
@@ -169,7 +186,6 @@ impl Failure {
             hint,
             outcome,
             told: None,
-            asked_to_end,
         }
     }
 }
@@ -259,7 +275,6 @@ impl From<OpenError> for Failure {
             hint,
             outcome: None,
             told: None,
-            asked_to_end: None,
         }
     }
 }
@@ -296,7 +311,6 @@ impl Failure {
             hint,
             outcome: None,
             told: None,
-            asked_to_end: None,
         }
     }
 }

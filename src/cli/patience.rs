@@ -79,6 +79,5 @@ fn failure(pid: i32, limit: Duration) -> Failure {
         ),
         outcome: None,
         told: None,
-        asked_to_end: None,
     }
 }

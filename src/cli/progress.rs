@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::messages;
 use super::patience::spawn_without_signals;
-use crate::intervene::{Listener, Rung, Step};
+use crate::intervene::{Rung, Step};
 use crate::render::ladder;
 use crate::render::screen::Screen;
 
@@ -33,17 +33,17 @@ impl Progress {
             live: None,
         }
     }
-}
 
-impl Listener for Progress {
-    fn begins(&mut self, rung: Rung, what: &str, limit: Option<Duration>) {
+    /// A rung begins.
+    pub fn begins(&mut self, rung: Rung, what: &str, limit: Option<Duration>) {
         // At a prompt there is somebody else at work on the terminal.
         if self.on_a_terminal && !self.silent && rung != Rung::Ask {
             self.live = Live::start(what.to_owned(), limit);
         }
     }
 
-    fn ended(&mut self, step: &Step) {
+    /// A rung is over.
+    pub fn ended(&mut self, step: &Step) {
         self.live = None;
         if !self.silent {
             messages::progress(&ladder::step(step));

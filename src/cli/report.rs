@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::exit::{End, Exit};
-use super::inspect::Looks;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{CoreKind, ReportArgs, messages, say};
 use crate::arch::host::stopped::Registers;
+use crate::assess::looks::JUDGE;
 use crate::assess::samples::Tree;
 use crate::assess::{Request, assess, samples};
 use crate::evidence::core::{CoreError, CoreOptions, CoreReport, Progress};
 use crate::evidence::{self, Bundle, Contents, Gathered, Material, Options, README, Spoken};
-use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
 use crate::render::report::Written;
 use crate::render::screen::Screen;
 use crate::render::{json, report, samples as tree, text};
+use crate::snapshot::looks::{Looks, STOP_LIMIT};
 use crate::snapshot::{Plan, Snapshot, Unseen};
 use crate::tracee::sys::HeldSignals;
 use crate::tracee::threads::Absent;
@@ -88,7 +88,6 @@ fn failure(end: End, message: String) -> Failure {
         hint: None,
         outcome: None,
         told: None,
-        asked_to_end: None,
     }
 }
 
@@ -148,6 +147,7 @@ fn gather(
             samples: args.samples,
             pause: BETWEEN_LOOKS,
             more: false,
+            judge: JUDGE,
         },
         options,
         core: args.core,
@@ -187,6 +187,7 @@ pub fn before_stepping_in(
             samples: LOOKS,
             pause: BETWEEN_LOOKS,
             more: false,
+            judge: JUDGE,
         },
         options: Options::default(),
         core: None,
@@ -476,7 +477,10 @@ impl Seen {
             }
             backtraces.push('\n');
         };
-        let (mut snapshot, registers) = wishes.looks.take(plan, budget, each)?;
+        let process = Failure::unless_it_lives(plan)?;
+        let taken = wishes.looks.take(plan, budget, each);
+        let (mut snapshot, registers) =
+            taken.map_err(|e| Failure::look(e, process))?;
         snapshot.stopped_ms += others_stood.as_secs_f64() * 1e3;
         Ok(Seen {
             snapshot,

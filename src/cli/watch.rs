@@ -4,16 +4,15 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use super::exit::{End, Exit};
-use super::inspect::take;
 use super::open::{Failure, open, stop_budget};
 use super::patience::Patience;
 use super::{InspectArgs, say};
 use crate::assess::samples::Tree;
 use crate::assess::{Request, assess};
-use crate::intervene::STOP_LIMIT;
 use crate::postgres::prove_with;
 use crate::render::screen::{Page, Screen};
 use crate::render::{samples, text};
+use crate::snapshot::looks::{STOP_LIMIT, take};
 use crate::snapshot::{Plan, Snapshot};
 use crate::tracee::sys::HeldSignals;
 
@@ -68,8 +67,8 @@ fn watch(args: &InspectArgs, pid: i32) -> Result<End, Failure> {
             }
             let look = match take(&plan, true, &budget) {
                 // As between two looks.
-                Err(failure) if failure.asked_to_end.is_some() => return Ok(End::NoLongerWatched),
-                look => look?,
+                Err(e) if e.asked_to_end() => return Ok(End::NoLongerWatched),
+                look => look.map_err(|e| Failure::look(e, &process))?,
             };
             seen.add(&look);
             if look.process.would_not_stop {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::climb::{News, Operator};
 use super::{Outcome, Report};
 use crate::assess::Verdict;
 use crate::assess::checks::{self, Weight};
@@ -44,27 +45,33 @@ pub struct Step {
     pub took: Duration,
 }
 
-/// Who is told of each rung. Never called while a backend stands still.
-pub trait Listener {
-    /// It begins: what is waited for, and for how long at most.
-    fn begins(&mut self, rung: Rung, what: &str, limit: Option<Duration>);
-    /// It is over.
-    fn ended(&mut self, step: &Step);
-}
-
-/// The rungs that were taken.
-pub struct Ladder<'l> {
-    listener: &'l mut dyn Listener,
+/// The rungs that were taken, and who is told of each.
+pub struct Ladder<'o> {
+    operator: &'o mut dyn Operator,
     steps: Vec<Step>,
 }
 
-impl<'l> Ladder<'l> {
+/// A limit, as short as it was given.
+pub fn seconds(d: Duration) -> String {
+    format!("{} s", d.as_secs_f64())
+}
+
+impl<'o> Ladder<'o> {
     /// At its foot.
-    pub fn new(listener: &'l mut dyn Listener) -> Self {
+    pub fn new(operator: &'o mut dyn Operator) -> Self {
         Ladder {
-            listener,
+            operator,
             steps: Vec::new(),
         }
+    }
+
+    /// Tells the operator.
+    pub(super) fn tell(&mut self, news: News<'_>) {
+        self.operator.tell(news);
+    }
+
+    pub(super) fn operator(&self) -> &dyn Operator {
+        self.operator
     }
 
     /// Takes a rung: says what is waited for, does it, and says in the words of `told` what came of it.
@@ -75,15 +82,26 @@ impl<'l> Ladder<'l> {
         act: impl FnOnce() -> T,
         told: impl FnOnce(&T) -> String,
     ) -> T {
-        self.listener.begins(rung, what, limit);
+        self.climb_with(rung, (what, limit), |_| act(), told)
+    }
+
+    /// The same of what the operator does.
+    pub fn climb_with<T>(
+        &mut self,
+        rung: Rung,
+        (what, limit): (&str, Option<Duration>),
+        act: impl FnOnce(&mut dyn Operator) -> T,
+        told: impl FnOnce(&T) -> String,
+    ) -> T {
+        self.tell(News::Begins { rung, what, limit });
         let start = Instant::now();
-        let result = act();
+        let result = act(self.operator);
         let step = Step {
             rung,
             detail: told(&result),
             took: start.elapsed(),
         };
-        self.listener.ended(&step);
+        self.tell(News::Ended(&step));
         self.steps.push(step);
         result
     }
@@ -91,6 +109,11 @@ impl<'l> Ladder<'l> {
     /// All that were taken.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The same, for keeps.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
     }
 }
 
@@ -130,6 +153,7 @@ pub fn no_escalation(report: &Report, confirmed: bool, terminate: Verdict) -> Op
 
 #[cfg(test)]
 mod tests {
+    use super::super::climb::Question;
     use super::*;
     use crate::assess::{Check, Status};
 
@@ -182,12 +206,18 @@ mod tests {
     #[test]
     fn each_rung_is_told_as_it_ends() {
         struct Heard(Vec<String>);
-        impl Listener for Heard {
-            fn begins(&mut self, rung: Rung, what: &str, _: Option<Duration>) {
-                self.0.push(format!("{rung:?} begins: {what}"));
+        impl Operator for Heard {
+            fn ask(&mut self, _: &Question<'_>) -> bool {
+                false
             }
-            fn ended(&mut self, step: &Step) {
-                self.0.push(format!("{:?}: {}", step.rung, step.detail));
+            fn tell(&mut self, news: News<'_>) {
+                match news {
+                    News::Begins { rung, what, .. } => {
+                        self.0.push(format!("{rung:?} begins: {what}"));
+                    }
+                    News::Ended(step) => self.0.push(format!("{:?}: {}", step.rung, step.detail)),
+                    _ => {}
+                }
             }
         }
         let mut heard = Heard(Vec::new());

@@ -1,6 +1,7 @@
 //! Stepping in: find an instruction where it is safe, judge there, call `ProcessInterrupts()` in a borrowed signal
 //! frame, watch what happens, and confirm it from outside.
 
+mod climb;
 pub mod ladder;
 mod server;
 
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use ladder::{Ladder, Listener, Rung, Step};
+pub use climb::{Act, ClimbError, Done, Gathered, News, Operator, Orders, Question, interrupt};
+pub use ladder::{Ladder, Rung, Step};
 pub use server::{Fate, ServerWatch};
 
 use crate::assess::checks::{self, Weight};
@@ -17,11 +19,9 @@ use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
 use crate::postgres::{Activity, Backend};
 use crate::process::Process;
+use crate::snapshot::looks::STOP_LIMIT;
 use crate::snapshot::{Capture, Plan, Snapshot};
 use crate::tracee::{CallEnd, Declined, Frame, Registers, StopBudget, Stopped, TraceError, Tracee};
-
-/// How long a backend may take to stop when asked to.
-pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pauses between two looks: irregular, so as not to fall in step with a loop, and at least so many times the
 /// stop that went before, so that the backend makes headway.
@@ -89,6 +89,24 @@ pub enum Outcome {
     Crashed,
     /// Everything but the call was done.
     DryRun,
+}
+
+impl Outcome {
+    /// Whether the backend did what was asked of it.
+    pub fn took_effect(self) -> bool {
+        match self {
+            Outcome::Cancelled
+            | Outcome::Terminated
+            | Outcome::BarrierAccepted
+            | Outcome::ObeyedSignal => true,
+            Outcome::Returned
+            | Outcome::Refused
+            | Outcome::Pointless
+            | Outcome::TimedOut
+            | Outcome::Crashed
+            | Outcome::DryRun => false,
+        }
+    }
 }
 
 /// What became of an intervention.
@@ -458,13 +476,7 @@ pub fn end(report: &mut Report, process: &Process, server: &ServerWatch, limit: 
     const TIME_TO_BE_TOLD: Duration = Duration::from_millis(500);
     const TIME_TO_RESTART: Duration = Duration::from_secs(5);
     let ended = process.has_ended();
-    let succeeded = |report: &Report| {
-        use Outcome::{BarrierAccepted, Cancelled, ObeyedSignal, Terminated};
-        matches!(
-            report.outcome,
-            Cancelled | Terminated | BarrierAccepted | ObeyedSignal
-        )
-    };
+    let succeeded = |report: &Report| report.outcome.took_effect();
     if succeeded(report)
         && ended
         && report.exit_status.is_none()

@@ -411,6 +411,14 @@ impl Process {
         self.wait_for_end(Duration::ZERO)
     }
 
+    /// Whether it ends within a moment. The kernel denies access to what is just ending, too (ptrace_attach() in
+    /// kernel/ptrace.c, proc_pid_readlink() in fs/proc/base.c); who was denied for another reason can wait that long.
+    pub fn is_about_to_end(&self) -> bool {
+        /// From the moment at which a process has given up its memory to its end, on a busy machine.
+        const MOMENT: Duration = Duration::from_millis(200);
+        self.wait_for_end(MOMENT)
+    }
+
     /// Waits until it has ended, at most `limit`; says whether it has.
     pub fn wait_for_end(&self, limit: Duration) -> bool {
         /// The pause between two looks, where nobody tells us.

@@ -6,6 +6,7 @@ use super::json;
 use super::screen::{Page, Screen};
 use super::text::printable;
 use crate::assess::{Interrupt, consequences};
+pub use crate::intervene::ladder::seconds;
 use crate::intervene::{Report, Rung, Step};
 use crate::snapshot::Snapshot;
 
@@ -41,11 +42,6 @@ pub fn waiting(what: &str, elapsed: Duration, limit: Option<Duration>) -> String
         printable(what),
         elapsed.as_secs_f64()
     )
-}
-
-/// A limit, as short as it was given.
-pub fn seconds(d: Duration) -> String {
-    format!("{} s", d.as_secs_f64())
 }
 
 /// A time that was measured.

@@ -3,6 +3,7 @@
 //! A field that could not be learned is `None`: never a default that looks like an answer.
 
 mod glance;
+pub mod looks;
 mod outside;
 mod take;
 mod threads;
