@@ -390,7 +390,7 @@ impl From<&NotABackend> for End {
     fn from(e: &NotABackend) -> Self {
         match e {
             NotABackend::Denied(_) => End::Denied,
-            NotABackend::Ended(_) => End::Gone,
+            NotABackend::Gone(_) => End::Gone,
             NotABackend::Other { .. } => End::NotABackend,
         }
     }

@@ -9,7 +9,7 @@ use super::{messages, say};
 use crate::intervene::{ClimbError, Outcome, Step};
 use crate::postgres::{NotABackend, prove};
 use crate::process::permission::{Permission, Rule};
-use crate::process::{OpenError, Process, all_pids, container};
+use crate::process::{Gone, OpenError, Process, all_pids, container};
 use crate::render::screen::Screen;
 use crate::render::{json, text};
 use crate::snapshot::looks::LookError;
@@ -94,7 +94,7 @@ impl Failure {
         // It denies access to what is just ending, too (ptrace_attach in kernel/ptrace.c, proc_pid_readlink in
         // fs/proc/base.c). Who was denied for another reason can wait that long.
         if process.is_about_to_end() {
-            return Failure::trace(TraceError::Gone(process.pid()), process);
+            return Failure::trace(Gone(process.pid()).into(), process);
         }
         let permission = Permission::examine(process);
         let told = from_outside(process).map(|facts| {
@@ -284,11 +284,11 @@ impl Failure {
     pub fn not_a_backend(e: NotABackend, process: &Process) -> Self {
         let (detail, hint) = match &e {
             NotABackend::Denied(_) => return Failure::denied(process),
-            NotABackend::Ended(_) if process.state() == Some('Z') => (
+            NotABackend::Gone(_) if process.state() == Some('Z') => (
                 Some("it is a zombie: its parent has not noticed yet".to_owned()),
                 Some("nothing is left to interrupt; if it stays, look at its parent".to_owned()),
             ),
-            NotABackend::Ended(_) => (None, None),
+            NotABackend::Gone(_) => (None, None),
             NotABackend::Other { pid, .. } if !backends_known_inside_as(*pid).is_empty() => (
                 None,
                 Some(format!(

@@ -479,8 +479,7 @@ impl Seen {
         };
         let process = Failure::unless_it_lives(plan)?;
         let taken = wishes.looks.take(plan, budget, each);
-        let (mut snapshot, registers) =
-            taken.map_err(|e| Failure::look(e, process))?;
+        let (mut snapshot, registers) = taken.map_err(|e| Failure::look(e, process))?;
         snapshot.stopped_ms += others_stood.as_secs_f64() * 1e3;
         Ok(Seen {
             snapshot,

@@ -36,7 +36,7 @@ use redact::Redactor;
 use crate::postgres::settings::Settings;
 use crate::postgres::{Backend, Postmaster, Title};
 use crate::process::root::{Links, Root};
-use crate::process::{Process, is_obeyed};
+use crate::process::{Gone, Process, is_obeyed};
 
 /// How long one item may take. Longer than any deadline within one.
 const ITEM_LIMIT: Duration = Duration::from_secs(15);
@@ -136,7 +136,7 @@ impl Material {
         modules: Vec<String>,
         spoken: Spoken,
     ) -> io::Result<Self> {
-        let ended = || io::Error::from_raw_os_error(libc::ESRCH);
+        let ended = || io::Error::other(Gone(backend.target.pid()));
         let pinned = backend.living().ok_or_else(ended)?;
         let process = Process::open(pinned.pid()).map_err(|e| io::Error::other(e.to_string()))?;
         if process.start_time() != pinned.start_time() {

@@ -16,7 +16,7 @@ use crate::assess::looks::JUDGE;
 use crate::assess::{Assessment, Check, Request, Status, Verdict, advice, assess, rules};
 use crate::image::DebugFiles;
 use crate::postgres::{Activity, Backend, NotABackend, prove_with};
-use crate::process::Process;
+use crate::process::{Process, SignalError};
 use crate::snapshot::looks::{self, LookError, Looks};
 use crate::snapshot::{Handler, Plan, Signals, Snapshot, zombie};
 use crate::tracee::{CallEnd, StopBudget, TraceError, Words};
@@ -435,9 +435,9 @@ impl<'c> Climb<'c, '_, '_> {
                     Err(e) => format!("{name} could not be sent: {e}"),
                 },
             )
-            .map_err(|e| match e.raw_os_error() {
-                Some(libc::ESRCH) => TraceError::Gone(pid).into(),
-                _ => ClimbError::Signal(e),
+            .map_err(|e| match e {
+                SignalError::Gone(gone) => TraceError::from(gone).into(),
+                SignalError::Kernel(e) => ClimbError::Signal(e),
             })?;
         self.sent = true;
         let statement = self.statement;

@@ -18,7 +18,7 @@ use crate::assess::checks::{self, Weight};
 use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
 use crate::memory::{Avma, Memory};
 use crate::postgres::{Activity, Backend};
-use crate::process::Process;
+use crate::process::{Process, SignalError};
 use crate::snapshot::looks::STOP_LIMIT;
 use crate::snapshot::{Capture, Plan, Snapshot};
 use crate::tracee::{CallEnd, Declined, Frame, Registers, StopBudget, Stopped, TraceError, Tracee};
@@ -238,7 +238,7 @@ pub enum Obeyed {
 /// group of processes that the backend leads (pg_signal_backend(), src/backend/storage/ipc/signalfuncs.c; each child of a
 /// postmaster calls setsid(2), InitPostmasterChild(), src/backend/utils/init/miscinit.c). So it reaches a program that the
 /// backend waits for.
-pub fn signal(process: &Process, request: Request) -> std::io::Result<()> {
+pub fn signal(process: &Process, request: Request) -> Result<(), SignalError> {
     match request {
         Request::Pending => Ok(()),
         Request::Cancel => process.send_signal_to_group(libc::SIGINT),
@@ -330,6 +330,11 @@ pub fn step_in<'p>(
 ) -> Result<Stepped<'p>, TraceError> {
     let process = plan.living()?;
     let mut report = Report::new(Outcome::Refused, String::new());
+    // One of the telltales: without it, the process would not have been taken for a backend.
+    let Some(function) = plan.backend.globals.get("ProcessInterrupts") else {
+        report.detail = "its executable has no ProcessInterrupts()".into();
+        return Ok(Stepped::Not(report));
+    };
     let mut stood_still = Duration::ZERO;
     let mut tracee = Tracee::seize(process, &options.budget)?;
     // One look ahead, to load and read what the next ones will go through.
@@ -350,7 +355,7 @@ pub fn step_in<'p>(
         // Where the last objection was to an allocator, one look in many can be spared the stack.
         let hurry =
             report.objections.iter().any(|c| c.code == "allocator") && Instant::now() < deadline;
-        let look = look(plan, &mut tracee, options, statement, hurry)?;
+        let look = look(plan, &mut tracee, options, statement, function, hurry)?;
         let still_now = tracee.stopped_for();
         report.stopped = stood_still + still_now;
         match look {
@@ -522,12 +527,13 @@ fn let_go_and_learn<'p>(
     Tracee::seize(plan.living()?, &options.budget)
 }
 
-/// One stop: capture, judge, and if it is safe, call. In a `hurry`, without more than a glance where that tells enough.
+/// One stop: capture, judge, and if it is safe, call `function`. In a `hurry`, without more than a glance where that tells enough.
 fn look(
     plan: &Plan,
     tracee: &mut Tracee,
     options: &Options,
     statement: Option<i64>,
+    function: Avma,
     hurry: bool,
 ) -> Result<Look, TraceError> {
     let backend = plan.backend;
@@ -565,10 +571,6 @@ fn look(
         });
     }
     let interrupt = Interrupt::of(&snapshot, options.request);
-    // One of the telltales: without it, the process would not have been taken for a backend.
-    let Some(function) = backend.globals.get("ProcessInterrupts") else {
-        return Err(TraceError::Gone(backend.target.pid()));
-    };
     let registers = capture.registers;
     let errno = plan
         .errno(&registers)

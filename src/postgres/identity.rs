@@ -13,7 +13,7 @@ use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
 use crate::image::{AddressSpace, DebugFiles, Module, Svma};
 use crate::memory::{Memory, ProcessMemory};
-use crate::process::{Process, printable};
+use crate::process::{Gone, Process, printable};
 use crate::target::Target;
 
 /// A process that was proved to be one of a PostgreSQL server's.
@@ -65,8 +65,8 @@ pub enum NotABackend {
     #[error("process {0} cannot be looked into")]
     Denied(i32),
     /// It ended.
-    #[error("process {0} has ended")]
-    Ended(i32),
+    #[error(transparent)]
+    Gone(#[from] Gone),
     /// It is something else.
     #[error("process {pid} ({name}) is not a PostgreSQL backend: {why}")]
     Other {
@@ -123,22 +123,24 @@ pub fn prove_with(
 ) -> Result<Backend<'_>, NotABackend> {
     let pid = target.pid();
     let has_ended = || target.living().is_some_and(Process::has_ended);
+    let is_about_to_end = || target.living().is_some_and(Process::is_about_to_end);
     let other = |why: String| NotABackend::other(target, why);
     let executable_file = target.executable().map_err(|e| match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
-        _ if has_ended() => NotABackend::Ended(pid),
+        _ if has_ended() => Gone(pid).into(),
         _ => other("it has no executable: a thread of the kernel's own".into()),
     })?;
     let memory = target.memory();
     let space =
         AddressSpace::read_with(target, debug_files).map_err(|e| match e.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => NotABackend::Denied(pid),
-            _ => NotABackend::Ended(pid),
+            _ if is_about_to_end() => Gone(pid).into(),
+            _ => other(format!("its memory map could not be read: {e}")),
         })?;
     // An empty list is what the kernel shows of a process that is just ending.
     let executable = match space.executable(memory) {
         Some(module) => module,
-        None if has_ended() => return Err(NotABackend::Ended(pid)),
+        None if has_ended() => return Err(Gone(pid).into()),
         None => {
             return Err(other(
                 "its executable is no 64-bit ELF file that could be read".into(),
@@ -162,13 +164,18 @@ pub fn prove_with(
         // The symbols are there, so only a lack of rights, its end, or another program in its place can keep the memory
         // from us.
         let denied = |_| match target.executable() {
-            _ if has_ended() => NotABackend::Ended(pid),
+            _ if has_ended() => Gone(pid).into(),
             Ok(now) if !is_same(&now, &executable_file) => other(ANOTHER_PROGRAM.into()),
             _ => NotABackend::Denied(pid),
         };
         memory.read_u32(at).map(|v| v as i32).map_err(denied)
     };
-    let inner_pid = target.inner_pid().map_err(|_| NotABackend::Ended(pid))?;
+    let inner_pid = target.inner_pid().map_err(|e| match is_about_to_end() {
+        true => Gone(pid).into(),
+        false => other(format!(
+            "its PID in its own PID namespace is not known: {e}"
+        )),
+    })?;
     let my_pid = number("MyProcPid")?;
     if my_pid != inner_pid {
         return Err(other(format!(

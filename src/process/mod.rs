@@ -64,6 +64,22 @@ pub struct RawCall {
     pub ip: Avma,
 }
 
+/// The end of a process: the one value that it is everywhere, whoever comes upon it, and by whatever the kernel says then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("process {0} has ended")]
+pub struct Gone(pub i32);
+
+/// Why a signal was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// There is nobody any more whom it could reach.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The kernel said something else: EPERM for a missing right.
+    #[error(transparent)]
+    Kernel(io::Error),
+}
+
 /// Why a process could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -467,7 +483,7 @@ impl Process {
     ///
     /// Without a pidfd, or where pidfd_send_signal(2) is missing or denied, by kill(2), right after a look that it is
     /// still there. Its PID would have to be freed and given out again within the microsecond between.
-    pub fn send_signal(&self, signal: i32) -> io::Result<()> {
+    pub fn send_signal(&self, signal: i32) -> Result<(), SignalError> {
         self.send_signal_to(Whom::Process, signal)
     }
 
@@ -475,23 +491,27 @@ impl Process {
     /// its descendants that have no group of their own. Without a group that it leads, to itself alone.
     ///
     /// No group of another can be met: its number is this process's PID, which nobody else gets as long as it is there.
-    pub fn send_signal_to_group(&self, signal: i32) -> io::Result<()> {
+    pub fn send_signal_to_group(&self, signal: i32) -> Result<(), SignalError> {
         let leads = self.stat().is_ok_and(|stat| stat.pgrp == self.pid);
         self.send_signal_to(if leads { Whom::Group } else { Whom::Process }, signal)
     }
 
-    fn send_signal_to(&self, whom: Whom, signal: i32) -> io::Result<()> {
+    fn send_signal_to(&self, whom: Whom, signal: i32) -> Result<(), SignalError> {
+        let failed = |e: Errno| match e {
+            Errno::ESRCH => SignalError::Gone(Gone(self.pid)),
+            other => SignalError::Kernel(other.into()),
+        };
         if let Some(pidfd) = &self.pidfd {
             match sys::pidfd_send_signal(pidfd.as_fd(), signal, whom) {
                 // EPERM is for kill(2) to confirm.
                 Err(e) if e != Errno::ESRCH => {}
-                result => return result.map_err(io::Error::from),
+                result => return result.map_err(failed),
             }
         }
         if self.has_ended() || !self.still_the_same() {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            return Err(Gone(self.pid).into());
         }
-        sys::kill(self.pid, signal, whom).map_err(io::Error::from)
+        sys::kill(self.pid, signal, whom).map_err(failed)
     }
 
     /// Its descendants, each pinned, its children first; of very many, some. Those whose parent has ended have another

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use victim::{Kind, Victim, itself, wait_for};
 
-use crate::process::Process;
+use crate::process::{Process, SignalError};
 use crate::tracee::{CARRIER, CallEnd, Declined, Registers, StopBudget, TraceError, Tracee, sys};
 
 /// Why a promise was not seen to be kept.
@@ -28,6 +28,12 @@ pub enum Broken {
     /// It could not be tried.
     #[error(transparent)]
     Other(#[from] std::io::Error),
+}
+
+impl From<SignalError> for Broken {
+    fn from(e: SignalError) -> Self {
+        Broken::Other(std::io::Error::other(e))
+    }
 }
 
 impl From<String> for Broken {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Plan, Snapshot};
 use crate::arch::host::stopped::Registers;
 use crate::postgres::{Backend, BackendType, NotABackend, Postmaster};
+use crate::process::Gone;
 use crate::tracee::{Declined, StopBudget, TraceError, Tracee};
 
 /// How long a backend may take to stop when asked to.
@@ -224,7 +225,7 @@ fn take_anything(
     let process = plan.living()?;
     let facts = plan.facts();
     if facts.state.is_none() && !process.still_the_same() {
-        return Err(TraceError::Gone(process.pid()).into());
+        return Err(TraceError::from(Gone(process.pid())).into());
     }
     // A postmaster is never stopped, and what another tracer holds or what has ended cannot be.
     if backend.backend_type == BackendType::Postmaster

@@ -25,7 +25,7 @@ use crate::postgres::{
     parallel_workers, prove, wait_class,
 };
 use crate::process::syscalls::BlockedCall;
-use crate::process::{KernelThreads, Process, container, permission};
+use crate::process::{Gone, KernelThreads, Process, container, permission};
 use crate::tracee::{BEFORE_NEXT_TRY, CARRIER, CallEnd, Declined, Stopped, TURN, TraceError};
 use crate::unwind::variables::{self, FrameVariables};
 use crate::unwind::{FoundBy, RawFrame, RawStack, StackEnd, unwind, unwind_until};
@@ -190,7 +190,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// The living process, for whoever stops it. What does not live, as what a core file is of, has ended:
     /// [`TraceError::Gone`].
     pub fn living(&self) -> Result<&'p Process, TraceError> {
-        let gone = TraceError::Gone(self.backend.target.pid());
+        let gone = TraceError::from(Gone(self.backend.target.pid()));
         self.backend.living().ok_or(gone)
     }
 
@@ -1190,7 +1190,7 @@ impl Plan<'_, '_> {
         let args = [libc::SYS_rt_sigaction as u64, signal as u64, 0, answer.0, 8];
         match frame.call(function, args)?.watch(TURN)? {
             CallEnd::Returned => Ok((Avma(memory.read_u64(answer)?), stack)),
-            CallEnd::Exiting(_) => Err(TraceError::Gone(self.backend.target.pid()).into()),
+            CallEnd::Exiting(_) => Err(TraceError::from(Gone(self.backend.target.pid())).into()),
             CallEnd::Jumped | CallEnd::StillRunning => Err(Declined::NotDelivered),
         }
     }

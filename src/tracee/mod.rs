@@ -21,7 +21,7 @@ use crate::arch::Processor;
 use crate::arch::host::PROCESSOR;
 pub use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, Memory, Unreadable};
-use crate::process::Process;
+use crate::process::{Gone, Process};
 use fuse::Fuse;
 pub use fuse::{StopBudget, Words};
 use sys::{HeldSignals, Priority, Resume, SignalInfo};
@@ -49,8 +49,8 @@ pub enum TraceError {
     #[error("the kernel does not let us trace process {0}")]
     Denied(i32),
     /// The process ended.
-    #[error("process {0} has ended")]
-    Gone(i32),
+    #[error(transparent)]
+    Gone(#[from] Gone),
     /// It did not stop before the deadline. Nothing was changed.
     #[error("process {pid} did not stop within {} ms", limit.as_millis())]
     WouldNotStop {
@@ -102,7 +102,7 @@ impl TraceError {
     /// it (ptrace_check_attach(), kernel/ptrace.c), ECHILD that it is no longer ours. Every call about one comes here.
     fn of_held(pid: i32, e: Errno) -> Self {
         match e {
-            Errno::ESRCH | Errno::ECHILD => TraceError::Gone(pid),
+            Errno::ESRCH | Errno::ECHILD => Gone(pid).into(),
             other => TraceError::Kernel(other),
         }
     }
@@ -119,10 +119,15 @@ enum Event {
     Signal(SignalInfo),
     /// It enters or leaves a system call.
     Syscall,
-    /// It is about to exit, with this status as wait(2) codes it.
-    Exiting(i32),
-    /// It has ended, with this status.
-    Ended(i32),
+}
+
+/// What a wait was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// It has stopped, and lives.
+    For(Event),
+    /// It is about to exit, or has ended, with this status as wait(2) codes it.
+    ItsEnd(i32),
 }
 
 /// Where we know the thread to be.
@@ -201,8 +206,7 @@ impl<'p> Tracee<'p> {
         sys::seize(pid, options).map_err(|e| match e {
             // ENOSYS is what some seccomp filters, and gVisor, answer.
             Errno::EPERM | Errno::EACCES | Errno::ENOSYS => TraceError::Denied(pid),
-            Errno::ESRCH => TraceError::Gone(pid),
-            other => TraceError::Kernel(other),
+            other => TraceError::of_held(pid, other),
         })?;
         fuse.light();
         fuse.is_seized();
@@ -222,7 +226,7 @@ impl<'p> Tracee<'p> {
         if process.still_the_same() {
             Ok(tracee)
         } else {
-            Err(TraceError::Gone(pid))
+            Err(Gone(pid).into())
         }
     }
 
@@ -260,9 +264,6 @@ impl<'p> Tracee<'p> {
                     self.since = Some(self.ran.max(asked));
                     return Ok(Stopped { tracee: self });
                 }
-                Some(Event::Exiting(_) | Event::Ended(_)) => {
-                    return Err(TraceError::Gone(self.tid()));
-                }
                 Some(Event::Signal(_) | Event::Syscall) => {
                     self.resume(Resume::Cont)?;
                 }
@@ -274,17 +275,23 @@ impl<'p> Tracee<'p> {
     /// another moment.
     pub fn let_run(&mut self, pause: Duration) -> Result<(), TraceError> {
         let until = Instant::now() + pause;
-        while let Some(event) = self.wait(until)? {
-            match event {
-                Event::Exiting(_) | Event::Ended(_) => return Err(TraceError::Gone(self.tid())),
-                _ => self.resume(Resume::Cont)?,
-            }
+        while self.wait(until)?.is_some() {
+            self.resume(Resume::Cont)?;
         }
         Ok(())
     }
 
-    /// Waits for the next event. None at the deadline.
+    /// Waits for the next event of one that is to live on. None at the deadline.
     fn wait(&mut self, deadline: Instant) -> Result<Option<Event>, TraceError> {
+        match self.wait_until_its_end(deadline)? {
+            Some(Waited::For(event)) => Ok(Some(event)),
+            Some(Waited::ItsEnd(_)) => Err(Gone(self.tid()).into()),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits for the next event, its end among them. None at the deadline.
+    fn wait_until_its_end(&mut self, deadline: Instant) -> Result<Option<Waited>, TraceError> {
         let step = self.fuse.step();
         loop {
             // What stops from here on is seen to within a step, or the fuse blows.
@@ -313,11 +320,11 @@ impl<'p> Tracee<'p> {
     }
 
     /// Makes an event of a wait status, and notes that the thread stands still.
-    fn stopped_with(&mut self, status: i32) -> Result<Event, TraceError> {
+    fn stopped_with(&mut self, status: i32) -> Result<Waited, TraceError> {
         if !libc::WIFSTOPPED(status) {
             self.state = State::Gone;
             self.fuse.put_out();
-            return Ok(Event::Ended(status));
+            return Ok(Waited::ItsEnd(status));
         }
         self.seen = Instant::now();
         self.since = Some(self.seen);
@@ -326,7 +333,7 @@ impl<'p> Tracee<'p> {
             signal: 0,
             group_stop: false,
         };
-        Ok(match status >> 16 {
+        Ok(Waited::For(match status >> 16 {
             PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Event::Interrupted,
             PTRACE_EVENT_STOP => {
                 self.state = State::Stopped {
@@ -337,7 +344,7 @@ impl<'p> Tracee<'p> {
             }
             libc::PTRACE_EVENT_EXIT => {
                 let status = sys::event_message(self.tid()).map_err(|e| self.lost(e))?;
-                Event::Exiting(status as i32)
+                return Ok(Waited::ItsEnd(status as i32));
             }
             _ if signal == libc::SIGTRAP | 0x80 => Event::Syscall,
             _ => {
@@ -348,7 +355,7 @@ impl<'p> Tracee<'p> {
                 };
                 Event::Signal(SignalInfo { signal, ..info })
             }
-        })
+        }))
     }
 
     /// Lets the stopped thread go on, with the signal that it was about to get.
@@ -442,7 +449,7 @@ impl<'p> Tracee<'p> {
         let deadline = Instant::now() + TURN;
         while self.state == State::Dying && Instant::now() < deadline {
             // Killed once more, it is past the event before that can be asked about; the next wait is for its end.
-            if let Ok(Some(_)) = self.wait(deadline) {
+            if let Ok(Some(_)) = self.wait_until_its_end(deadline) {
                 self.let_go();
             }
         }
@@ -564,7 +571,6 @@ impl<'p> Stopped<'_, 'p> {
         tracee.resume(Resume::Cont)?;
         match tracee.wait(Instant::now() + TURN)? {
             Some(Event::Interrupted) => {}
-            Some(Event::Exiting(_) | Event::Ended(_)) => return Err(TraceError::Gone(tid).into()),
             Some(_) => {
                 tracee.resume(Resume::Cont)?;
                 return Err(Declined::Moved);
@@ -638,9 +644,6 @@ impl Tracee<'_> {
                         && info.value == token =>
                 {
                     return Ok(());
-                }
-                Some(Event::Exiting(_) | Event::Ended(_)) => {
-                    return Err(TraceError::Gone(self.tid()).into());
                 }
                 Some(Event::GroupStop) => {
                     self.resume(Resume::Cont)?;
@@ -746,10 +749,13 @@ impl Call<'_, '_> {
         loop {
             self.tracee.resume(Resume::Syscall)?;
             let look_at = deadline.min(Instant::now() + pause);
-            let event = self.tracee.wait(look_at).map_err(|e| match e {
-                TraceError::AskedToEnd(signal) => TraceError::LeftAlone(signal),
-                other => other,
-            })?;
+            let event = self
+                .tracee
+                .wait_until_its_end(look_at)
+                .map_err(|e| match e {
+                    TraceError::AskedToEnd(signal) => TraceError::LeftAlone(signal),
+                    other => other,
+                })?;
             match event {
                 None if Instant::now() >= deadline => return Ok(CallEnd::StillRunning),
                 None => {
@@ -758,11 +764,9 @@ impl Call<'_, '_> {
                     let tid = self.tracee.tid();
                     sys::interrupt(tid).map_err(|e| self.tracee.lost(e))?;
                 }
-                Some(Event::Exiting(status) | Event::Ended(status)) => {
-                    return Ok(CallEnd::Exiting(status));
-                }
-                Some(Event::GroupStop | Event::Signal(_)) => {}
-                Some(Event::Syscall | Event::Interrupted) => {
+                Some(Waited::ItsEnd(status)) => return Ok(CallEnd::Exiting(status)),
+                Some(Waited::For(Event::GroupStop | Event::Signal(_))) => {}
+                Some(Waited::For(Event::Syscall | Event::Interrupted)) => {
                     let tid = self.tracee.tid();
                     let regs = Registers::of(tid).map_err(|e| self.tracee.lost(e))?;
                     if regs.enters_sigreturn() && regs.sp() == self.after_return {

@@ -10,7 +10,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 
 use super::{PTRACE_EVENT_STOP, Registers, State, StopBudget, TraceError, Tracee, sys};
-use crate::process::Process;
+use crate::process::{Gone, Process};
 
 /// The most threads that are stopped; the others are named as absent.
 const MOST_THREADS: usize = 4096;
@@ -278,7 +278,7 @@ fn tid_of(entry: &nix::dir::Entry) -> Option<i32> {
 /// fs/proc/base.c).
 fn not_listed(pid: i32, e: Errno) -> TraceError {
     match e {
-        Errno::ENOENT => TraceError::Gone(pid),
+        Errno::ENOENT => Gone(pid).into(),
         other => TraceError::of_held(pid, other),
     }
 }

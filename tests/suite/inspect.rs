@@ -512,6 +512,6 @@ fn a_look_needs_no_living_process() {
     );
     assert_eq!(guessed.facts().state, None);
     assert_eq!(guessed.facts().libraries, seen.facts().libraries);
-    assert!(matches!(guessed.living(), Err(TraceError::Gone(pid)) if pid == stuck.pid()));
+    assert!(matches!(guessed.living(), Err(TraceError::Gone(gone)) if gone.0 == stuck.pid()));
     is_unharmed(&server, &stuck);
 }
