@@ -47,7 +47,7 @@ pub fn elf(data: &[u8]) {
         }
         let _ = image.lines().map(|lines| lines.functions_at(at).len());
     }
-    image.learn_hands_out_spinlocks();
+    image.learn_handed_spinlocks();
     let _ = image.symbols().variables(&["a", "MyProcPid"]);
     let _ = image.find_constant(b"PostgreSQL ", 200);
 }

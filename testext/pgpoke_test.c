@@ -908,6 +908,65 @@ pgpoke_spinlock_released(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Holding one that another function took: its own code does not show it.
+ */
+static slock_t lock_of_others;
+
+static pg_noinline void
+take_spinlock_for_caller(void)
+{
+	SpinLockAcquire(&lock_of_others);
+}
+
+PG_FUNCTION_INFO_V1(pgpoke_spinlock_left);
+Datum
+pgpoke_spinlock_left(PG_FUNCTION_ARGS)
+{
+	SpinLockInit(&lock_of_others);
+	say_stuck(__func__);
+	take_spinlock_for_caller();
+	spin();
+	SpinLockRelease(&lock_of_others);
+	PG_RETURN_VOID();
+}
+
+/*
+ * One that is in shared memory: held until a cancel is pending, and waited for
+ * by another process.
+ */
+/* No header of the server has it, and every version exports it (src/backend/storage/ipc/shmem.c). */
+extern slock_t *ShmemLock;
+
+PG_FUNCTION_INFO_V1(pgpoke_spinlock_hold);
+Datum
+pgpoke_spinlock_hold(PG_FUNCTION_ARGS)
+{
+	slock_t    *lock = ShmemLock;
+
+	SpinLockAcquire(lock);
+	say_stuck(__func__);
+	while (!QueryCancelPending)
+		turns++;
+	SpinLockRelease(lock);
+	CHECK_FOR_INTERRUPTS();
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(pgpoke_spinlock_wait);
+Datum
+pgpoke_spinlock_wait(PG_FUNCTION_ARGS)
+{
+	slock_t    *lock = ShmemLock;
+
+	say_stuck(__func__);
+	SpinLockAcquire(lock);
+	turns = 0;
+	SpinLockRelease(lock);
+	CHECK_FOR_INTERRUPTS();
+	PG_RETURN_VOID();
+}
+
 /* Once, and where the innermost subtransaction is half ended. */
 static bool spins_at_subtransaction_end;
 

@@ -249,7 +249,7 @@ fn ask(image: &Image) {
         }
     }
     image.learn_callers(&[Svma(CODE), Svma(CODE + 1)]);
-    image.learn_hands_out_spinlocks();
+    image.learn_handed_spinlocks();
     let _ = image.symbols().by_name(&["main", "m"]);
     let _ = image.symbols().variables(&["main", "m"]);
     let _ = image.find_constant(b"PostgreSQL ", 200);

@@ -155,6 +155,7 @@ fn glance_at(snapshot: Snapshot) -> Glance {
         stream: None,
         archiving: None,
         waiters: Vec::new(),
+        waits_for_spinlock: None,
     }
 }
 

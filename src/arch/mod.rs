@@ -191,6 +191,36 @@ pub trait MachineCode: std::fmt::Debug + Sync {
         None
     }
 
+    /// Where the function with this `code` at `start` leads to elsewhere.
+    fn ways(&self, _code: &[u8], _start: Svma) -> Option<Ways> {
+        None
+    }
+
+    /// Which of the spinlocks that are left to the function with this `code` at `start` it can leave to its own caller.
+    /// `left` has the instructions that call, each with what it may leave.
+    fn passed_on(&self, _code: &[u8], _start: Svma, _left: &[(Svma, Left)]) -> Option<Left> {
+        None
+    }
+
+    /// Where in `code` there may be an instruction that takes a spinlock: offsets into it, none left out.
+    fn may_take_spinlocks(&self, _code: &[u8]) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// The constants among the first four arguments of the call that returns to `returns_to`, in the function with this
+    /// `code` at `start`, where nothing else can have set them: no jump in `all_code`, the image's, at `all_start`, leads
+    /// between. None where that cannot be told.
+    fn constant_arguments(
+        &self,
+        _code: &[u8],
+        _start: Svma,
+        _returns_to: Svma,
+        _all_code: &[u8],
+        _all_start: Svma,
+    ) -> Option<[Option<u64>; 4]> {
+        None
+    }
+
     /// Where `__errno_location`, whose bytes at `at` are `code`, finds `errno`.
     fn errno_location(&self, _code: &[u8], _at: Avma) -> Option<ErrnoAt> {
         None
@@ -305,6 +335,65 @@ pub struct References {
     pub taken: bool,
     /// There are more than were noted.
     pub incomplete: bool,
+}
+
+/// Where a function leads to elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Its calls, and its jumps out of itself, in the order of its instructions. Calls through a pointer that is no slot at
+    /// a known place are left out.
+    pub out: Vec<Way>,
+    /// It has a jump that may lead anywhere: through a table of its own, or to a function by its address.
+    pub jumps_anywhere: bool,
+    /// It may take a spinlock.
+    pub takes_lock: bool,
+}
+
+/// One way out of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The instruction.
+    pub site: Svma,
+    /// Where to.
+    pub to: To,
+    /// A call; otherwise it goes there for good.
+    pub comes_back: bool,
+}
+
+/// Where a way leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// To this address.
+    At(Svma),
+    /// To the address that is kept at this one: in the global offset table, as a rule.
+    Through(Svma),
+}
+
+/// Which kinds of spinlocks may be left held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Left {
+    /// A `slock_t` (src/include/storage/s_lock.h).
+    pub plain: bool,
+    /// The lock in the header of a buffer, which LockBufHdr() takes (src/include/storage/buf_internals.h).
+    pub header: bool,
+    /// One of them, by a jump that may lead anywhere.
+    pub anywhere: bool,
+}
+
+impl Left {
+    /// Both together.
+    pub fn and(self, other: Left) -> Left {
+        Left {
+            plain: self.plain || other.plain,
+            header: self.header || other.header,
+            anywhere: self.anywhere || other.anywhere,
+        }
+    }
+
+    /// Whether none is.
+    pub fn is_none(self) -> bool {
+        self == Left::default()
+    }
 }
 
 /// Where `errno` is, from the thread pointer.

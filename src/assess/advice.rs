@@ -601,7 +601,7 @@ fn by_cause(snapshot: &Snapshot, code: &str) -> Option<Advice> {
             "no postmaster is left that could restart anything, so ending it harms no one else (if this does nothing, with -9)",
             format!("kill {pid}"),
         ),
-        "spinlock-wait" => "find the process that holds the spinlock; do not interrupt anyone here".into(),
+        "spinlock-wait" => look_for_its_holder(snapshot),
         "lwlock-self-deadlock" | "critical-section"
             if snapshot.backend.backend_type == BackendType::Startup =>
         {
@@ -659,6 +659,24 @@ fn look_at_holders(snapshot: &Snapshot) -> Advice {
                 locks::pids(all)
             ),
             format!("pgpoke inspect {pid}"),
+        ),
+    }
+}
+
+fn look_for_its_holder(snapshot: &Snapshot) -> Advice {
+    let suspects = locks::spinlock_suspects(snapshot).map(|h| h.pid);
+    let halted = locks::spinlock_halted(snapshot).iter().map(|h| h.pid);
+    let whom: Vec<i32> = suspects.chain(halted).collect();
+    match whom.first() {
+        Some(pid) => Advice::typing(
+            format!(
+                "do not interrupt anyone here; find out why process {pid} does not go on: it may hold the spinlock"
+            ),
+            format!("pgpoke inspect {pid}"),
+        ),
+        None => Advice::typing(
+            "do not interrupt anyone here; find the process that holds the spinlock: one in state T or D, or one that uses a processor and is in the same code",
+            "pgpoke list",
         ),
     }
 }

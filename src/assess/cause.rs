@@ -377,10 +377,21 @@ fn authenticating(s: &Snapshot) -> Found {
 fn spinlock_wait(s: &Snapshot) -> Found {
     let frame = rules::SPINLOCK_WAIT.find(frames(s))?;
     (asked(s) != Interrupt::Nothing || at_all_looks(s, frame)).then(|| {
+        let taker = locks::spinlock_taker(s);
+        let whose = match (taker, locks::spinlock_taken_at(s)) {
+            (Some(taker), Some(at)) => format!(" that {} takes at {at}", taker.describe()),
+            (Some(taker), None) => format!(" that {} takes", taker.describe()),
+            (None, _) => String::new(),
+        };
+        let mut evidence = vec![frame_evidence(frame)];
+        evidence.extend(taker.map(frame_evidence));
+        evidence.extend(locks::spinlock_evidence(s));
+        evidence.push(pending_evidence(s));
         (
-            "it waits for a spinlock; after a minute or two of that the server panics by itself"
-                .into(),
-            vec![frame_evidence(frame), pending_evidence(s)],
+            format!(
+                "it waits for a spinlock{whose}; after a minute or two of that the server panics by itself"
+            ),
+            evidence,
         )
     })
 }

@@ -440,11 +440,18 @@ pub const TABLE: &[Row] = &[
         ))
     }),
     row("spinlock-wait", |two, _| {
-        let wait = two.wait().filter(|wait| wait.is("SpinDelay"))?;
-        Some((
-            "it waits for a spinlock".into(),
-            vec![format!("wait event {}", wait.text())],
-        ))
+        // Between two sleeps it tries again, and says nothing.
+        let event = |g: &Glance| Some(g.wait.as_ref().filter(|w| w.is("SpinDelay"))?.text());
+        let shows = |g: &Glance| g.waits_for_spinlock == Some(true);
+        let waits = |g: &Glance| event(g).is_some() || shows(g);
+        let tries = |g: &Glance| g.wait.is_none() && g.process.state == Some('R');
+        let found = waits(two.first) || waits(two.last);
+        (found && two.both(|g| waits(g) || tries(g))).then_some(())?;
+        let evidence = match event(two.last).or_else(|| event(two.first)) {
+            Some(event) => format!("wait event {event}"),
+            None => "perform_spin_delay() by what is on its stack, which nobody unwound".into(),
+        };
+        Some(("it waits for a spinlock".into(), vec![evidence]))
     }),
     row("lwlock-wait", |two, _| {
         let wait = two.wait().filter(|wait| wait.is_of(wait_class::LWLOCK))?;
@@ -801,6 +808,7 @@ mod tests {
             stream: None,
             archiving: None,
             waiters: Vec::new(),
+            waits_for_spinlock: None,
         };
         change(&mut glance);
         glance
@@ -831,7 +839,7 @@ mod tests {
     #[test]
     fn each_cause_by_its_evidence() {
         type Row = (&'static str, fn(&mut Glance));
-        let rows: [Row; 21] = [
+        let rows: [Row; 22] = [
             ("storage-wait", |g| {
                 g.wait = wait("IO", "AioIoUringExecution", 0x0a00_0001);
                 g.variables.interrupt_holdoff_count = Some(1);
@@ -847,6 +855,11 @@ mod tests {
             ("postmaster-gone", |g| g.has_postmaster = false),
             ("spinlock-wait", |g| {
                 g.wait = wait("Timeout", "SpinDelay", 0x0900_0006)
+            }),
+            // Before 16 it names no wait event.
+            ("spinlock-wait", |g| {
+                asleep(g, libc::SYS_pselect6);
+                g.waits_for_spinlock = Some(true);
             }),
             ("lwlock-wait", |g| {
                 g.wait = wait("LWLock", "WALWrite", 0x0100_0008);
@@ -896,6 +909,32 @@ mod tests {
             let judgement = judge(change);
             assert_eq!(judgement.cause.map(|c| c.code), Some(code));
         }
+    }
+
+    #[test]
+    fn a_wait_for_a_spinlock_sleeps_and_tries() {
+        let code = |changes: [fn(&mut Glance); 2]| {
+            let mut ledger = Ledger::default();
+            ledger.judge(&glance(0, changes[0]));
+            let last = ledger.judge(&glance(100, changes[1]));
+            last.cause.map(|c| c.code)
+        };
+        let sleeps: fn(&mut Glance) = |g| {
+            asleep(g, libc::SYS_pselect6);
+            g.waits_for_spinlock = Some(true);
+        };
+        let says: fn(&mut Glance) = |g| g.wait = wait("Timeout", "SpinDelay", 0x0900_0006);
+        let tries: fn(&mut Glance) = |_| {};
+        let waits_otherwise: fn(&mut Glance) = |g| {
+            asleep(g, libc::SYS_pselect6);
+            g.waits_for_spinlock = Some(false);
+        };
+        let spinlock = Some("spinlock-wait");
+        assert_eq!(code([sleeps, tries]), spinlock);
+        assert_eq!(code([tries, says]), spinlock);
+        assert_eq!(code([says, says]), spinlock);
+        assert_ne!(code([tries, tries]), spinlock);
+        assert_ne!(code([sleeps, waits_otherwise]), spinlock);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Locks in words: what a backend holds, what it waits for, and who lets it wait.
 
+use super::rules;
 use crate::postgres::lwlocks::mode_name;
-use crate::snapshot::{Blocker, HeldLwLock, LockWait, LwLockWait, Snapshot};
+use crate::snapshot::{Blocker, Frame, Halted, HeldLwLock, LockWait, LwLockWait, Snapshot};
 
 /// How many processes are named in one sentence.
 const MOST_NAMED: usize = 10;
@@ -109,6 +110,83 @@ pub(super) fn whom_to_look_at(s: &Snapshot) -> Vec<i32> {
     let holders = wait.holders.iter().flatten().map(|h| h.pid);
     let all = holders.chain(wait.candidates.iter().copied());
     all.filter(|pid| *pid != s.pid).collect()
+}
+
+/// Whose wait for a spinlock it is: the innermost frame that is not of the wait itself.
+pub(super) fn spinlock_taker(s: &Snapshot) -> Option<&Frame> {
+    let frames = &s.stack.as_ref()?.frames;
+    let waits = |f: &Frame| rules::SPINLOCK_WAIT.has(f);
+    let first = frames.iter().position(waits)?;
+    frames[first..].iter().find(|f| !waits(f))
+}
+
+/// Where in the source the spinlock is taken that it waits for.
+pub(super) fn spinlock_taken_at(s: &Snapshot) -> Option<String> {
+    let (file, line) = s.locks.spinlock.as_ref()?.taken_at.as_ref()?;
+    Some(format!("{file}:{line}"))
+}
+
+/// The processes of its server that do not run, if it waits for a spinlock.
+pub(super) fn spinlock_halted(s: &Snapshot) -> &[Halted] {
+    let wait = s.locks.spinlock.as_ref();
+    wait.and_then(|w| w.halted.as_deref()).unwrap_or_default()
+}
+
+/// Those that stand where the server's code may hold a spinlock.
+pub(super) fn spinlock_suspects(s: &Snapshot) -> impl Iterator<Item = &Halted> {
+    spinlock_halted(s)
+        .iter()
+        .filter(|h| h.may_hold == Some(true))
+}
+
+/// What is known of who may hold the spinlock that it waits for.
+pub(super) fn spinlock_evidence(s: &Snapshot) -> Vec<String> {
+    let mut evidence = Vec::new();
+    let Some(wait) = &s.locks.spinlock else {
+        return evidence;
+    };
+    let frames = s.stack.iter().flat_map(|stack| &stack.frames);
+    // The code of the one that takes it cannot tell whether it has got it.
+    let above = frames
+        .skip_while(|f| !rules::SPINLOCK_WAIT.has(f))
+        .skip_while(|f| rules::SPINLOCK_WAIT.has(f))
+        .skip(1);
+    evidence.extend(
+        above
+            .filter(|f| f.spinlock == Some(true))
+            .map(|f| format!("{} may be holding one, perhaps this one", f.describe())),
+    );
+    evidence.push("who holds a spinlock is noted nowhere".to_owned());
+    let Some(halted) = &wait.halted else {
+        return evidence;
+    };
+    evidence.extend(halted.iter().take(MOST_NAMED).map(describe_halted));
+    if halted.len() > MOST_NAMED {
+        let more = halted.len() - MOST_NAMED;
+        evidence.push(format!("{more} more processes of the server do not run"));
+    }
+    if halted.is_empty() {
+        evidence.push(match wait.unread {
+            0 => "no other process of the server is stopped, traced or in state D: one that runs holds it, or it was left taken".into(),
+            n => format!("{n} of the server's processes could not be looked at"),
+        });
+    }
+    evidence
+}
+
+fn describe_halted(h: &Halted) -> String {
+    let how = match h.state {
+        'T' => "is stopped",
+        't' => "is stopped by who traces it",
+        _ => "is in a system call that nothing interrupts",
+    };
+    let at = h.function.as_ref();
+    let at = at.map_or_else(String::new, |f| format!(", in {f}"));
+    let may = match h.may_hold {
+        Some(true) => ", whose code may be holding a spinlock there",
+        _ => "",
+    };
+    format!("process {} {how} (state {}){at}{may}", h.pid, h.state)
 }
 
 /// Process numbers, a bounded list of them.

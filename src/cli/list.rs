@@ -166,6 +166,7 @@ fn glance(member: &Member, most_query: usize) -> Glance {
     let mut glance = Glance::of(member, most_query);
     if asks_for_another_glance(&glance) || glance.is_told_by_its_call() {
         glance.look_closer(member.process, member.memory);
+        glance.waits_for_spinlock = member.of.waits_for_spinlock(member.process, member.memory);
     }
     glance
 }

@@ -132,6 +132,14 @@ impl Image {
             .collect()
     }
 
+    /// Whether the address of one of the functions that start at `functions` is taken, or may be: in code, in data, or as
+    /// that of an exported symbol.
+    pub(super) fn has_address_taken(&self, functions: &BTreeSet<u64>) -> bool {
+        let is_taken =
+            |found: BTreeMap<u64, References>| found.values().any(|r| r.taken || r.incomplete);
+        !functions.is_empty() && self.references(functions).is_none_or(is_taken)
+    }
+
     /// All references to `functions`. None where the file does not say what is code, or nobody here can read it.
     fn references(&self, functions: &BTreeSet<u64>) -> Option<BTreeMap<u64, References>> {
         let code = self.code()?;

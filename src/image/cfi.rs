@@ -1,7 +1,7 @@
 //! Finding the call-frame information of an address, and with it the bounds of the function there.
 
 use gimli::{
-    BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
+    BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
     ParsedEhFrameHdr, UnwindSection,
 };
 
@@ -74,6 +74,29 @@ impl Image {
             index(hdr, &bases).is_some_and(|index| index.table().is_some())
         });
         if has_table { 0 } else { eh_frame.bytes.len() }
+    }
+
+    /// All functions, and parts of functions that the compiler moved elsewhere, by their call-frame information: each with
+    /// its first address and its size, sorted. None where there are more than `most`, or some cannot be read.
+    pub(super) fn all_functions(&self, most: usize) -> Option<Vec<(Svma, u64)>> {
+        let (eh_frame, _) = self.unwind_sections()?;
+        let bases = BaseAddresses::default().set_eh_frame(eh_frame.start.0);
+        let section = EhFrame::new(&eh_frame.bytes, LittleEndian);
+        let mut entries = section.entries(&bases);
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next().ok()? {
+            if let CieOrFde::Fde(fde) = entry {
+                let fde = fde.parse(EhFrame::cie_from_offset).ok()?;
+                if found.len() == most {
+                    return None;
+                }
+                if fde.len() > 0 {
+                    found.push((Svma(fde.initial_address()), fde.len()));
+                }
+            }
+        }
+        found.sort_unstable();
+        Some(found)
     }
 
     /// The first address and the size of the function that `at` lies in, by its call-frame information.

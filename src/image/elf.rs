@@ -13,6 +13,7 @@ use object::{LittleEndian, pod};
 use super::budget::Held;
 use super::callers::Callers;
 use super::debug::{self, LineTable};
+use super::handed::Handed;
 use super::imports::Stubs;
 use super::locate::{DebugFile, Finder, MOST_DEBUG_INFORMATION};
 use super::symbols::{Symbol, SymbolSource, Symbols};
@@ -165,7 +166,7 @@ pub struct Image {
     lines: OnceCell<Option<LineTable>>,
     locations: OnceCell<LocationLists>,
     spinlocks: RefCell<HashMap<Svma, Option<Rc<Spinlocks>>>>,
-    hands_out_spinlocks: OnceCell<bool>,
+    handed_spinlocks: OnceCell<Handed>,
     callers: RefCell<HashMap<Svma, Rc<Callers>>>,
     told_names: RefCell<HashMap<Svma, &'static str>>,
     stubs: OnceCell<Stubs>,
@@ -256,7 +257,7 @@ impl Image {
             lines: OnceCell::new(),
             locations: OnceCell::new(),
             spinlocks: RefCell::default(),
-            hands_out_spinlocks: OnceCell::new(),
+            handed_spinlocks: OnceCell::new(),
             callers: RefCell::default(),
             told_names: RefCell::default(),
             stubs: OnceCell::new(),
@@ -391,6 +392,17 @@ impl Image {
         self.sections.iter().find(plain)
     }
 
+    /// Whether it lies in one of the sections with these names.
+    pub(super) fn lies_in(&self, at: Svma, names: &[&str]) -> bool {
+        let mut sections = names.iter().filter_map(|name| self.named(name));
+        sections.any(|s| s.start <= at && at.0 - s.start.0 < s.size)
+    }
+
+    /// Whether it has a section that `is` true of, by its name.
+    pub(super) fn has_section_that(&self, is: impl Fn(&str) -> bool) -> bool {
+        self.sections.iter().any(|s| is(&s.name))
+    }
+
     fn has_section(&self, name: &str) -> bool {
         self.named(name).is_some()
     }
@@ -417,7 +429,7 @@ impl Image {
     }
 
     /// The bytes of a section that is in the file, not decompressed. None where there is no such section.
-    fn section(&self, name: &str) -> io::Result<Option<LoadedSection>> {
+    pub(super) fn section(&self, name: &str) -> io::Result<Option<LoadedSection>> {
         let Some(section) = self.named_and_plain(name) else {
             return Ok(None);
         };
@@ -522,12 +534,6 @@ impl Image {
         processor.map_or(gimli::Vendor::Default, |p| p.call_frames().vendor)
     }
 
-    /// Whether its code is what the readers of code outside of [`arch`] are made for. They have to ask, and to answer that
-    /// they do not know where it is not: the decoder reads any bytes without complaint.
-    pub(crate) fn is_x86_64(&self) -> bool {
-        self.machine == arch::EM_X86_64
-    }
-
     /// Its symbols.
     pub fn symbols(&self) -> &Symbols {
         &self.symbols
@@ -588,57 +594,19 @@ impl Image {
     /// Whether one of its functions may leave a spinlock to its caller, or to a part of itself elsewhere, so that a
     /// function may hold one whose own code does not show it. None if that was not looked at.
     pub fn hands_out_spinlocks(&self) -> Option<bool> {
-        self.hands_out_spinlocks.get().copied()
+        Some(*self.handed_spinlocks.get()? != Handed::Nowhere)
     }
 
-    /// Reads the code of all functions that take a spinlock. Never while a backend stands still.
-    pub fn learn_hands_out_spinlocks(&self) {
-        self.hands_out_spinlocks
-            .get_or_init(|| self.look_for_spinlocks_left().unwrap_or(true));
+    /// Whether the function at `start` may hold a spinlock that another function of this image took, or LockBufHdr(). None
+    /// if that was not looked at.
+    pub fn may_be_handed_spinlock(&self, start: Svma) -> Option<bool> {
+        Some(self.handed_spinlocks.get()?.reaches(start))
     }
 
-    /// None where it cannot be told.
-    fn look_for_spinlocks_left(&self) -> Option<bool> {
-        /// Locks the header of a buffer for its caller (src/backend/storage/buffer/bufmgr.c).
-        const LOCKS_FOR_CALLER: &[u8] = b"\0LockBufHdr\0";
-        const MOST_FUNCTIONS: usize = 4096;
-        const MOST_CODE: u64 = 4 << 20;
-        if !self.is_x86_64() {
-            return None;
-        }
-        let names = self.section(".dynstr").ok()??;
-        if memchr::memmem::find(&names.bytes, LOCKS_FOR_CALLER).is_some() {
-            return Some(true);
-        }
-        let code = self.code()?;
-        // As tas() spells it, in every version: `lock xchgb`, with a REX prefix or without (src/include/storage/s_lock.h).
-        let takes = |at: &usize| {
-            let next = |i: usize| code.bytes.get(at + i).copied().unwrap_or(0);
-            next(1) == 0x86 || (next(1) & 0xf0 == 0x40 && next(2) == 0x86)
-        };
-        let mut functions = std::collections::BTreeMap::new();
-        let (mut known, mut all) = (0..0, 0);
-        for at in memchr::memchr_iter(0xf0, &code.bytes).filter(takes) {
-            let at = code.start.0.wrapping_add(at as u64);
-            if known.contains(&at) {
-                continue;
-            }
-            let (start, size) = self.function_bounds(Svma(at))?;
-            known = start.0..start.0.saturating_add(size);
-            if functions.insert(start, size).is_none() {
-                all += size.min(MOST_CODE);
-            }
-            if functions.len() > MOST_FUNCTIONS || all > MOST_CODE {
-                return None;
-            }
-        }
-        for (start, size) in functions {
-            self.learn_spinlocks(start, size);
-            if self.known_spinlocks(start)?.are_left_held() {
-                return Some(true);
-            }
-        }
-        Some(false)
+    /// Reads the code of all functions that take a spinlock, and, should one of them leave it to others, of all functions.
+    /// Never while a backend stands still.
+    pub fn learn_handed_spinlocks(&self) {
+        self.handed_spinlocks.get_or_init(|| self.hand_out());
     }
 
     /// Takes a name for the function that starts at `start`, from someone who can tell it by other means than symbols.
@@ -975,7 +943,7 @@ mod tests {
             let image = of_code(machine, &code);
             assert_eq!(image.bytes_at(start, size).unwrap(), code);
             image.learn_spinlocks(start, size);
-            image.learn_hands_out_spinlocks();
+            image.learn_handed_spinlocks();
             assert!(image.tried_spinlocks(start));
             assert_eq!(image.hands_out_spinlocks(), Some(true), "may be");
             image.known_spinlocks(start)

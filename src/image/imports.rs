@@ -6,6 +6,7 @@
 //! (System V ABI, chapter 5: Global Offset Table, Procedure Linkage Table).
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::elf::Image;
 use super::{Svma, Symbol, SymbolSource};
@@ -16,6 +17,8 @@ const LARGEST_TABLE: u64 = 16 << 20;
 /// which matter to nobody here.
 const LONGEST_NAME: usize = 256;
 const MOST_STUBS: usize = 16 << 10;
+const STUB_SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
+const LARGEST_STUBS: u64 = 1 << 20;
 /// sizeof(Elf64_Rela), sizeof(Elf64_Sym)
 const RELOCATION: usize = 24;
 const SYMBOL: usize = 24;
@@ -46,7 +49,7 @@ impl Image {
     }
 
     /// The slots that are filled with the address of a symbol, each with the symbol's number.
-    fn relocations_by_name(&self) -> Vec<(Svma, u32)> {
+    pub(super) fn relocations_by_name(&self) -> Vec<(Svma, u32)> {
         let tables = [".rela.plt", ".rela.dyn"].map(|t| self.section_up_to(t, LARGEST_TABLE));
         let by_name = self.machine().relocations_by_name();
         let slot = |r: &[u8; RELOCATION]| {
@@ -62,23 +65,65 @@ impl Image {
             .collect()
     }
 
-    fn imported_names(&self) -> Option<ImportedNames> {
+    pub(super) fn imported_names(&self) -> Option<ImportedNames> {
         Some(ImportedNames {
             symbols: self.section_up_to(".dynsym", LARGEST_TABLE)?,
             names: self.section_up_to(".dynstr", LARGEST_TABLE)?,
         })
     }
 
+    /// Whether every use of the symbol `name` of another image is a call or a jump through a stub: nothing else is filled
+    /// with its address. None where that cannot be told, or it has no such symbol.
+    pub(super) fn is_only_called(&self, name: &str) -> Option<bool> {
+        const STUBS: &str = ".rela.plt";
+        const OTHERS: &str = ".rela.dyn";
+        let more = |name: &str| name.starts_with(".rel") && name != STUBS && name != OTHERS;
+        if self.has_section_that(more) {
+            return None;
+        }
+        let symbols = self.imported_names()?;
+        let names_it = |table: &str| {
+            let bytes = self.section_up_to(table, LARGEST_TABLE)?;
+            let mut entries = bytes.as_chunks::<RELOCATION>().0.iter();
+            Some(entries.any(|r| {
+                let symbol = u32::from_le_bytes([r[12], r[13], r[14], r[15]]);
+                symbols.of(symbol).is_some_and(|n| n == name)
+            }))
+        };
+        names_it(STUBS)?.then_some(())?;
+        Some(!names_it(OTHERS)?)
+    }
+
+    /// Where the stubs of the procedure linkage table lie.
+    pub(super) fn stub_ranges(&self) -> Vec<Range<u64>> {
+        let sections = STUB_SECTIONS
+            .iter()
+            .filter_map(|name| self.loaded_section_up_to(name, LARGEST_STUBS));
+        sections
+            .map(|s| s.start.0..s.start.0.saturating_add(s.bytes.len() as u64))
+            .collect()
+    }
+
+    /// Where each stub of the procedure linkage table begins, and the slot that it jumps through.
+    pub(super) fn slots_of_stubs(&self) -> HashMap<Svma, Svma> {
+        let sections = STUB_SECTIONS
+            .iter()
+            .filter_map(|name| self.loaded_section_up_to(name, LARGEST_STUBS));
+        let stubs = sections.flat_map(|s| {
+            let found = self.machine().stubs(&s.bytes, s.start);
+            found.unwrap_or_default()
+        });
+        stubs.map(|stub| (stub.at, stub.slot)).collect()
+    }
+
     /// The stubs of the procedure linkage table. Reads the file; never while a backend stands still.
     pub(super) fn stubs(&self) -> Stubs {
-        const SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
-        const LARGEST_STUBS: u64 = 1 << 20;
         let Some(names) = self.imported_names() else {
             return Stubs::default();
         };
         let slots: HashMap<_, _> = self.relocations_by_name().into_iter().collect();
         let mut stubs = Vec::new();
-        for name in SECTIONS {
+        for name in STUB_SECTIONS {
             let Some(section) = self.loaded_section_up_to(name, LARGEST_STUBS) else {
                 continue;
             };
@@ -100,13 +145,22 @@ impl Image {
 }
 
 /// The tables of dynamic symbols and their names.
-struct ImportedNames {
+pub(super) struct ImportedNames {
     symbols: Vec<u8>,
     names: Vec<u8>,
 }
 
 impl ImportedNames {
-    fn of(&self, symbol: u32) -> Option<String> {
+    /// Where the symbol of that number is, if this image defines it (`st_shndx`, `st_value`).
+    pub fn defined_at(&self, symbol: u32) -> Option<Svma> {
+        let entry = self.symbols.as_chunks::<SYMBOL>().0.get(symbol as usize)?;
+        let value = u64::from_le_bytes(*entry[8..].first_chunk()?);
+        let is_defined = entry[6..8] != [0, 0];
+        is_defined.then_some(Svma(value))
+    }
+
+    /// Its name.
+    pub fn of(&self, symbol: u32) -> Option<String> {
         let entry = self.symbols.as_chunks::<SYMBOL>().0.get(symbol as usize)?;
         let at = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
         let rest = self.names.get(at as usize..)?;

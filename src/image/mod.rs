@@ -8,6 +8,7 @@ mod callers;
 mod cfi;
 mod debug;
 mod elf;
+mod handed;
 mod imports;
 mod loaded;
 mod locate;

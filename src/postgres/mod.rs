@@ -11,6 +11,7 @@ mod memory_contexts;
 mod servers;
 pub mod settings;
 mod siblings;
+mod spin_delay;
 mod statics;
 pub mod status;
 mod subtransactions;
@@ -25,6 +26,7 @@ pub use globals::Globals;
 pub use handlers::{Disposition, disposition};
 pub use identity::{Backend, Lasting, NotABackend, Postmaster, lasting, prove, prove_with};
 pub use servers::{Member, Server, Servers, Sweep};
+pub(crate) use siblings::others;
 pub use statics::{HeldLwLocks, Statics, TrancheNames};
 pub use title::Title;
 #[cfg(any(test, feature = "fuzzing"))]

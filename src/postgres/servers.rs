@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ use super::statics::Statics;
 use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
 use super::wait_events::WaitEvents;
-use super::{Globals, siblings};
+use super::{Globals, siblings, spin_delay};
 use crate::image::Image;
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::process::{Process, all_pids, container};
@@ -57,6 +58,8 @@ pub struct Server {
     pub wait_events: WaitEvents,
     /// Its own files, where it has a postmaster.
     files: Option<DataFiles>,
+    /// Where each of its processes waits for spinlocks.
+    spin_delay: Option<Range<Avma>>,
     /// The process that it was proved by.
     process: Process,
     executable: FileKey,
@@ -91,6 +94,7 @@ impl Server {
             container: container::id(&process).filter(|_| backend.inner_pid != process.pid()),
             globals: globals.clone(),
             status_pointer: statics.status_entry,
+            spin_delay: spin_delay::code(&backend.executable),
             error_depth: statics.errordata_stack_depth,
             wait_events: WaitEvents::of(
                 backend.version.as_ref().and_then(Version::layout),
@@ -118,6 +122,11 @@ impl Server {
             BackendType::Unknown => identity::type_by_title(&title.text),
             known => known,
         }
+    }
+
+    /// Whether one of its processes sleeps because it waits for a spinlock; none where that cannot be told. Stops nobody.
+    pub fn waits_for_spinlock(&self, process: &Process, memory: &ProcessMemory) -> Option<bool> {
+        spin_delay::sleeps_in(self.spin_delay.as_ref()?, process, memory)
     }
 
     /// Whether a process that runs its executable is one of its own: it believes so itself, and its variables are

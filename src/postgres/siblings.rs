@@ -84,6 +84,16 @@ impl Siblings {
     }
 }
 
+/// The PIDs of the server's other processes, and how many more there are than are looked at. Nothing of them is read: some
+/// may be programs that the server runs.
+pub fn others(backend: &Backend) -> (Vec<i32>, usize) {
+    let mut pids = pids(backend);
+    pids.retain(|pid| *pid != backend.target.pid());
+    let unread = pids.len().saturating_sub(MOST);
+    pids.truncate(MOST);
+    (pids, unread)
+}
+
 fn pids(backend: &Backend) -> Vec<i32> {
     let mut pids = match backend.postmaster {
         Postmaster::Running(pid) => {

@@ -279,6 +279,11 @@ impl Process {
         text::syscall(&read_small(&self.proc, "syscall").ok()?)
     }
 
+    /// The stack pointer and the program counter of its main thread; none while that runs. Needs the right to trace it.
+    pub fn standing_at(&self) -> Option<(Avma, Avma)> {
+        text::standing_at(&read_small(&self.proc, "syscall").ok()?)
+    }
+
     /// The kernel functions it is in, innermost first; none where the kernel does not tell (root only,
     /// CONFIG_STACKTRACE), and only sensible while it sleeps (proc_pid_stack(5)).
     pub fn kernel_stack(&self) -> Option<Vec<String>> {

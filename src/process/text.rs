@@ -73,6 +73,19 @@ pub(crate) fn syscall(text: &[u8]) -> Option<RawCall> {
     }
 }
 
+/// Where a process that sleeps or is stopped stands (proc_pid_syscall(5)): its stack pointer and its program counter, the
+/// last two words. None while it runs.
+pub(crate) fn standing_at(text: &[u8]) -> Option<(Avma, Avma)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut words = text.split_whitespace().rev();
+    let mut word = || {
+        let digits = words.next()?.strip_prefix("0x")?;
+        u64::from_str_radix(digits, 16).ok().map(Avma)
+    };
+    let (ip, sp) = (word()?, word()?);
+    Some((sp, ip))
+}
+
 /// The soft limit of the stack in bytes, none for unlimited (proc_pid_limits(5)).
 pub(crate) fn stack_limit(text: &[u8]) -> io::Result<Option<u64>> {
     let text = String::from_utf8_lossy(text);

@@ -579,6 +579,7 @@ mod tests {
                 stream: None,
                 archiving: None,
                 waiters: Vec::new(),
+                waits_for_spinlock: None,
             },
             judgement: Judgement::default(),
         };

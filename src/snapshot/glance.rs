@@ -123,6 +123,9 @@ pub struct Glance {
     /// Who waits for a lock that it holds, by their PIDs in our PID namespace; looked up only where that decides.
     #[serde(default)]
     pub waiters: Vec<i32>,
+    /// By its stack it sleeps because it waits for a spinlock; none where that was not looked at, or cannot be told.
+    #[serde(default)]
+    pub waits_for_spinlock: Option<bool>,
 }
 
 /// How far a server has come on its way to stop. Its processes end in this order (PostmasterStateMachine(),
@@ -214,6 +217,7 @@ impl Glance {
                 ..ProcessFacts::default()
             },
             cpu_time: member.process.cpu_time(),
+            waits_for_spinlock: None,
             title: title.text,
             server_stopping: server.is_stopping(),
             stage: None,

@@ -5,6 +5,7 @@
 mod glance;
 pub mod looks;
 mod outside;
+mod spinlocks;
 mod take;
 mod threads;
 
@@ -426,6 +427,35 @@ pub struct Locks {
     pub lwlock: Option<LwLockWait>,
     /// The heavyweight lock that it waits for, likewise.
     pub heavyweight: Option<LockWait>,
+    /// What is known of the spinlock that it waits for, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spinlock: Option<SpinlockWait>,
+}
+
+/// A wait for a spinlock. Who holds one is noted nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpinlockWait {
+    /// The source file, without its directory, and the line in which it is taken, as the code tells s_lock().
+    pub taken_at: Option<(String, u32)>,
+    /// The server's other processes that do not run now and are not asleep either, in the order of their PIDs; none where
+    /// that was not looked at, as the backend does not live.
+    pub halted: Option<Vec<Halted>>,
+    /// How many others could not be looked at.
+    pub unread: usize,
+}
+
+/// A process that does not run, and does not sleep until something comes: whoever holds a spinlock for long is such a one,
+/// or loops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halted {
+    /// Its PID in our PID namespace.
+    pub pid: i32,
+    /// Its state, as in `/proc/PID/stat`: `T`, `t` or `D`.
+    pub state: char,
+    /// The server's function that it stands in, where it is one.
+    pub function: Option<String>,
+    /// Whether that function's code may hold a spinlock there; none where that cannot be told.
+    pub may_hold: Option<bool>,
 }
 
 /// Who keeps a backend waiting for an LWLock. PIDs are those of our PID namespace.

@@ -533,6 +533,7 @@ impl<'b, 'p> Plan<'b, 'p> {
     /// Finds out who keeps the backend waiting for a lock, if it waits for one. That takes reading the memory of the
     /// server's other processes: never while the backend stands still.
     pub fn find_blockers(&self, snapshot: &mut Snapshot) {
+        snapshot.locks.spinlock = super::spinlocks::find_wait(self.backend, snapshot);
         let layout = self.backend.version.as_ref().and_then(|v| v.layout());
         let Some((my_proc, layout)) = self.my_proc.zip(layout) else {
             return;
@@ -986,7 +987,7 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
     if learn {
         module.image.learn_spinlocks(start, size);
         if library {
-            module.image.learn_hands_out_spinlocks();
+            module.image.learn_handed_spinlocks();
         }
     }
     let at = module.to_svma(raw.lookup_address());
@@ -997,7 +998,7 @@ fn may_hold_spinlock(raw: &RawFrame, module: &Module, learn: bool) -> Option<boo
     match spinlocks.may_be_held_at(at, Release::SameOperand) {
         true => Some(true),
         // Its own code shows none, but another function may have taken one for it.
-        false => (!module.image.hands_out_spinlocks()?).then_some(false),
+        false => (!module.image.may_be_handed_spinlock(start)?).then_some(false),
     }
 }
 

@@ -1,5 +1,6 @@
 //! x86-64.
 
+pub mod arguments;
 pub mod calls;
 pub mod prstatus;
 pub mod registers;
@@ -8,13 +9,14 @@ pub mod spinlocks;
 #[cfg(target_arch = "x86_64")]
 pub mod stopped;
 pub mod syscalls;
+pub mod ways;
 pub mod xstate;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    CallFrames, CoreFile, Deed, EM_X86_64, ErrnoAt, MachineCode, Processor, References, StubStart,
-    Ucontext, UnwindRegisters,
+    CallFrames, CoreFile, Deed, EM_X86_64, ErrnoAt, Left, MachineCode, Processor, References,
+    StubStart, Ucontext, UnwindRegisters, Ways,
 };
 use crate::image::Svma;
 use crate::memory::{Avma, Memory};
@@ -63,6 +65,29 @@ impl Processor for X86_64 {
 impl MachineCode for X86_64 {
     fn spinlocks(&self, code: &[u8], start: Svma) -> Option<spinlocks::Spinlocks> {
         Some(spinlocks::Spinlocks::read(code, start))
+    }
+
+    fn ways(&self, code: &[u8], start: Svma) -> Option<Ways> {
+        ways::read(code, start)
+    }
+
+    fn passed_on(&self, code: &[u8], start: Svma, left: &[(Svma, Left)]) -> Option<Left> {
+        Some(spinlocks::passed_on(code, start, left))
+    }
+
+    fn may_take_spinlocks(&self, code: &[u8]) -> Option<Vec<usize>> {
+        Some(spinlocks::may_take(code))
+    }
+
+    fn constant_arguments(
+        &self,
+        code: &[u8],
+        start: Svma,
+        returns_to: Svma,
+        all_code: &[u8],
+        all_start: Svma,
+    ) -> Option<[Option<u64>; 4]> {
+        arguments::constants(code, start, returns_to, all_code, all_start)
     }
 
     fn errno_location(&self, code: &[u8], at: Avma) -> Option<ErrnoAt> {

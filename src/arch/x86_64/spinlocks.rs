@@ -11,6 +11,7 @@ use iced_x86::{
     OpKind, Register,
 };
 
+use crate::arch::Left;
 use crate::image::Svma;
 
 /// The largest function that is read. ExecInterpExpr(), PostgreSQL's largest, has some 20 KiB.
@@ -24,7 +25,8 @@ const MOST_STEPS: usize = 1 << 20;
 pub struct Spinlocks {
     strictly: Ranges,
     leniently: Ranges,
-    left_held: bool,
+    left: Left,
+    strictly_left: Left,
 }
 
 /// Ranges of addresses, sorted, without overlaps.
@@ -43,28 +45,31 @@ pub enum Release {
 impl Spinlocks {
     /// Reads the code of one function.
     pub fn read(code: &[u8], start: Svma) -> Self {
-        let instructions: Vec<Instruction> =
-            Decoder::with_ip(64, code, start.0, DecoderOptions::NONE)
-                .into_iter()
-                .collect();
-        let (strictly, _) = held(&instructions, Release::SameOperand);
-        let (leniently, left_held) = held(&instructions, Release::AnyOperand);
+        let instructions = decode(code, start);
+        let (strictly, strictly_left) = held(&instructions, Release::SameOperand);
+        let (leniently, left) = held(&instructions, Release::AnyOperand);
         Spinlocks {
             strictly,
             leniently,
-            left_held,
+            left,
+            strictly_left,
         }
     }
 
     /// Whether the function can be left with a lock held: it returns so, or goes on in a part of its code that the
     /// compiler moved elsewhere. Then others hold it whose own code does not show that.
     pub fn are_left_held(&self) -> bool {
-        self.left_held
+        !self.left.is_none()
+    }
+
+    /// What it may leave held, by either way to tell a release ([`Release`]).
+    pub fn may_leave(&self) -> Left {
+        self.left.and(self.strictly_left)
     }
 
     /// Whether it takes none.
     pub fn are_none(&self) -> bool {
-        self.strictly.is_empty() && !self.left_held
+        self.strictly.is_empty() && self.left.is_none()
     }
 
     /// How much of a function is read, at most.
@@ -83,21 +88,75 @@ impl Spinlocks {
     }
 }
 
+fn decode(code: &[u8], start: Svma) -> Vec<Instruction> {
+    let decoder = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE);
+    decoder.into_iter().collect()
+}
+
+/// Where the first byte of an instruction may be that takes a lock as tas() spells it, in every version: `lock xchgb`, with
+/// a REX prefix or without (src/include/storage/s_lock.h).
+pub fn may_take(code: &[u8]) -> Vec<usize> {
+    let takes = |at: &usize| {
+        let next = |i: usize| code.get(at + i).copied().unwrap_or(0);
+        next(1) == 0x86 || (next(1) & 0xf0 == 0x40 && next(2) == 0x86)
+    };
+    memchr::memchr_iter(0xf0, code).filter(takes).collect()
+}
+
+/// What of that which calls leave to a function it may leave to its own caller. `left` has the calls.
+pub fn passed_on(code: &[u8], start: Svma, left: &[(Svma, Left)]) -> Left {
+    let instructions = decode(code, start);
+    let mut steps_left = MOST_STEPS;
+    let mut passed_on = Left::default();
+    let mut held = BTreeSet::new();
+    for (call, left) in left {
+        let Ok(call) = instructions.binary_search_by_key(&call.0, Instruction::ip) else {
+            // What cannot be followed is passed on.
+            return Left {
+                anywhere: true,
+                ..*left
+            };
+        };
+        let kinds = [
+            (left.plain || left.anywhere, Lock::Somewhere),
+            (left.header || left.anywhere, Lock::Header),
+        ];
+        for (_, lock) in kinds.into_iter().filter(|(is_left, _)| *is_left) {
+            let further = follow(&instructions, call, lock, &mut held, &mut steps_left);
+            passed_on = passed_on.and(further);
+        }
+    }
+    passed_on
+}
+
+/// A lock that is followed from where it is taken.
+#[derive(Debug, Clone, Copy)]
+enum Lock<'i> {
+    /// The instruction takes it.
+    Taken(&'i Instruction, Release),
+    /// A call takes it, at a place that is not known here.
+    Somewhere,
+    /// A call takes the lock in a buffer's header.
+    Header,
+}
+
 /// The instructions before which a lock may be held, and whether the function can be left with it.
-fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
+fn held(instructions: &[Instruction], release: Release) -> (Ranges, Left) {
     /// No function takes more; following each of so many would take for ever.
     const MOST_LOCKS: usize = 64;
     let taking: Vec<usize> = (0..instructions.len())
         .filter(|i| exchanges(&instructions[*i]) && !ignores_result(instructions, *i))
         .collect();
     let mut held = BTreeSet::new();
-    let mut left_held = taking.len() > MOST_LOCKS;
-    if left_held {
+    let mut left = Left::default();
+    if taking.len() > MOST_LOCKS {
         held.extend(0..instructions.len());
+        (left.plain, left.anywhere) = (true, true);
     } else {
         let mut steps_left = MOST_STEPS;
-        for lock in taking {
-            left_held |= follow(instructions, lock, release, &mut held, &mut steps_left);
+        for i in taking {
+            let lock = Lock::Taken(&instructions[i], release);
+            left = left.and(follow(instructions, i, lock, &mut held, &mut steps_left));
         }
     }
     let mut ranges = Ranges::new();
@@ -108,7 +167,7 @@ fn held(instructions: &[Instruction], release: Release) -> (Ranges, bool) {
             _ => ranges.push(from..to),
         }
     }
-    (ranges, left_held)
+    (ranges, left)
 }
 
 /// Whether it exchanges a byte in memory, which is how a lock is taken.
@@ -198,40 +257,46 @@ const KEPT_BY_CALLS: [Register; 6] = [
     Register::R15,
 ];
 
-/// Adds all instructions before which the lock that number `taking` takes may be held. Says whether the function can be
-/// left with it.
+/// Adds all instructions before which `lock` may be held, which number `taking` takes. Says whether the function can be left
+/// with it.
 fn follow(
     instructions: &[Instruction],
     taking: usize,
-    release: Release,
+    lock: Lock,
     held: &mut BTreeSet<usize>,
     steps_left: &mut usize,
-) -> bool {
-    let mut left_held = false;
-    let lock = &instructions[taking];
+) -> Left {
+    let out = Left {
+        plain: !matches!(lock, Lock::Header),
+        header: matches!(lock, Lock::Header),
+        anywhere: false,
+    };
+    let anywhere = Left {
+        anywhere: true,
+        ..out
+    };
+    let mut left = Left::default();
     let mut info = InstructionInfoFactory::new();
-    // The operand means the same lock only while its registers keep their values.
-    let mut seen: HashSet<(usize, bool)> = HashSet::new();
-    let mut todo = vec![(taking + 1, true)];
-    while let Some((i, same)) = todo.pop() {
+    let mut seen: HashSet<(usize, Tracked)> = HashSet::new();
+    let mut todo = vec![(taking + 1, Tracked::default())];
+    while let Some((i, tracked)) = todo.pop() {
         let Some(here) = instructions.get(i) else {
             continue;
         };
-        if !seen.insert((i, same)) {
+        if !seen.insert((i, tracked)) {
             continue;
         }
         // Not known is as good as held.
-        let Some(left) = steps_left.checked_sub(1) else {
+        let Some(steps) = steps_left.checked_sub(1) else {
             held.extend(0..instructions.len());
-            return true;
+            return anywhere;
         };
-        *steps_left = left;
+        *steps_left = steps;
         held.insert(i);
-        if same && releases(here, lock, release) {
+        if releases(here, lock, tracked) {
             continue;
         }
-        let same =
-            same && (release == Release::AnyOperand || !changes_operand(here, lock, &mut info));
+        let tracked = tracked.after(here, lock, &mut info);
         let mut next = Vec::new();
         match here.flow_control() {
             FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => next.push(i + 1),
@@ -242,36 +307,114 @@ fn follow(
                 let target = here.near_branch_target();
                 match instructions.binary_search_by_key(&target, Instruction::ip) {
                     Ok(target) => next.push(target),
-                    Err(_) => left_held = true,
+                    Err(_) => left = left.and(out),
                 }
             }
+            // Through a slot: to another function.
+            FlowControl::IndirectBranch if here.is_ip_rel_memory_operand() => left = left.and(out),
             // Where a jump through a table leads is not followed up: anywhere.
             FlowControl::IndirectBranch => {
                 held.extend(0..instructions.len());
-                return true;
+                return anywhere;
             }
-            FlowControl::Return => left_held = true,
+            FlowControl::Return => left = left.and(out),
             _ => {}
         }
-        todo.extend(next.into_iter().map(|i| (i, same)));
+        todo.extend(next.into_iter().map(|i| (i, tracked)));
     }
-    left_held
+    left
 }
 
-/// Whether it stores zero where `lock` takes a spinlock, if the operand's registers are unchanged.
-fn releases(here: &Instruction, lock: &Instruction, release: Release) -> bool {
-    let stores_zero = here.code() == Code::Mov_rm8_imm8
-        && here.op0_kind() == OpKind::Memory
-        && here.immediate8() == 0;
-    let same_place = here.segment_prefix() == lock.segment_prefix()
+/// What is known of registers while a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Tracked {
+    /// A register of the lock's operand was changed: the operand does not mean the lock any more.
+    moved: bool,
+    /// The register that has the state of a buffer's header, without the lock.
+    unlocked: Option<Register>,
+}
+
+/// A buffer's state without BM_LOCKED (src/include/storage/buf_internals.h, 9.6 to 18).
+const WITHOUT_BM_LOCKED: u32 = !(1 << 22);
+
+impl Tracked {
+    fn after(self, here: &Instruction, lock: Lock, info: &mut InstructionInfoFactory) -> Self {
+        match lock {
+            Lock::Taken(lock, Release::SameOperand) => Tracked {
+                moved: self.moved || changes_operand(here, lock, info),
+                ..self
+            },
+            Lock::Taken(_, Release::AnyOperand) | Lock::Somewhere => self,
+            Lock::Header => {
+                let masks = matches!(here.code(), Code::And_rm32_imm32 | Code::And_EAX_imm32)
+                    && here.op0_kind() == OpKind::Register
+                    && here.immediate32() == WITHOUT_BM_LOCKED;
+                let keeps = |r: &Register| {
+                    !(writes(here, *r, info) || calls(here) && !KEPT_BY_CALLS.contains(r))
+                };
+                let unlocked = match masks {
+                    true => Some(here.op0_register().full_register()),
+                    false => self.unlocked.filter(keeps),
+                };
+                Tracked { unlocked, ..self }
+            }
+        }
+    }
+}
+
+/// Whether it releases `lock`.
+fn releases(here: &Instruction, lock: Lock, tracked: Tracked) -> bool {
+    // What lies on the stack is no lock.
+    let on_stack = here.memory_base() == Register::RSP;
+    match lock {
+        Lock::Taken(lock, release) => {
+            stores_zero(here)
+                && (!tracked.moved && is_same_place(here, lock)
+                    || release == Release::AnyOperand && !on_stack)
+        }
+        Lock::Somewhere => stores_zero(here) && !on_stack,
+        // UnlockBufHdr() stores the state without BM_LOCKED.
+        Lock::Header => {
+            here.code() == Code::Mov_rm32_r32
+                && here.op0_kind() == OpKind::Memory
+                && !on_stack
+                && tracked.unlocked == Some(here.op1_register().full_register())
+        }
+    }
+}
+
+/// Whether it stores zero in a byte of memory, as SpinLockRelease() does.
+fn stores_zero(here: &Instruction) -> bool {
+    here.code() == Code::Mov_rm8_imm8 && here.op0_kind() == OpKind::Memory && here.immediate8() == 0
+}
+
+/// Whether its operand is where `lock` takes a spinlock, if the operand's registers are unchanged.
+fn is_same_place(here: &Instruction, lock: &Instruction) -> bool {
+    here.segment_prefix() == lock.segment_prefix()
         && here.memory_base() == lock.memory_base()
         && here.memory_index() == lock.memory_index()
         && here.memory_index_scale() == lock.memory_index_scale()
         // For an operand relative to the instruction pointer this is the address itself.
-        && here.memory_displacement64() == lock.memory_displacement64();
-    // What lies on the stack is no lock.
-    let on_stack = here.memory_base() == Register::RSP;
-    stores_zero && (same_place || release == Release::AnyOperand && !on_stack)
+        && here.memory_displacement64() == lock.memory_displacement64()
+}
+
+fn calls(here: &Instruction) -> bool {
+    matches!(
+        here.flow_control(),
+        FlowControl::Call | FlowControl::IndirectCall
+    )
+}
+
+/// Whether it may write to any part of a register.
+fn writes(here: &Instruction, register: Register, info: &mut InstructionInfoFactory) -> bool {
+    let mut used = info.info(here).used_registers().iter();
+    used.any(|r| {
+        r.register().full_register() == register
+            && !matches!(
+                r.access(),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::None
+            )
+    })
 }
 
 /// Whether it writes to a register of `lock`'s operand, or calls a function that may.
@@ -284,24 +427,8 @@ fn changes_operand(
         .into_iter()
         .filter(|r| !matches!(r, Register::None | Register::RIP | Register::RSP))
         .map(Register::full_register);
-    let calls = matches!(
-        here.flow_control(),
-        FlowControl::Call | FlowControl::IndirectCall
-    );
-    let written: Vec<Register> = info
-        .info(here)
-        .used_registers()
-        .iter()
-        .filter(|r| {
-            !matches!(
-                r.access(),
-                OpAccess::Read | OpAccess::CondRead | OpAccess::None
-            )
-        })
-        .map(|r| r.register().full_register())
-        .collect();
     used.into_iter()
-        .any(|r| written.contains(&r) || calls && !KEPT_BY_CALLS.contains(&r))
+        .any(|r| writes(here, r, info) || calls(here) && !KEPT_BY_CALLS.contains(&r))
 }
 
 #[cfg(test)]
@@ -425,5 +552,62 @@ mod tests {
             0xff, 0xff, 0xff, // no instruction
         ];
         assert_eq!(held(&code), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn what_a_call_leaves_is_passed_on_or_released() {
+        let plain = Left {
+            plain: true,
+            ..Left::default()
+        };
+        let header = Left {
+            header: true,
+            ..Left::default()
+        };
+        let call = [0xe8, 0, 0, 0, 0];
+        let passed = |left: Left, rest: &[u8]| {
+            let code = [&call[..], rest].concat();
+            passed_on(&code, Svma(0x1000), &[(Svma(0x1000), left)])
+        };
+        let release = [0xc6, 0x03, 0x00]; // movb $0,(%rbx)
+        assert_eq!(passed(plain, &[0xc3]), plain);
+        assert_eq!(
+            passed(plain, &[&release[..], &[0xc3]].concat()),
+            Left::default()
+        );
+        assert_eq!(passed(plain, &[0xeb, 0x70]), plain, "jumps away");
+        let on_stack = [0xc6, 0x04, 0x24, 0x00, 0xc3]; // movb $0,(%rsp); ret
+        assert_eq!(passed(plain, &on_stack), plain);
+        let anywhere = passed(plain, &[0xff, 0xe0]); // jmp *%rax
+        assert!(anywhere.anywhere && anywhere.plain);
+        // UnlockBufHdr(), as in pg_buffercache of 15.
+        let mask = [0x25, 0xff, 0xff, 0xbf, 0xff]; // and $0xffbfffff,%eax
+        let store = [0x41, 0x89, 0x44, 0x24, 0x18]; // mov %eax,0x18(%r12)
+        assert_eq!(passed(header, &[0xc3]), header);
+        assert_eq!(passed(header, &[&release[..], &[0xc3]].concat()), header);
+        let unlock = [&mask[..], &store, &[0xc3]].concat();
+        assert_eq!(passed(header, &unlock), Left::default());
+        assert_eq!(passed(plain, &unlock), plain);
+        let changed = [&mask[..], &[0xff, 0xc0], &store, &[0xc3]].concat(); // inc %eax
+        assert_eq!(passed(header, &changed), header);
+        let called = [&mask[..], &call, &store, &[0xc3]].concat();
+        assert_eq!(passed(header, &called), header);
+        let other_bit = [&[0x25, 0xff, 0xff, 0x7f, 0xff], &store[..], &[0xc3]].concat();
+        assert_eq!(passed(header, &other_bit), header);
+        // Where no instruction starts.
+        let lost = passed_on(&call, Svma(0x1000), &[(Svma(0x1001), plain)]);
+        assert!(lost.anywhere);
+    }
+
+    #[test]
+    fn what_may_be_left_is_told_strictly_too() {
+        let code = [
+            0xf0, 0x86, 0x07, // lock xchg %al,(%rdi)
+            0xc6, 0x47, 0x01, 0x00, // movb $0,1(%rdi)
+            0xc3, // ret
+        ];
+        let found = Spinlocks::read(&code, Svma(0x1000));
+        assert!(!found.are_left_held());
+        assert!(found.may_leave().plain);
     }
 }
