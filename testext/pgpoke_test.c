@@ -744,6 +744,31 @@ pgpoke_lwlock_hold(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Holding a lock of its own while the server computes something long for it,
+ * until pgpoke_let_go().
+ */
+PG_FUNCTION_INFO_V1(pgpoke_lwlock_divide);
+Datum
+pgpoke_lwlock_divide(PG_FUNCTION_ARGS)
+{
+	SharedLock *word = shared_lock();
+
+	LWLockAcquire(&word->lock, LW_EXCLUSIVE);
+	say_stuck(__func__);
+	while (!word->let_go)
+	{
+		Datum		quotient = DirectFunctionCall2(numeric_div,
+												   PG_GETARG_DATUM(0),
+												   PG_GETARG_DATUM(1));
+
+		pfree(DatumGetPointer(quotient));
+		turns++;
+	}
+	LWLockRelease(&word->lock);
+	PG_RETURN_VOID();
+}
+
 /* Waiting for an LWLock that another backend holds. */
 PG_FUNCTION_INFO_V1(pgpoke_lwlock_wait);
 Datum

@@ -112,6 +112,31 @@ fn python_that_sleeps() {
     ends_by_a_terminate_only(&server, &stuck, &["foreign-runtime"]);
 }
 
+/// R has a handler of its own for SIGINT while it waits, which ends the wait with an error: that it is not PostgreSQL's is
+/// no reason to call the backend deaf.
+#[test]
+fn r_that_sleeps_takes_a_cancel_by_a_handler_of_its_own() {
+    let server = server_with!("plr");
+    let waits = |b: &Backend| b.syscall() == Some(libc::SYS_pselect6);
+    let stuck = stuck_in(&server, "plr", "Sys.sleep(3600)", waits);
+    let report = Report::of(&["inspect"], stuck.pid());
+    report.assert_at("/cause/code", "responsive");
+    let evidence = report.at("/cause/evidence").to_string();
+    assert!(
+        evidence.contains("SIGINT: ") && evidence.contains("libR.so"),
+        "{}",
+        report.run
+    );
+    let listed = Run::pgpoke(["list", "--stuck"]);
+    let pid = stuck.pid().to_string();
+    assert!(!listed.stdout.contains(&pid), "{listed}");
+    stuck.backend().send(libc::SIGINT);
+    let failure = stuck.result().expect_err("an error of R's");
+    assert!(failure.to_string().contains("R interpreter"), "{failure}");
+    stuck.run_follow_up("SELECT 1").expect("a session of use");
+    server.assert_unharmed();
+}
+
 #[test]
 fn python_that_computes_with_its_loop_named() {
     let server = server_with!("plpython3u");

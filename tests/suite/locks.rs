@@ -477,3 +477,30 @@ fn a_commit_that_waits_for_a_standby_is_well() {
     assert!(there, "the commit stands");
     server.assert_unharmed();
 }
+
+/// An extension holds a lock of its own, and the server's code only computes for it: the lock is the extension's, and so is
+/// the fault.
+#[test]
+fn who_holds_its_own_lock_is_named_and_not_whom_it_has_compute() {
+    let server = server_with_testext!();
+    let sql =
+        "SELECT pgpoke_lwlock_divide(repeat('7', 130000)::numeric, repeat('3', 65000)::numeric)";
+    let stuck = server.stuck(sql);
+    for how in How::BOTH {
+        stuck.prove_stuck(how);
+        let report = Report::of(&["inspect", "--samples", "10"], stuck.pid());
+        report
+            .assert_at("/cause/code", "interrupts-held-off")
+            .assert_at("/locks/lwlocks_held", 1);
+        let summary = report.text("/cause/summary");
+        assert!(
+            summary.starts_with("pgpoke_lwlock_divide() ")
+                && summary.contains("the LWLock pgpoke_test (exclusive)"),
+            "{}",
+            report.run
+        );
+    }
+    let_go(&server);
+    stuck.assert_terminated();
+    server.assert_unharmed();
+}

@@ -189,6 +189,36 @@ fn a_query_of_sqlite_that_python_called() {
     );
 }
 
+#[test]
+fn linear_algebra_that_r_called() {
+    let Some(server) = server_with_extension("plr") else {
+        skip!("no plr here");
+    };
+    let body = "m <- matrix(runif(250000), 500)\nwhile (TRUE) m <- m %*% m / 500";
+    let report = computes_for_a_while(&server, "plr", body);
+    let summary = report.text("/cause/summary");
+    assert!(
+        summary.starts_with("R computes, in ") && summary.contains("libR.so"),
+        "{}",
+        report.run
+    );
+}
+
+#[test]
+fn compression_that_python_called() {
+    let Some(server) = server_with_extension("plpython3u") else {
+        skip!("no plpython3u here");
+    };
+    let body = "import os, zlib\ndata = os.urandom(32 << 20)\nwhile True: zlib.compress(data, 9)";
+    let report = computes_for_a_while(&server, "plpython3u", body);
+    let summary = report.text("/cause/summary");
+    assert!(
+        summary.starts_with("Python computes, in ") && summary.contains("libpython"),
+        "{}",
+        report.run
+    );
+}
+
 /// What waits in libmemcached is what waits in libpq: a client, whose good-bye at exit may hang.
 #[test]
 fn a_client_of_memcached_is_judged_as_one_of_postgres() {
