@@ -414,6 +414,51 @@ fn every_link_leads_somewhere() {
     assert!(seen > 20, "only {seen} links were found");
 }
 
+/// The files of our own that a page names are there: below the root, in `src`, or among the tests; a bare name is that of
+/// some file.
+#[test]
+fn every_path_that_is_named_is_there() {
+    fn names(directory: &Path, into: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => names(&path, into),
+                false => into.extend(path.file_name().map(|n| n.to_string_lossy().into_owned())),
+            }
+        }
+    }
+    let root = Path::new(ROOT);
+    let mut known = BTreeSet::new();
+    for room in ["src", "tests", "fuzz/fuzz_targets", "benches"] {
+        names(&root.join(room), &mut known);
+    }
+    let is_path = |span: &str| {
+        let ours = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-./".contains(c);
+        (span.ends_with(".rs") || span.ends_with('/'))
+            && !span.starts_with('/')
+            && span.chars().all(ours)
+    };
+    let mut seen = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let mut in_code = false;
+        for line in text.lines() {
+            in_code ^= line.starts_with("```");
+            let spans = line.split('`').skip(1).step_by(2);
+            for span in spans.filter(|span| !in_code && is_path(span)) {
+                seen += 1;
+                let bases = ["", "src", "tests", "tests/suite", "docs"];
+                let there = match span.contains('/') {
+                    true => bases.iter().any(|base| root.join(base).join(span).exists()),
+                    false => known.contains(span),
+                };
+                assert!(there, "{page:?}: there is no {span}");
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} paths were found");
+}
+
 /// No page that nobody is led to.
 #[test]
 fn every_page_is_linked_to() {
