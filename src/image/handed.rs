@@ -501,7 +501,7 @@ mod tests {
                     next += 1;
                     for (leads, comes_back) in ways[n] {
                         let Leads::Here(n) = leads else { continue };
-                        if !seen.contains(n) && !(jumps_only && *comes_back) {
+                        if !(seen.contains(n) || jumps_only && *comes_back) {
                             seen.push(*n);
                         }
                     }
