@@ -20,6 +20,7 @@
 //! * [`arch`]: everything that knows a processor, one folder for each: registers, system calls, machine code.
 //! * [`process`]: what `/proc` tells without stopping anything, and why an attach would be refused.
 //! * [`memory`]: reading bytes at an address, of a living process or of a captured stop.
+//! * [`sys`]: the system calls that no package wraps as we need them.
 //!
 //! What `pgpoke inspect` does, in the library's words:
 //!
@@ -88,6 +89,7 @@ pub mod process;
 pub mod render;
 pub mod selftest;
 pub mod snapshot;
+pub mod sys;
 pub mod target;
 pub mod tracee;
 pub mod unwind;

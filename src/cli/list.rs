@@ -16,7 +16,7 @@ use crate::process::permission::Permission;
 use crate::render::list::{self, Listing, Row};
 use crate::render::screen::Screen;
 use crate::snapshot::{Glance, ServerFacts};
-use crate::tracee::sys::HeldSignals;
+use crate::sys::HeldSignals;
 
 /// The time between two glances at what may be stuck: from the first at anyone, and from the last.
 const BETWEEN_GLANCES: Duration = Duration::from_millis(100);

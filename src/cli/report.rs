@@ -23,7 +23,7 @@ use crate::render::screen::Screen;
 use crate::render::{json, report, samples as tree, text};
 use crate::snapshot::looks::{Looks, STOP_LIMIT};
 use crate::snapshot::{Plan, Snapshot, Unseen};
-use crate::tracee::sys::HeldSignals;
+use crate::sys::HeldSignals;
 use crate::tracee::threads::Absent;
 use crate::tracee::threads::ForOthers::{Hasty, Patient};
 use crate::tracee::{StopBudget, TraceError};

@@ -14,7 +14,7 @@ use crate::render::screen::{Page, Screen};
 use crate::render::{samples, text};
 use crate::snapshot::looks::{STOP_LIMIT, take};
 use crate::snapshot::{Plan, Snapshot};
-use crate::tracee::sys::HeldSignals;
+use crate::sys::HeldSignals;
 
 /// So many looks, with such a pause before each, and then all is shown anew: once a second.
 const LOOKS: u32 = 5;

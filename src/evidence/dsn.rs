@@ -19,7 +19,7 @@ use super::redact::{LEFT_OUT, passwords};
 use crate::postgres::settings::Settings;
 use crate::postgres::status::Timestamp;
 use crate::process::Process;
-use crate::tracee::sys;
+use crate::sys;
 
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -31,7 +31,7 @@ pub use maps::Mapping;
 pub use text::as_text;
 
 use crate::memory::{Avma, ProcessMemory};
-use crate::tracee::sys::{self, Whom};
+use crate::sys::{self, Whom};
 
 /// The largest text that is read from one file of `/proc`.
 const LARGEST_PROC_FILE: u64 = 64 << 20;

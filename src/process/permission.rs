@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::container::{self, Engine};
 use super::{Process, mounts, passwd};
-use crate::tracee::sys;
+use crate::sys;
 
 /// `<linux/capability.h>`
 const CAP_SYS_PTRACE: u64 = 1 << 19;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use victim::{Kind, Victim, itself, wait_for};
 
 use crate::process::{Process, SignalError};
-use crate::tracee::{CARRIER, CallEnd, Declined, Registers, StopBudget, TraceError, Tracee, sys};
+use crate::sys;
+use crate::tracee::{CARRIER, CallEnd, Declined, Registers, StopBudget, TraceError, Tracee};
 
 /// Why a promise was not seen to be kept.
 #[derive(Debug, thiserror::Error)]

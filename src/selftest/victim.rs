@@ -16,7 +16,8 @@ use super::{Broken, holds};
 use crate::memory::{Avma, Memory, ProcessMemory};
 use crate::process::Process;
 use crate::process::syscalls::name_of;
-use crate::tracee::{CARRIER, sys};
+use crate::sys;
+use crate::tracee::CARRIER;
 
 /// What it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

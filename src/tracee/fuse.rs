@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{TraceError, sys};
+use super::TraceError;
 use crate::process::Process;
+use crate::sys;
 
 /// What pgpoke writes when it lets everything go at once, and its exit code then: bytes, since nothing can be put together
 /// any more.

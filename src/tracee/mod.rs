@@ -9,7 +9,6 @@
 //! when the budget is spent.
 
 mod fuse;
-pub mod sys;
 pub mod threads;
 
 use std::ops::Range;
@@ -22,9 +21,9 @@ use crate::arch::host::PROCESSOR;
 pub use crate::arch::host::stopped::Registers;
 use crate::memory::{Avma, Memory, Unreadable};
 use crate::process::{Gone, Process};
+use crate::sys::{self, HeldSignals, Priority, Resume, SignalInfo};
 use fuse::Fuse;
 pub use fuse::{StopBudget, Words};
-use sys::{HeldSignals, Priority, Resume, SignalInfo};
 
 /// The signal that a borrowed frame rides on: every backend catches it, its handler restarts system calls
 /// (`SA_RESTART`, src/port/pqsignal.c), and one too many of it is harmless (procsignal_sigusr1_handler looks

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use nix::dir::Dir;
 use nix::errno::Errno;
 
-use super::{PTRACE_EVENT_STOP, Registers, State, StopBudget, TraceError, Tracee, sys};
+use super::{PTRACE_EVENT_STOP, Registers, State, StopBudget, TraceError, Tracee};
 use crate::process::{Gone, Process};
+use crate::sys;
 
 /// The most threads that are stopped; the others are named as absent.
 const MOST_THREADS: usize = 4096;

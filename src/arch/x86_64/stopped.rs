@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use super::registers::{CALL_FRAMES, UCONTEXT};
 use crate::arch::{SignalFrame, UnwindRegisters};
 use crate::memory::{Avma, Memory, Unreadable};
-use crate::tracee::sys::{self, RawRegisters};
+use crate::sys::{self, RawRegisters};
 
 /// The general registers of a stopped thread.
 #[derive(Clone, Copy, Debug)]

@@ -25,7 +25,7 @@ use crate::arch::Processor;
 use crate::arch::host::{PROCESSOR, xstate};
 use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
-use crate::tracee::sys::HeldSignals;
+use crate::sys::HeldSignals;
 use crate::tracee::threads::{Absent, ForOthers, Stood, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 use copy::{Look, Stage};
