@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::address::{Avma, Svma};
 use crate::arch::host::PROCESSOR;
 use crate::arch::x86_64::spinlocks::Release;
 use crate::arch::{Processor, UnwindRegisters};
 use crate::assess::{Assessment, Request, Status, Verdict, assess};
 use crate::evidence::redact::{Redactor, passwords};
-use crate::image::{AddressSpace, Image, Svma, build_id_in_memory};
-use crate::memory::{Avma, CapturedMemory};
+use crate::image::{AddressSpace, Image, build_id_in_memory};
+use crate::memory::CapturedMemory;
 use crate::postgres::{BackendType, ROWS, Title, status};
 use crate::process::{Process, maps, mounts, passwd, sockets, text};
 use crate::render;

@@ -20,6 +20,7 @@
 //! * [`arch`]: everything that knows a processor, one folder for each: registers, system calls, machine code.
 //! * [`process`]: what `/proc` tells without stopping anything, and why an attach would be refused.
 //! * [`memory`]: reading bytes at an address, of a living process or of a captured stop.
+//! * [`address`]: addresses, each kind a type of its own.
 //! * [`sys`]: the system calls that no package wraps as we need them.
 //!
 //! What `pgpoke inspect` does, in the library's words:
@@ -74,6 +75,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod address;
 pub mod arch;
 pub mod assess;
 pub mod cli;

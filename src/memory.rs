@@ -13,59 +13,9 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-/// An actual virtual memory address: where something lies in the running process.
-///
-/// The address in its file is an [`Svma`](crate::image::Svma), and the difference a
-/// [`Bias`](crate::image::Bias); the names are those of the `findshlibs` package.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Avma(pub u64);
-
-impl Avma {
-    /// The address `n` bytes further on, wrapping as the processor's own arithmetic does.
-    pub fn offset(self, n: i64) -> Avma {
-        Avma(self.0.wrapping_add_signed(n))
-    }
-}
-
-impl fmt::Display for Avma {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
-impl fmt::Debug for Avma {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Avma {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl schemars::JsonSchema for Avma {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "address".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^0x[0-9a-f]{1,16}$" })
-    }
-}
-
-impl<'de> Deserialize<'de> for Avma {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let digits = text.strip_prefix("0x").unwrap_or(&text);
-        u64::from_str_radix(digits, 16)
-            .map(Avma)
-            .map_err(serde::de::Error::custom)
-    }
-}
+use crate::address::Avma;
 
 /// Nothing (or not enough) could be read at this address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

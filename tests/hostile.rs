@@ -8,10 +8,12 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use pgpoke::address::Avma;
+use pgpoke::address::Svma;
 use pgpoke::arch::host::PROCESSOR;
 use pgpoke::arch::{Processor, UnwindRegisters};
-use pgpoke::image::{AddressSpace, Image, Svma};
-use pgpoke::memory::{Avma, CapturedMemory, ProcessMemory};
+use pgpoke::image::{AddressSpace, Image};
+use pgpoke::memory::{CapturedMemory, ProcessMemory};
 use pgpoke::process::Process;
 use pgpoke::unwind::variables::{FrameVariables, Value, read as read_variables};
 use pgpoke::unwind::{RawStack, StackEnd, unwind};

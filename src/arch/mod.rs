@@ -9,8 +9,8 @@ pub mod x86_64;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::image::Svma;
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Svma};
+use crate::memory::Memory;
 
 /// The processor that this build of pgpoke runs on, and traces.
 #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::rules;
-use crate::memory::Avma;
+use crate::address::Avma;
 use crate::snapshot::{Frame, Place, Sample, Snapshot};
 
 /// The most functions that a tree tells apart. Looks that meet more are counted where the tree ends.

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Material, theirs};
+use crate::address::Avma;
 use crate::image::{BuildId, build_id_in_memory};
-use crate::memory::Avma;
 use crate::postgres::Backend;
 
 /// The most files that are listed.

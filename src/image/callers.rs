@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Image, Svma};
+use super::Image;
+use crate::address::Svma;
 use crate::arch::References;
 
 /// How far functions without a name are followed to those that call them.

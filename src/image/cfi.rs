@@ -5,8 +5,9 @@ use gimli::{
     ParsedEhFrameHdr, UnwindSection,
 };
 
+use super::Image;
 use super::elf::LoadedSection;
-use super::{Image, Svma};
+use crate::address::Svma;
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 

@@ -9,7 +9,8 @@ use lzma_rust2::XzReader;
 
 use super::elf::{ElfError, Image};
 use super::locate::MOST_DEBUG_INFORMATION;
-use super::{Svma, nesting};
+use super::nesting;
+use crate::address::Svma;
 
 /// The sections that addr2line reads.
 const SECTIONS: [gimli::SectionId; 10] = [

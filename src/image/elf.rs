@@ -10,6 +10,7 @@ use object::elf::{FileHeader64, ProgramHeader64, SectionHeader64};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 use object::{LittleEndian, pod};
 
+use super::BuildId;
 use super::budget::Held;
 use super::callers::Callers;
 use super::debug::{self, LineTable};
@@ -17,10 +18,10 @@ use super::handed::Handed;
 use super::imports::Stubs;
 use super::locate::{DebugFile, Finder, MOST_DEBUG_INFORMATION};
 use super::symbols::{Symbol, SymbolSource, Symbols};
-use super::{Bias, BuildId, Svma};
+use crate::address::{Avma, Bias, Svma};
 use crate::arch::x86_64::spinlocks::Spinlocks;
 use crate::arch::{self, MachineCode};
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 use crate::process::read_at_most;
 
 /// Lists of locations, by where the code is.

@@ -11,9 +11,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::Image;
 use super::elf::LoadedSection;
 use super::imports::ImportedNames;
-use super::{Image, Svma};
+use crate::address::Svma;
 use crate::arch::{Left, To, Way, Ways};
 
 /// Locks the header of a buffer for its caller (src/backend/storage/buffer/bufmgr.c).

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::elf::Image;
-use super::{Svma, Symbol, SymbolSource};
+use super::{Symbol, SymbolSource};
+use crate::address::Svma;
 
 /// The most of each table that is read. Those of LLVM have 12 MiB.
 const LARGEST_TABLE: u64 = 16 << 20;

@@ -8,8 +8,8 @@ use object::LittleEndian;
 use object::read::elf::{GnuHashTable, HashTable};
 
 use super::elf::{Layout, Section, Segment, build_id_in_memory};
-use super::{Bias, Svma};
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Bias, Svma};
+use crate::memory::Memory;
 
 /// The most of an image that is read from memory.
 const LARGEST: u64 = 64 << 20;

@@ -18,8 +18,6 @@ mod symbols;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 pub use callers::Callers;
 pub use cfi::CallFrameEntry;
 pub use debug::{InlinedFrame, LineTable};
@@ -36,41 +34,6 @@ pub(crate) use {
     elf::build_id_in_notes,
     locate::{alternate_link, debug_link},
 };
-
-use crate::memory::Avma;
-
-/// A stated virtual memory address: where the file says that something lies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Svma(pub u64);
-
-/// What to add to an [`Svma`] to get the [`Avma`] of one mapped image; zero for an executable that is not
-/// position-independent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Bias(pub u64);
-
-impl Bias {
-    /// Where the process has what the file states to be at `svma`.
-    pub fn to_avma(self, svma: Svma) -> Avma {
-        Avma(svma.0.wrapping_add(self.0))
-    }
-
-    /// Where the file states that to be which the process has at `avma`.
-    pub fn to_svma(self, avma: Avma) -> Svma {
-        Svma(avma.0.wrapping_sub(self.0))
-    }
-}
-
-impl fmt::Display for Svma {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
-impl fmt::Debug for Svma {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// A build-id: what the linker wrote into an image to tell it from every other build.
 #[derive(Clone, PartialEq, Eq)]

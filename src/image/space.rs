@@ -10,11 +10,12 @@ use std::rc::Rc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::BuildId;
 use super::elf::{Image, MAGIC_FUNCTION, build_id_in_memory};
 use super::loaded;
 use super::locate::{DebugFiles, Finder, Roots};
-use super::{Bias, BuildId, Svma};
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Bias, Svma};
+use crate::memory::Memory;
 use crate::process::root::Links;
 use crate::process::{Mapping, as_text, maps, same_file};
 use crate::target::Target;

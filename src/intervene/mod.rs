@@ -14,9 +14,10 @@ pub use climb::{Act, ClimbError, Done, Gathered, News, Operator, Orders, Questio
 pub use ladder::{Ladder, Rung, Step};
 pub use server::{Fate, ServerWatch};
 
+use crate::address::Avma;
 use crate::assess::checks::{self, Weight};
 use crate::assess::{self, Check, Interrupt, Request, Verdict, advice};
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 use crate::postgres::{Activity, Backend};
 use crate::process::{Process, SignalError};
 use crate::snapshot::looks::STOP_LIMIT;

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
+use crate::address::Avma;
 use crate::image::Module;
-use crate::memory::Avma;
 
 /// The variables of the classic interrupt model with their sizes: globals.c and miscadmin.h, all versions up to 19.
 /// A server that lacks one, or has it in another size, works in another way: nothing is known of it then.

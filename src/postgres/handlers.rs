@@ -5,8 +5,8 @@
 
 use super::statics::{MOST_CODE, settle};
 use super::{Backend, BackendType};
+use crate::address::Avma;
 use crate::image::ModuleKind;
-use crate::memory::Avma;
 
 /// `pqsignal_handlers[PG_NSIG]`: glibc's and musl's NSIG is 65.
 const HANDLERS: (&str, u64) = ("pqsignal_handlers", 65 * 8);

@@ -11,7 +11,8 @@ use super::memory_contexts;
 use super::subtransactions;
 use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
-use crate::image::{AddressSpace, DebugFiles, Module, Svma};
+use crate::address::Svma;
+use crate::image::{AddressSpace, DebugFiles, Module};
 use crate::memory::{Memory, ProcessMemory};
 use crate::process::{Gone, Process, printable};
 use crate::target::Target;
@@ -214,7 +215,11 @@ pub fn prove_with(
         .get("cluster_name")
         .and_then(|at| memory.read_u64(at).ok())
         .filter(|pointer| *pointer != 0)
-        .and_then(|pointer| memory.read_c_string(crate::memory::Avma(pointer), 256).ok())
+        .and_then(|pointer| {
+            memory
+                .read_c_string(crate::address::Avma(pointer), 256)
+                .ok()
+        })
         .unwrap_or_default();
     let title = target
         .command_line()

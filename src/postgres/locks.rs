@@ -5,7 +5,8 @@
 
 use super::siblings::{Siblings, pointer};
 use super::{Backend, Layout, LockTable, PgProc, prove};
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 use crate::process::Process;
 
 /// The names of the modes by number, as `pg_locks.mode` has them.

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use super::siblings::{Siblings, pointer};
 use super::statics::{HANDLE, HeldLwLocks, MOST_LWLOCKS, Statics};
 use super::{Backend, Layout};
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// The longest name of an extension's tranche (NAMEDATALEN).
 const LONGEST_NAME: usize = 64;

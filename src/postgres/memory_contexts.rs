@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::image::{Module, Svma};
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Svma};
+use crate::image::Module;
+use crate::memory::Memory;
 
 /// What creates a context of each kind, and the names of the kind's functions in the order of the table (12 to 15:
 /// src/backend/utils/mmgr/aset.c, slab.c, generation.c).

@@ -21,8 +21,9 @@ use super::title::Title;
 use super::versions::{BackendType, Layout, Version};
 use super::wait_events::WaitEvents;
 use super::{Globals, siblings, spin_delay};
+use crate::address::Avma;
 use crate::image::Image;
-use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::memory::{Memory, ProcessMemory};
 use crate::process::{Process, all_pids, container};
 
 /// The most processes of servers that are looked at in one sweep.

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use super::Backend;
 use super::status::Timestamp;
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// The longest value that is read.
 const LONGEST: usize = 4096;

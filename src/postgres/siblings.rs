@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Backend, Postmaster};
-use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::address::Avma;
+use crate::memory::{Memory, ProcessMemory};
 use crate::process::Process;
 
 /// The most processes that are looked at, and for how long.

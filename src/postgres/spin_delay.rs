@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
+use crate::address::Avma;
 use crate::image::Module;
-use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::memory::{Memory, ProcessMemory};
 use crate::process::Process;
 
 /// How much of the stack is looked at: the frames of the C library's and PostgreSQL's own function for a short sleep.

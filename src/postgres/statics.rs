@@ -5,9 +5,10 @@
 //! neither tells, or on what the two differ, is unknown.
 
 use super::Globals;
+use crate::address::{Avma, Svma};
 use crate::arch::{Deed, How, Use};
-use crate::image::{Module, Svma};
-use crate::memory::{Avma, Memory};
+use crate::image::Module;
+use crate::memory::Memory;
 
 /// `MAX_SIMUL_LWLOCKS` (src/backend/storage/lmgr/lwlock.c, 12 to 19).
 pub const MOST_LWLOCKS: u32 = 200;

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::versions::{Activity, Layout, backend_status as offsets};
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// How often an entry is read again that is just being written. PostgreSQL writes one within microseconds, so that only
 /// one whose writer stands still stays torn.

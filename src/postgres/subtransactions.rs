@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::statics::Code;
+use crate::address::Svma;
 use crate::arch::Deed;
-use crate::image::{Module, Svma, Symbol};
+use crate::image::{Module, Symbol};
 
 const END: &str = "CommitSubTransaction";
 const RELEASES: &str = "ReleaseCurrentSubTransaction";

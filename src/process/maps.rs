@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::memory::Avma;
+use crate::address::Avma;
 
 /// The most mappings that are read; the kernel's own default limit is 65,530 (vm.max_map_count).
 const MOST_MAPPINGS: usize = 100_000;

@@ -30,7 +30,8 @@ use procfs::process::{Stat, Status};
 pub use maps::Mapping;
 pub use text::as_text;
 
-use crate::memory::{Avma, ProcessMemory};
+use crate::address::Avma;
+use crate::memory::ProcessMemory;
 use crate::sys::{self, Whom};
 
 /// The largest text that is read from one file of `/proc`.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::Process;
 use super::mounts::{Filesystem, read};
 use super::sockets::{Socket, peer_in};
+use crate::address::Avma;
 use crate::arch::Processor;
 use crate::arch::host::PROCESSOR;
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 
 /// The most descriptors of one poll, select or epoll that are looked at.
 const MOST_DESCRIPTORS: usize = 32;

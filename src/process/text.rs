@@ -10,7 +10,7 @@ use procfs::process::{Schedstat, Stat, Status};
 use procfs::{FromBufRead, FromRead, ProcError};
 
 use super::RawCall;
-use crate::memory::Avma;
+use crate::address::Avma;
 
 /// A path need not be in UTF-8, as JSON has to be: for serde, the nearest text.
 pub fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {

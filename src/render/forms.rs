@@ -7,13 +7,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::address::Avma;
 use crate::assess::samples::Motion;
 use crate::assess::{Cause, Check, Interrupt, Verdict, VerdictIf, cause};
 use crate::evidence::core::CoreReport;
 use crate::evidence::{Gathered, Missing};
 use crate::image::{ReplacedFile, SymbolSource};
 use crate::intervene::{Outcome, Rung};
-use crate::memory::Avma;
 use crate::postgres::{Activity, BackendType};
 use crate::process::permission::Rule;
 use crate::process::syscalls::Awaited;

@@ -13,7 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arch;
 use super::{Broken, holds};
-use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::address::Avma;
+use crate::memory::{Memory, ProcessMemory};
 use crate::process::Process;
 use crate::process::syscalls::name_of;
 use crate::sys;

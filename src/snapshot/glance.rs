@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{CarrierStack, ProcessFacts, Signals, Variables};
-use crate::memory::{Avma, Memory, ProcessMemory};
+use crate::address::Avma;
+use crate::memory::{Memory, ProcessMemory};
 use crate::postgres::status::{self, NoStatus, Status, Timestamp};
 use crate::postgres::{BackendType, Globals, Member, Server, Stream, Title, Wait};
 use crate::process::root::Root;

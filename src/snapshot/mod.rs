@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::address::Avma;
 use crate::image::{Callers, ModuleKind, ReplacedFile, SymbolSource};
-use crate::memory::Avma;
 use crate::postgres::lwlocks::mode_name;
 use crate::postgres::{Activity, BackendType, Receiver, Stream, Wait, Worker};
 use crate::process::Process;

@@ -1,9 +1,9 @@
 //! What can be told of a spinlock that a backend waits for: where it is taken, and who of the server might hold it.
 
 use super::{Frame, Halted, Snapshot, SpinlockWait};
+use crate::address::{Avma, Svma};
 use crate::arch::x86_64::spinlocks::Release;
-use crate::image::{Image, ModuleKind, Svma};
-use crate::memory::Avma;
+use crate::image::{Image, ModuleKind};
 use crate::postgres::{Backend, others};
 use crate::process::Process;
 

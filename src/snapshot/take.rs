@@ -12,12 +12,13 @@ use super::{
     BackendFacts, Blocker, CarrierStack, Child, Frame, Handler, HeldLwLock, LockWait, Locks,
     LwLockHolder, LwLockWait, ProcessFacts, Sample, Signals, Snapshot, Stack, Variables,
 };
+use crate::address::{Avma, Svma};
 use crate::arch::host::registers::RED_ZONE;
 use crate::arch::host::stopped::Registers;
 use crate::arch::x86_64::spinlocks::Release;
 use crate::arch::{ErrnoAt, UnwindRegisters};
-use crate::image::{AddressSpace, Module, ModuleKind, Svma, SymbolSource};
-use crate::memory::{Avma, CapturedMemory, Memory};
+use crate::image::{AddressSpace, Module, ModuleKind, SymbolSource};
+use crate::memory::{CapturedMemory, Memory};
 use crate::postgres::lwlocks::{self, Tranches};
 use crate::postgres::{
     Activity, Backend, BackendType, DataFiles, Disposition, Postmaster, PostmasterStatus, Receiver,

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::take::{Capture, Plan};
 use super::{Stack, ThreadStack, Unseen};
+use crate::address::Avma;
 use crate::arch::host::registers::RED_ZONE;
 use crate::arch::host::stopped::Registers;
-use crate::memory::{Avma, CapturedMemory, Memory, ProcessMemory};
+use crate::memory::{CapturedMemory, Memory, ProcessMemory};
 use crate::tracee::threads::{ForOthers, Standstill, stand_still};
 use crate::tracee::{StopBudget, TraceError};
 

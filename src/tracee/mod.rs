@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::address::Avma;
 use crate::arch::Processor;
 use crate::arch::host::PROCESSOR;
 pub use crate::arch::host::stopped::Registers;
-use crate::memory::{Avma, Memory, Unreadable};
+use crate::memory::{Memory, Unreadable};
 use crate::process::{Gone, Process};
 use crate::sys::{self, HeldSignals, Priority, Resume, SignalInfo};
 use fuse::Fuse;

@@ -8,8 +8,9 @@ use gimli::{
 };
 
 use super::Registers;
+use crate::address::Avma;
 use crate::image::{AddressSpace, CallFrameEntry, Module};
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 
 /// Why there is no step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +205,7 @@ impl Unwinder {
             function: (
                 module
                     .bias
-                    .to_avma(crate::image::Svma(fde.initial_address())),
+                    .to_avma(crate::address::Svma(fde.initial_address())),
                 fde.len(),
             ),
             caller: (!root).then_some(caller),
@@ -251,7 +252,7 @@ impl Expressions<'_> {
                     evaluation.resume_with_memory(Value::Generic(u64::from_le_bytes(bytes)))?
                 }
                 EvaluationResult::RequiresRelocatedAddress(address) => {
-                    let actual = self.module.bias.to_avma(crate::image::Svma(address));
+                    let actual = self.module.bias.to_avma(crate::address::Svma(address));
                     evaluation.resume_with_relocated_address(actual.0)?
                 }
                 _ => return Err(CfiError::Bad),

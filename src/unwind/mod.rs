@@ -12,9 +12,10 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::address::Avma;
 use crate::arch::{CallFrames, MOST_REGISTERS, UnwindRegisters};
 use crate::image::{AddressSpace, ModuleKind};
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 pub use cfi::CfiError;
 
 /// No more frames than these are followed. PostgreSQL's own stack depth limit ends a recursion far earlier.

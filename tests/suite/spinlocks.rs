@@ -7,8 +7,9 @@ use std::process::Command;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
 use object::{Object, ObjectSection, ObjectSymbol};
+use pgpoke::address::Svma;
 use pgpoke::arch::{To, Way};
-use pgpoke::image::{Image, Svma};
+use pgpoke::image::Image;
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, How, Installation, Run, server_with_testext, skip, wait_for};

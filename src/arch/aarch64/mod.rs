@@ -13,8 +13,8 @@ use super::x86_64::spinlocks::Spinlocks;
 use super::{
     CallFrames, CoreFile, EM_AARCH64, ErrnoAt, MachineCode, Processor, Ucontext, UnwindRegisters,
 };
-use crate::image::Svma;
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Svma};
+use crate::memory::Memory;
 
 /// The processor.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! AArch64: registers, and the layout of a signal frame.
 
+use crate::address::Avma;
 use crate::arch::{CallFrames, SignalFrame, Ucontext, UnwindRegisters};
-use crate::memory::{Avma, Memory};
+use crate::memory::Memory;
 
 /// x0 to x30, sp, and the program counter, which no rule sets: it is what the caller's x30 was (DWARF for the Arm 64-bit
 /// Architecture, 4.1). A function may change x0 to x18 without restoring them (Procedure Call Standard for the Arm 64-bit

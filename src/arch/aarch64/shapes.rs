@@ -1,8 +1,8 @@
 //! AArch64: what the code of a function says of static variables. Of one function only, so far.
 
 use super::registers::words;
+use crate::address::Avma;
 use crate::arch::ErrnoAt;
-use crate::memory::Avma;
 
 /// glibc's: `adrp x0,P; ldr x0,[x0,#n]; mrs x1,tpidr_el0; add x0,x1,x0; ret`, after a `bti c` or not. `code` are the
 /// function's bytes and `at` their address. None for code of another shape.

@@ -4,8 +4,8 @@
 //! one is taken by a call of a routine of libgcc's that has no name in a stripped server, and released by `stlr wzr`; else
 //! by `swpa`, or by a loop of `ldaxr` and `stxr`, inline.
 
+use crate::address::Svma;
 use crate::arch::x86_64::spinlocks::Spinlocks;
-use crate::image::Svma;
 
 /// None: what a function does with spinlocks is not known. That is not "nothing".
 pub fn read(_code: &[u8], _start: Svma) -> Option<Spinlocks> {

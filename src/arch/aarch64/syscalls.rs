@@ -3,7 +3,8 @@
 use syscalls::aarch64::Sysno;
 
 use super::registers::{SVC, words};
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// The name of system call `number` (include/uapi/asm-generic/unistd.h). There is no poll, select, open, epoll_wait, fork or
 /// vfork: the C library makes ppoll, pselect6, openat, epoll_pwait and clone of them.

@@ -5,7 +5,7 @@ use iced_x86::{
     OpKind, Register,
 };
 
-use crate::image::Svma;
+use crate::address::Svma;
 
 /// Where the first integer arguments are passed (System V ABI for AMD64, figure 3.4).
 const REGISTERS: [Register; 4] = [Register::RDI, Register::RSI, Register::RDX, Register::RCX];

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 
+use crate::address::Svma;
 use crate::arch::{References, StubStart};
-use crate::image::Svma;
 
 /// R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT (System V ABI for AMD64, table 4.9).
 pub const RELOCATIONS_BY_NAME: [u32; 2] = [6, 7];

@@ -18,8 +18,8 @@ use super::{
     CallFrames, CoreFile, Deed, EM_X86_64, ErrnoAt, Left, MachineCode, Processor, References,
     StubStart, Ucontext, UnwindRegisters, Ways,
 };
-use crate::image::Svma;
-use crate::memory::{Avma, Memory};
+use crate::address::{Avma, Svma};
+use crate::memory::Memory;
 
 /// The processor.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! x86-64: registers by their numbers, and the layout of a signal frame.
 
+use crate::address::Avma;
 use crate::arch::{CallFrames, Ucontext, UnwindRegisters};
-use crate::memory::Avma;
 
 /// rax…r15 and the return address (System V ABI for AMD64, figure 3.36). A function may change all without restoring them
 /// but rbx, rbp, rsp, r12 to r15 (figure 3.4). Frames are linked by `push %rbp; mov %rsp,%rbp`.

@@ -4,9 +4,8 @@ use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Register,
 };
 
+use crate::address::{Avma, Svma};
 use crate::arch::{Deed, ErrnoAt, How, Use};
-use crate::image::Svma;
-use crate::memory::Avma;
 
 fn decoded(code: &[u8], start: Svma) -> impl Iterator<Item = Instruction> {
     Decoder::with_ip(64, code, start.0, DecoderOptions::NONE).into_iter()

@@ -11,8 +11,8 @@ use iced_x86::{
     OpKind, Register,
 };
 
+use crate::address::Svma;
 use crate::arch::Left;
-use crate::image::Svma;
 
 /// The largest function that is read. ExecInterpExpr(), PostgreSQL's largest, has some 20 KiB.
 const LARGEST_FUNCTION: u64 = 256 << 10;

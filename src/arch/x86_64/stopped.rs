@@ -3,8 +3,9 @@
 use nix::errno::Errno;
 
 use super::registers::{CALL_FRAMES, UCONTEXT};
+use crate::address::Avma;
 use crate::arch::{SignalFrame, UnwindRegisters};
-use crate::memory::{Avma, Memory, Unreadable};
+use crate::memory::{Memory, Unreadable};
 use crate::sys::{self, RawRegisters};
 
 /// The general registers of a stopped thread.

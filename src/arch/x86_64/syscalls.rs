@@ -2,7 +2,8 @@
 
 use syscalls::x86_64::Sysno;
 
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// The name of system call `number` (arch/x86/entry/syscalls/syscall_64.tbl).
 pub fn name(number: i64) -> Option<&'static str> {

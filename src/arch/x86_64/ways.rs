@@ -2,8 +2,8 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
+use crate::address::Svma;
 use crate::arch::{To, Way, Ways};
-use crate::image::Svma;
 
 /// Reads where the function with this `code` at `start` leads to. None where not all of it can be read.
 pub fn read(code: &[u8], start: Svma) -> Option<Ways> {

@@ -21,9 +21,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::draft::Draft;
+use crate::address::Avma;
 use crate::arch::Processor;
 use crate::arch::host::{PROCESSOR, xstate};
-use crate::memory::Avma;
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
 use crate::sys::HeldSignals;
 use crate::tracee::threads::{Absent, ForOthers, Stood, stand_still};

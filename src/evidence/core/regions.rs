@@ -93,7 +93,7 @@ pub fn is_full(mapping: &Mapping) -> bool {
 pub fn rank(mapping: &Mapping, stacks: &[u64]) -> (u8, u64) {
     let has_a_stack = stacks
         .iter()
-        .any(|sp| mapping.contains(crate::memory::Avma(*sp)));
+        .any(|sp| mapping.contains(crate::address::Avma(*sp)));
     let class = match mapping {
         _ if has_a_stack => 0,
         // The variables of the server and its libraries, among them the dynamic linker's list of what is loaded.

@@ -1,7 +1,7 @@
 //! The bytes of a value, each known or not.
 
 use super::MOST_BYTES;
-use crate::memory::Avma;
+use crate::address::Avma;
 
 /// What is known of one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use gimli::{AttributeValue, DwAt, DwTag, UnitOffset};
 
-use crate::image::{Image, Reader, Svma};
+use crate::address::Svma;
+use crate::image::{Image, Reader};
 
 pub type Entry = gimli::DebuggingInformationEntry<Reader>;
 pub type Attribute = AttributeValue<Reader>;

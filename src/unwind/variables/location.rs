@@ -12,8 +12,9 @@ use super::content::{Content, State};
 use super::dies::{Attribute, Die, Dies, Entry, Expression, Home};
 use super::types::Types;
 use super::{MOST_BYTES, Sight};
-use crate::image::{Module, Reader, Svma};
-use crate::memory::{Avma, Memory as _};
+use crate::address::{Avma, Svma};
+use crate::image::{Module, Reader};
+use crate::memory::Memory as _;
 use crate::unwind::{RawFrame, Registers};
 
 /// The most operations of one expression. The longest of compilers have some hundred.

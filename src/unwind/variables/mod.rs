@@ -24,9 +24,10 @@ use self::location::{Code, Evaluator, Frame, Functions, Memo, Missing};
 use self::print::Printer;
 use self::types::Types;
 use super::{RawStack, walk};
+use crate::address::Avma;
 use crate::arch::UnwindRegisters;
 use crate::image::{AddressSpace, Module};
-use crate::memory::{Avma, Memory, Unreadable};
+use crate::memory::{Memory, Unreadable};
 
 /// The most frames whose variables are looked up, from the innermost on.
 pub const MOST_FRAMES: usize = 200;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::content::{Content, State};
 use super::dies::Die;
 use super::types::{Member, Type, Types, is_signed};
-use crate::memory::{Avma, Memory};
+use crate::address::Avma;
+use crate::memory::Memory;
 
 /// The most elements of an array, and the most characters of a string (gdb: `print elements`).
 const MOST_ELEMENTS: usize = 200;
