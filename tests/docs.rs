@@ -568,6 +568,55 @@ fn every_package_has_its_reason() {
     }
 }
 
+/// A room imports those below it, and none on its own level or above: no circles. What tests import does not count.
+#[test]
+fn imports_point_one_way() {
+    const LEVELS: [&[&str]; 13] = [
+        &["address", "sys"],
+        &["memory"],
+        &["arch"],
+        &["process"],
+        &["target"],
+        &["image", "tracee"],
+        &["unwind"],
+        &["postgres"],
+        &["snapshot"],
+        &["assess"],
+        &["intervene", "evidence"],
+        &["render", "selftest"],
+        &["cli"],
+    ];
+    let level = |room: &str| LEVELS.iter().position(|rooms| rooms.contains(&room));
+    let source = Path::new(ROOT).join("src");
+    let (mut todo, mut files) = (vec![source.clone()], 0);
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let below = path.strip_prefix(&source).unwrap().to_str().unwrap();
+        let room = below.split(['/', '.']).next().unwrap();
+        if ["lib", "main", "fuzzing"].contains(&room) {
+            continue;
+        }
+        let own = level(room).unwrap_or_else(|| panic!("{below}: which level is it on?"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (text, _) = text
+            .split_once("#[cfg(test)]\nmod tests")
+            .unwrap_or((&text, ""));
+        let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+        for (line, import) in code.flat_map(|l| l.split("crate::").skip(1).map(move |i| (l, i))) {
+            let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let to = &import[..import.find(|c| !name(c)).unwrap_or(import.len())];
+            if let Some(theirs) = level(to).filter(|_| to != room) {
+                assert!(theirs < own, "{below} imports upwards: {line}");
+            }
+        }
+        files += 1;
+    }
+    assert!(files > 100, "only {files} files were read");
+}
+
 /// What knows a processor is in `src/arch`, and in selftest's file for each.
 #[test]
 fn a_processor_is_known_in_one_room() {
