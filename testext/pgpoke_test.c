@@ -934,29 +934,6 @@ pgpoke_spinlock_released(PG_FUNCTION_ARGS)
 }
 
 /*
- * Holding one that another function took: its own code does not show it.
- */
-static slock_t lock_of_others;
-
-static pg_noinline void
-take_spinlock_for_caller(void)
-{
-	SpinLockAcquire(&lock_of_others);
-}
-
-PG_FUNCTION_INFO_V1(pgpoke_spinlock_left);
-Datum
-pgpoke_spinlock_left(PG_FUNCTION_ARGS)
-{
-	SpinLockInit(&lock_of_others);
-	say_stuck(__func__);
-	take_spinlock_for_caller();
-	spin();
-	SpinLockRelease(&lock_of_others);
-	PG_RETURN_VOID();
-}
-
-/*
  * One that is in shared memory: held until a cancel is pending, and waited for
  * by another process.
  */

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
@@ -12,7 +12,9 @@ use pgpoke::arch::{To, Way};
 use pgpoke::image::Image;
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, How, Installation, Run, server_with_testext, skip, wait_for};
+use crate::harness::{
+    Backend, DEADLINE, How, Installation, Run, server_with_testext, skip, wait_for,
+};
 use crate::report::Report;
 
 fn read(library: &Path) -> Image {
@@ -38,17 +40,20 @@ fn libraries_that_hand_out_spinlocks_are_told_from_others() {
     if installation.pg_config().is_none() {
         skip!("no headers for {}", installation.version());
     }
-    // One function takes one for another; all others take and release it themselves.
+    // Each function takes and releases it itself.
     let testext = read(&installation.testext());
-    assert_eq!(testext.hands_out_spinlocks(), Some(true));
+    assert_eq!(testext.hands_out_spinlocks(), Some(false));
+    // Of this one, one function takes one for another.
+    let directory = tempfile::tempdir().expect("a directory");
+    let handed = read(&handed(&installation, directory.path()));
+    assert_eq!(handed.hands_out_spinlocks(), Some(true));
     for (function, may) in [
-        ("take_spinlock_for_caller", true),
-        ("pgpoke_spinlock_left", true),
-        ("pgpoke_spinlock_held", false),
-        ("pgpoke_spin", false),
+        ("take_for_caller", true),
+        ("holds_one", true),
+        ("holds_none", false),
         ("spin", false),
     ] {
-        assert_eq!(may_be_handed(&testext, function), may, "{function}");
+        assert_eq!(may_be_handed(&handed, function), may, "{function}");
     }
     let contrib = Path::new(CONTRIB);
     if !contrib.exists() {
@@ -488,22 +493,92 @@ fn a_waiter_is_told_whose_spinlock_it_is_and_who_does_not_go_on() {
     server.assert_unharmed();
 }
 
+/// An extension with one function that leaves a spinlock to its caller.
+const HANDED: &str = r#"
+#include "postgres.h"
+#include "fmgr.h"
+#include "storage/spin.h"
+
+PG_MODULE_MAGIC;
+
+static slock_t lock;
+static volatile bool stuck = true;
+static volatile uint64 turns;
+
+static pg_noinline void
+take_for_caller(void)
+{
+	SpinLockAcquire(&lock);
+}
+
+static pg_noinline void
+spin(void)
+{
+	while (stuck)
+		turns++;
+}
+
+PG_FUNCTION_INFO_V1(holds_one);
+Datum
+holds_one(PG_FUNCTION_ARGS)
+{
+	SpinLockInit(&lock);
+	take_for_caller();
+	spin();
+	SpinLockRelease(&lock);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(holds_none);
+Datum
+holds_none(PG_FUNCTION_ARGS)
+{
+	spin();
+	PG_RETURN_VOID();
+}
+"#;
+
+/// Builds that extension in `directory`, for the headers of this installation, and says where it is.
+fn handed(installation: &Installation, directory: &Path) -> PathBuf {
+    let (source, library) = (directory.join("handed.c"), directory.join("handed.so"));
+    std::fs::write(&source, HANDED).expect("a source");
+    let pg_config = installation.pg_config().expect("headers");
+    let asked = Command::new(pg_config).arg("--includedir-server").output();
+    let headers = asked.expect("pg_config").stdout;
+    let headers = String::from_utf8(headers).expect("a path");
+    let cc = Command::new("cc")
+        .args(["-O2", "-g", "-fPIC", "-shared", "-D_GNU_SOURCE"])
+        .args(["-I", headers.trim(), "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(cc.expect("a compiler").success());
+    library
+}
+
 /// A function of this library leaves a spinlock taken; that matters to those only who may hold it.
 #[test]
 fn one_function_that_leaves_a_lock_makes_no_other_undecidable() {
     let server = server_with_testext!();
-    assert!(may_be_handed(
-        &read(&server.installation().testext()),
-        "take_spinlock_for_caller"
-    ));
-    let spins = server.stuck("SELECT pgpoke_spin()");
-    spins.prove_stuck(How::Cancel);
+    let library = handed(server.installation(), server.directory());
+    for function in ["holds_one", "holds_none"] {
+        let make = format!(
+            "CREATE FUNCTION {function}() RETURNS void LANGUAGE C AS '{}'",
+            library.display()
+        );
+        server.connect().batch_execute(&make).expect("a function");
+    }
+    let stuck_in = |function| {
+        let spins = |b: &Backend| b.cpu_ticks() > 10;
+        let stuck = server.stuck_when(&format!("SELECT {function}()"), spins);
+        stuck.prove_stuck(How::Cancel);
+        stuck
+    };
+    let spins = stuck_in("holds_none");
     let report = Report::of(&["inspect"], spins.pid());
     report
         .assert_verdict("safe")
         .assert_at("/locks/spinlock", "none");
-    let holds = server.stuck("SELECT pgpoke_spinlock_left()");
-    holds.prove_stuck(How::Cancel);
+    let holds = stuck_in("holds_one");
     let report = Report::of(&["inspect"], holds.pid());
     report
         .assert_verdict("unsafe")
@@ -512,14 +587,8 @@ fn one_function_that_leaves_a_lock_makes_no_other_undecidable() {
 
     Run::pgpoke(["interrupt", "--yes", &spins.pid().to_string()]).assert_code(0);
     assert_eq!(spins.result().unwrap_err().code(), "57014");
-    Run::pgpoke([
-        "interrupt",
-        "--yes",
-        "--wait",
-        "1s",
-        &holds.pid().to_string(),
-    ])
-    .assert_code(4);
+    let pid = holds.pid().to_string();
+    Run::pgpoke(["interrupt", "--yes", "--wait", "1s", &pid]).assert_code(4);
     assert!(holds.backend().is_alive());
     server.assert_unharmed();
 }
