@@ -41,6 +41,7 @@
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -494,7 +495,7 @@ pgpoke_at_exit(PG_FUNCTION_ARGS)
 {
 	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	strlcpy(at_exit_argument, text_to_cstring(PG_GETARG_TEXT_PP(1)), sizeof(at_exit_argument));
+	text_to_cstring_buffer(PG_GETARG_TEXT_PP(1), at_exit_argument, sizeof(at_exit_argument));
 	if (strcmp(kind, "open") == 0)
 		on_proc_exit(open_at_exit, 0);
 	else if (strcmp(kind, "run") == 0)
