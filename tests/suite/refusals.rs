@@ -518,19 +518,21 @@ fn a_backend_in_an_uninterruptible_call_is_not_waited_for() {
     stuck.wait_until("it shall wait for its child", DEADLINE, |backend| {
         backend.state() == Some('D')
     });
-    assert_out_of_reach(stuck.pid(), "uninterruptible-syscall", "dmesg");
-    stuck.prove_stuck(How::Terminate);
-    assert_out_of_reach(stuck.pid(), "uninterruptible-syscall", "dmesg");
-    assert_eq!(stuck.backend().tracer_pid(), 0);
-    assert_eq!(stuck.backend().state(), Some('D'));
-
-    // Its child ends: it goes on, and does what it has been told meanwhile.
     let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", stuck.pid()));
     let child = child
         .expect("its children")
         .trim()
-        .parse()
+        .parse::<i32>()
         .expect("one child");
+    // It is the child that it waits for, and no disk.
+    let advice = format!("look at process {child} ");
+    assert_out_of_reach(stuck.pid(), "uninterruptible-syscall", &advice);
+    stuck.prove_stuck(How::Terminate);
+    assert_out_of_reach(stuck.pid(), "uninterruptible-syscall", &advice);
+    assert_eq!(stuck.backend().tracer_pid(), 0);
+    assert_eq!(stuck.backend().state(), Some('D'));
+
+    // Its child ends: it goes on, and does what it has been told meanwhile.
     Backend::open(child).expect("its child").send(libc::SIGKILL);
     let failure = stuck.result().expect_err("a terminated session");
     assert!(
