@@ -163,9 +163,10 @@ fn is_back(server: &Server) {
 /// Somebody else loses patience while pgpoke waits.
 #[test]
 fn one_that_is_killed_meanwhile_has_not_obeyed() {
-    let server = server_with_testext!();
-    server.expect_crash();
     for how in How::BOTH {
+        // One each: what the first had written last may be lost in its crash.
+        let server = server_with_testext!();
+        server.expect_crash();
         let stuck = server.stuck("SELECT pgpoke_spin()");
         let pid = stuck.pid();
         let args = ["interrupt", "--yes", how.option(), "--grace", "60s"];
@@ -185,9 +186,10 @@ fn one_that_is_killed_meanwhile_has_not_obeyed() {
 /// So it is at the prompt.
 #[test]
 fn one_that_is_killed_at_the_prompt_has_not_obeyed() {
-    let server = server_with_testext!();
-    server.expect_crash();
     for how in How::BOTH {
+        // One each: what the first had written last may be lost in its crash.
+        let server = server_with_testext!();
+        server.expect_crash();
         let stuck = server.stuck("SELECT pgpoke_spin()");
         let pid = stuck.pid().to_string();
         let args = ["interrupt", how.option(), "--grace", "50ms", &pid];
