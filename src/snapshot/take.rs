@@ -1045,11 +1045,13 @@ fn is_being_stopped(backend: &Backend) -> Option<bool> {
     Some(status == PostmasterStatus::Stopping)
 }
 
-/// The same, of a process that no other pgpoke is looking at just now: who only looks lets go in some milliseconds.
+/// The same, of a process that no other pgpoke is looking at just now: who only looks lets go in some milliseconds. What is
+/// still ours is not waited for, as one that would not stop is.
 fn look_past_others(process: &Process) -> ProcessFacts {
     for pause in BEFORE_NEXT_TRY {
         let facts = look(process);
-        if facts.traced_by().is_none() {
+        let ours = |pid| pid == std::process::id() as i32;
+        if facts.traced_by().is_none_or(ours) {
             return facts;
         }
         std::thread::sleep(pause);
