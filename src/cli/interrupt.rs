@@ -86,12 +86,9 @@ pub fn run(args: &InterruptArgs) -> anyhow::Result<Exit> {
 /// What keeps it from beginning, whatever the processes are.
 fn unusable(args: &InterruptArgs, pid: i32) -> Option<Failure> {
     let usage = |end, message: String, detail: Option<&str>, hint: String| Failure {
-        end,
-        message,
         detail: detail.map(str::to_owned),
         hint: Some(hint),
-        outcome: None,
-        told: None,
+        ..Failure::new(end, message)
     };
     if let Some(unknown) = args
         .allow

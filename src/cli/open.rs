@@ -43,6 +43,18 @@ pub struct Told {
 }
 
 impl Failure {
+    /// One of which nothing but this is to be said.
+    pub fn new(end: End, message: String) -> Self {
+        Failure {
+            end,
+            message,
+            detail: None,
+            hint: None,
+            outcome: None,
+            told: None,
+        }
+    }
+
     /// Says so, in both languages if JSON was asked for.
     ///
     /// `outcome` is that of an intervention that this kept from beginning.
@@ -138,26 +150,13 @@ impl Failure {
             ),
             ClimbError::Report(e) => (End::NotAllGathered, e.to_string()),
         };
-        Failure {
-            end,
-            message,
-            detail: None,
-            hint: None,
-            outcome: None,
-            told: None,
-        }
+        Failure::new(end, message)
     }
 
     /// The living process that a plan is about.
     pub fn unless_it_lives<'p>(plan: &Plan<'_, 'p>) -> Result<&'p Process, Self> {
-        plan.living().map_err(|error| Failure {
-            end: End::from(&error),
-            message: error.to_string(),
-            detail: None,
-            hint: None,
-            outcome: None,
-            told: None,
-        })
+        let ended = |error: TraceError| Failure::new(End::from(&error), error.to_string());
+        plan.living().map_err(ended)
     }
 
     /// Tracing failed.
@@ -180,12 +179,9 @@ impl Failure {
             _ => None,
         };
         Failure {
-            end,
-            message: error.to_string(),
-            detail: None,
             hint,
             outcome,
-            told: None,
+            ..Failure::new(end, error.to_string())
         }
     }
 }
@@ -269,12 +265,8 @@ impl From<OpenError> for Failure {
             OpenError::Other(..) => None,
         };
         Failure {
-            end: End::from(&e),
-            message: e.to_string(),
-            detail: None,
             hint,
-            outcome: None,
-            told: None,
+            ..Failure::new(End::from(&e), e.to_string())
         }
     }
 }
@@ -305,12 +297,9 @@ impl Failure {
             ),
         };
         Failure {
-            end: End::from(&e),
-            message: e.to_string(),
             detail,
             hint,
-            outcome: None,
-            told: None,
+            ..Failure::new(End::from(&e), e.to_string())
         }
     }
 }

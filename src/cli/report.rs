@@ -58,7 +58,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
         Err(why) => {
             let failure = Failure {
                 hint: Some("a connection string may name host, hostaddr, port, user, password, dbname and connect_timeout; without a host it leads to the server's own socket: --dsn user=postgres".into()),
-                ..failure(End::WrongUsage, format!("--dsn: {why}"))
+                ..Failure::new(End::WrongUsage, format!("--dsn: {why}"))
             };
             return Ok(failure.tell(pid, args.json, None));
         }
@@ -78,17 +78,6 @@ fn options(args: &ReportArgs) -> Result<Options, String> {
         dsn,
         redact: args.redact,
     })
-}
-
-fn failure(end: End, message: String) -> Failure {
-    Failure {
-        end,
-        message,
-        detail: None,
-        hint: None,
-        outcome: None,
-        told: None,
-    }
 }
 
 /// Says what came of it. Only a whole report is one, and one with a core file, if that was asked for.
@@ -167,7 +156,7 @@ pub fn make_room(directory: &Path) -> Result<(), Failure> {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             let shown = directory.display();
             let message = format!("cannot make the directory {shown}: {e}");
-            Err(failure(End::NotAllGathered, message))
+            Err(Failure::new(End::NotAllGathered, message))
         }
         _ => Ok(()),
     }
@@ -198,7 +187,7 @@ pub fn before_stepping_in(
         let directory = written.directory.display();
         let message =
             format!("a signal asked pgpoke to end; what was gathered until then is in {directory}");
-        return Err(failure(End::AskedToEnd, message));
+        return Err(Failure::new(End::AskedToEnd, message));
     }
     Ok(written)
 }
@@ -220,7 +209,7 @@ fn write(
 ) -> Result<(Written, Vec<String>), Failure> {
     let shown = wishes.directory.display();
     let cannot = |what: &str, e: std::io::Error| {
-        failure(End::NotAllGathered, format!("cannot {what} {shown}: {e}"))
+        Failure::new(End::NotAllGathered, format!("cannot {what} {shown}: {e}"))
     };
     let mut bundle =
         Bundle::create(&wishes.directory).map_err(|e| cannot("make the directory", e))?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Backend, DEADLINE, How, Installation, Run, Server, Stuck, fetched, server_with_testext,
-    wait_for,
+    Backend, Builder, DEADLINE, How, Installation, Run, Server, Stuck, fetched,
+    server_with_testext, wait_for,
 };
 use crate::report::Report;
 
@@ -397,14 +397,17 @@ fn an_autovacuum_worker_of_18_gives_up_and_comes_back() {
     gives_up_and_comes_back(fetched!(Installation::npm(18)));
 }
 
-fn gives_up_and_comes_back(installation: Installation) {
-    let server = server_with_testext!(
-        Server::builder()
-            .installation(installation)
-            .setting("autovacuum_naptime", "1s")
-            .setting("autovacuum_analyze_threshold", "1")
-            .setting("autovacuum_analyze_scale_factor", "0")
-    );
+/// A server whose autovacuum soon comes to a table.
+fn with_autovacuum(installation: Installation) -> Builder {
+    Server::builder()
+        .installation(installation)
+        .setting("autovacuum_naptime", "1s")
+        .setting("autovacuum_analyze_threshold", "1")
+        .setting("autovacuum_analyze_scale_factor", "0")
+}
+
+/// A table at which a worker of autovacuum gets stuck.
+fn make_table_that_is_watched(server: &Server) {
     server
         .connect()
         .batch_execute(
@@ -412,6 +415,11 @@ fn gives_up_and_comes_back(installation: Installation) {
              CREATE INDEX ON watched (pgpoke_in_autovacuum(n));",
         )
         .expect("a table");
+}
+
+fn gives_up_and_comes_back(installation: Installation) {
+    let server = server_with_testext!(with_autovacuum(installation));
+    make_table_that_is_watched(&server);
     for how in How::BOTH {
         let worker = find(
             &server,
@@ -456,21 +464,9 @@ fn an_autovacuum_worker_of_18_without_activity_is_not_taken_to_obey() {
 
 /// It has no statement of a client's, and says nothing of its work: that its statement is over can be told by neither.
 fn goes_on_without_activity(installation: Installation) {
-    let server = server_with_testext!(
-        Server::builder()
-            .installation(installation)
-            .setting("autovacuum_naptime", "1s")
-            .setting("autovacuum_analyze_threshold", "1")
-            .setting("autovacuum_analyze_scale_factor", "0")
-            .setting("track_activities", "off")
-    );
-    server
-        .connect()
-        .batch_execute(
-            "CREATE TABLE watched AS SELECT n FROM generate_series(1, 100) n;
-             CREATE INDEX ON watched (pgpoke_in_autovacuum(n));",
-        )
-        .expect("a table");
+    let server =
+        server_with_testext!(with_autovacuum(installation).setting("track_activities", "off"));
+    make_table_that_is_watched(&server);
     let condition = "backend_type = 'autovacuum worker' AND pid IN
         (SELECT pid FROM pg_locks WHERE relation = 'watched'::regclass)";
     for how in How::BOTH {

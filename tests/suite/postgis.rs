@@ -1,6 +1,6 @@
 //! PostGIS, whose handler of SIGINT passes the signal on, and the libraries below runtimes and extensions.
 
-use crate::foreign::{server_with_extension, stuck_in};
+use crate::foreign::{server_with, server_with_extension, stuck_in};
 use crate::harness::{Backend, DEADLINE, How, Run, Server, server_with_testext, skip, wait_for};
 use crate::report::{Report, function_of};
 
@@ -151,21 +151,31 @@ fn computes_for_a_while(server: &Server, language: &str, body: &str) -> Report {
     report
 }
 
+/// What a language calls computes, and whoever called it is told to be the one.
+#[track_caller]
+fn is_told_of_the_runtime(server: &Server, language: &str, body: &str, starts: &str, names: &str) {
+    let report = computes_for_a_while(server, language, body);
+    let summary = report.text("/cause/summary");
+    assert!(
+        summary.starts_with(starts) && summary.contains(names),
+        "{}",
+        report.run
+    );
+}
+
 #[test]
 fn linear_algebra_that_python_called() {
-    let Some(server) = server_with_extension("plpython3u") else {
-        skip!("no plpython3u here");
-    };
+    let server = server_with!("plpython3u");
     let body = "import numpy\na = numpy.random.rand(300, 300)\nwhile True: numpy.linalg.svd(a)";
     if stuck_in_python_is_missing(&server) {
         skip!("no numpy here");
     }
-    let report = computes_for_a_while(&server, "plpython3u", body);
-    let summary = report.text("/cause/summary");
-    assert!(
-        summary.starts_with("Python computes, in ") && summary.contains("libpython"),
-        "{}",
-        report.run
+    is_told_of_the_runtime(
+        &server,
+        "plpython3u",
+        body,
+        "Python computes, in ",
+        "libpython",
     );
 }
 
@@ -176,46 +186,34 @@ fn stuck_in_python_is_missing(server: &Server) -> bool {
 
 #[test]
 fn a_query_of_sqlite_that_python_called() {
-    let Some(server) = server_with_extension("plpython3u") else {
-        skip!("no plpython3u here");
-    };
+    let server = server_with!("plpython3u");
     let body = "import sqlite3\nsqlite3.connect(':memory:').execute('with recursive r(x) as (select 1 union all select x + 1 from r) select max(x) from r').fetchall()";
-    let report = computes_for_a_while(&server, "plpython3u", body);
-    let summary = report.text("/cause/summary");
-    assert!(
-        summary.starts_with("Python computes, in ") && summary.contains("libsqlite3"),
-        "{}",
-        report.run
+    is_told_of_the_runtime(
+        &server,
+        "plpython3u",
+        body,
+        "Python computes, in ",
+        "libsqlite3",
     );
 }
 
 #[test]
 fn linear_algebra_that_r_called() {
-    let Some(server) = server_with_extension("plr") else {
-        skip!("no plr here");
-    };
+    let server = server_with!("plr");
     let body = "m <- matrix(runif(250000), 500)\nwhile (TRUE) m <- m %*% m / 500";
-    let report = computes_for_a_while(&server, "plr", body);
-    let summary = report.text("/cause/summary");
-    assert!(
-        summary.starts_with("R computes, in ") && summary.contains("libR.so"),
-        "{}",
-        report.run
-    );
+    is_told_of_the_runtime(&server, "plr", body, "R computes, in ", "libR.so");
 }
 
 #[test]
 fn compression_that_python_called() {
-    let Some(server) = server_with_extension("plpython3u") else {
-        skip!("no plpython3u here");
-    };
+    let server = server_with!("plpython3u");
     let body = "import os, zlib\ndata = os.urandom(32 << 20)\nwhile True: zlib.compress(data, 9)";
-    let report = computes_for_a_while(&server, "plpython3u", body);
-    let summary = report.text("/cause/summary");
-    assert!(
-        summary.starts_with("Python computes, in ") && summary.contains("libpython"),
-        "{}",
-        report.run
+    is_told_of_the_runtime(
+        &server,
+        "plpython3u",
+        body,
+        "Python computes, in ",
+        "libpython",
     );
 }
 

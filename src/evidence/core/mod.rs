@@ -25,6 +25,7 @@ use crate::address::Avma;
 use crate::arch::Processor;
 use crate::arch::host::{PROCESSOR, xstate};
 use crate::process::{Mapping, Process, as_text, maps, printable, read_at_most};
+use crate::snapshot::looks::STOP_LIMIT;
 use crate::sys::HeldSignals;
 use crate::tracee::threads::{Absent, ForOthers, Stood, stand_still};
 use crate::tracee::{StopBudget, TraceError};
@@ -32,9 +33,6 @@ use copy::{Look, Stage};
 use elf::{Front, MappedFile, Notes, ProcessInfo, Segment, Thread};
 pub use regions::Why;
 use regions::{PAGE, Take};
-
-/// How long to wait for the process to stop.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Free space that is left over in any case, beside a tenth of the file: the disk may be the server's.
 const SPARE_SPACE: u64 = 64 << 20;

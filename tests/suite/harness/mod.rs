@@ -29,7 +29,7 @@ pub use run::{
     Run, as_other_user, as_server_user, as_stranger, as_user_without_ptrace, denying,
     heeding_signals, kept, pgpoke, published, tampered,
 };
-pub use server::Server;
+pub use server::{Builder, Server};
 pub use stuck::{Failure, How, Outcome, Stuck};
 
 /// Long enough for a busy machine; whoever waits that long has found a bug.
